@@ -1,0 +1,35 @@
+# Lacuna. `make demo` and `make test` are all a newcomer needs; both install what is missing.
+BUILD ?= build/release
+JOBS ?= $(shell nproc)
+
+.PHONY: build test demo asan check fuzz format clean deps
+
+deps:
+	@scripts/bootstrap
+
+build: deps
+	cmake --preset release > /dev/null
+	cmake --build --preset release -j $(JOBS)
+
+test: build check
+	cd $(BUILD) && ctest --output-on-failure -j $(JOBS)
+
+asan: deps
+	cmake --preset asan > /dev/null
+	cmake --build --preset asan -j $(JOBS)
+	cd build/asan && ctest --output-on-failure -j $(JOBS) -LE slow
+
+demo: build
+	scripts/demo
+
+check:
+	scripts/check
+
+fuzz: deps
+	scripts/fuzz
+
+format:
+	git ls-files '*.h' '*.cc' | xargs clang-format-14 -i
+
+clean:
+	rm -rf build out

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+// How things are computed. One class per device; every op is first written in backend/ref, plainly,
+// and other backends are tested against it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "lacuna/backend/attend_params.h"
+#include "lacuna/core/block_mask.h"
+#include "lacuna/core/tensor.h"
+
+namespace lacuna {
+
+// What linear() does with y = x w^T + bias before storing it.
+enum class Epilogue : uint8_t {
+  none,
+  gelu_tanh,
+  silu,
+  residual,  // out += gate * y (gate null = 1); out must be f32
+};
+
+// 3-D rotary tables for one video grid, [grid axis, pairs] f32 each; head_dim = 2 * (sum of pairs).
+// Rotates adjacent channel pairs; channels are laid out [frames | height | width] inside a head.
+struct RopeTables {
+  int64_t frames = 0, height = 0, width = 0;
+  int32_t pairs_frames = 0, pairs_height = 0, pairs_width = 0;
+  const float* cos_frames = nullptr;  // [frames, pairs_frames]
+  const float* sin_frames = nullptr;
+  const float* cos_height = nullptr;  // [height, pairs_height]
+  const float* sin_height = nullptr;
+  const float* cos_width = nullptr;   // [width, pairs_width]
+  const float* sin_width = nullptr;
+};
+
+// Channels-last 3-D convolution, dilation 1. Temporal padding is the caller's (causal history).
+struct ConvParams {
+  int32_t stride_t = 1, stride_h = 1, stride_w = 1;
+  int32_t pad_top = 0, pad_bottom = 0, pad_left = 0, pad_right = 0;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual std::string_view name() const = 0;      // "ref", "cpu", "cuda"
+  virtual std::string description() const = 0;    // "cpu avx512_bf16, 2 threads"
+  // Why this call cannot run here, or empty. attend() throws Error with the same text.
+  virtual std::string unsupported(const AttendParams& params) const = 0;
+
+  // --- attention -----------------------------------------------------------------------------
+  // out = softmax(sm_scale q k^T + bias) v over the kept blocks; see attend_params.h.
+  // A query row that keeps no key gets out = 0, lse = -inf.
+  virtual void attend(const AttendParams& params) = 0;
+  // Merges two partial attentions over disjoint keys, in place into a:
+  // out_a [heads, q_len, head_dim] with lse_a [heads, q_len] f32 contiguous; same for b.
+  virtual void merge_lse(const TensorView& out_a, float* lse_a, const TensorView& out_b,
+                         const float* lse_b) = 0;
+
+  // --- selection -----------------------------------------------------------------------------
+  // Mean of the tokens of each block: x [heads, seq_len, head_dim] f32|bf16, strided ->
+  // out [head_ids.size(), num_blocks, head_dim] f32. Empty blocks give 0.
+  virtual void block_mean(const TensorView& x, std::span<const int32_t> head_ids,
+                          const BlockLayout& layout, const TensorView& out) = 0;
+  // XAttention antidiagonal block scores (arXiv 2503.16428, Alg. 1; methods_haste_xattention_svg.md
+  // 2.2): q, k [heads, seq_len, head_dim] -> out [head_ids.size(), num_q_blocks, num_k_blocks] f32,
+  // rows sum to 1. layout must be uniform with block a multiple of stride. Tail groups divide by
+  // their valid pairs; `compat` keeps the published padding behaviour (same section 2.3, items 2-4).
+  virtual void antidiagonal_scores(const TensorView& q, const TensorView& k,
+                                   std::span<const int32_t> head_ids, const BlockLayout& q_layout,
+                                   const BlockLayout& k_layout, float sm_scale, int32_t stride,
+                                   bool compat, const TensorView& out) = 0;
+  // Fewest key blocks per row whose score mass reaches top_p[head] (the crossing block is kept,
+  // ties keep the lower block). scores [heads, num_q_blocks, num_k_blocks] f32, any positive row
+  // sum; bits are OR-ed into mask rows of the same head index.
+  virtual void select_top_p(const TensorView& scores, std::span<const float> top_p,
+                            BlockMask& mask) = 0;
+  // The top_k[head] highest scores of each row, at least 1; ties keep the lower block.
+  virtual void select_top_k(const TensorView& scores, std::span<const int32_t> top_k,
+                            BlockMask& mask) = 0;
+  virtual BlockIndex compact(const BlockMask& mask, VisitOrder order) = 0;
+  // out[h, p, :] = x[h, order[p], :] (gather) or out[h, order[p], :] = x[h, p, :] (scatter).
+  // x, out [heads, seq_len, head_dim] strided, same dtype; order [seq_len] per head or shared.
+  virtual void gather_tokens(const TensorView& x, const int32_t* order, int64_t order_head_stride,
+                             const TensorView& out) = 0;
+  virtual void scatter_tokens(const TensorView& x, const int32_t* order, int64_t order_head_stride,
+                              const TensorView& out) = 0;
+
+  // --- network -------------------------------------------------------------------------------
+  // x [m, k] f32|bf16, w [n, k] of x's dtype, bias [n] f32 or null, gate [n] f32 or null,
+  // out [m, n] f32|bf16. Rows may be strided; channels are contiguous. f32 accumulation.
+  virtual void linear(const TensorView& x, const TensorView& w, const float* bias,
+                      Epilogue epilogue, const float* gate, const TensorView& out) = 0;
+  // out = (LN(x) * weight + bias) * (1 + scale) + shift; weight, bias, scale, shift [d] f32 or null.
+  // x [m, d] f32; out [m, d] f32|bf16.
+  virtual void layer_norm(const TensorView& x, const float* weight, const float* bias,
+                          const float* scale, const float* shift, float eps,
+                          const TensorView& out) = 0;
+  // out = x * rsqrt(mean(x^2) + eps) * weight over all d channels, then rope per head if not null
+  // (m must be its grid's tokens). x [m, d] f32|bf16, out [m, d] f32|bf16; may be in place.
+  virtual void rms_norm(const TensorView& x, const float* weight, float eps,
+                        const RopeTables* rope, int32_t num_heads, const TensorView& out) = 0;
+  // out = gelu_tanh(gate) * up, elementwise; equal shapes and dtypes.
+  virtual void gelu_mul(const TensorView& gate, const TensorView& up, const TensorView& out) = 0;
+  // x [t, h, w, c_in] f32|bf16 contiguous, w [c_out, c_in, kt, kh, kw] of x's dtype, bias [c_out]
+  // f32 or null, residual of out's shape or null (added last) -> out [t', h', w', c_out], x's dtype.
+  virtual void conv3d(const TensorView& x, const TensorView& w, const float* bias,
+                      const ConvParams& conv, const TensorView* residual,
+                      const TensorView& out) = 0;
+  // Wan VAE norm: x / max(|x|, 1e-12) * sqrt(c) * gamma over the last dimension, then SiLU if asked.
+  // x, out [..., c] contiguous, same dtype; gamma [c] f32. May be in place.
+  virtual void channel_norm(const TensorView& x, const float* gamma, bool silu,
+                            const TensorView& out) = 0;
+};
+
+// Backends in order of preference. Throws Error listing the names when `name` is unknown or, with the
+// reason, when it cannot run on this machine. Empty name = LACUNA_BACKEND or the first that runs.
+std::unique_ptr<Backend> make_backend(std::string_view name = {});
+std::span<const std::string_view> backend_names();
+
+}  // namespace lacuna

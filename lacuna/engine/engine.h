@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// The loop around one attention call: refresh, select, compact, attend, observe, trace.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "lacuna/backend/backend.h"
+#include "lacuna/core/site.h"
+#include "lacuna/core/video_grid.h"
+#include "lacuna/core/workspace.h"
+#include "lacuna/engine/policy.h"
+#include "lacuna/engine/trace.h"
+
+namespace lacuna {
+
+class Engine {
+ public:
+  // The backend must outlive the engine.
+  Engine(Backend& backend, Policy policy);
+  ~Engine();
+
+  // Self-attention of one site: q, k, v, out [num_heads, seq_len, head_dim] f32|bf16, strided,
+  // channels contiguous, raster token order; seq_len = grid.tokens() + text_tokens.
+  void attend(const Site& site, const VideoGrid& grid, int64_t text_tokens, const TensorView& q,
+              const TensorView& k, const TensorView& v, const TensorView& out);
+
+  // Forgets masks and method states: call between generations.
+  void reset();
+
+  Backend& backend() { return backend_; }
+  const Policy& policy() const { return policy_; }
+  Trace& trace() { return trace_; }
+
+ private:
+  struct SiteState;  // per (layer, branch, expert): method state, cached selections, drift anchors
+  struct Impl;
+  Backend& backend_;
+  Policy policy_;
+  Trace trace_;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace lacuna

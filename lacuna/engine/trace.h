@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// What really ran, per attention call.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "lacuna/core/site.h"
+
+namespace lacuna {
+
+struct TraceEntry {
+  Site site;
+  std::string_view method;     // "dense", "xattention", ...
+  std::string_view reason;     // why dense, or empty
+  int32_t num_heads = 0;
+  int32_t heads_refreshed = 0;  // heads whose mask was selected in this call
+  double qk_density = 1.0;      // listed (query, key) pairs / all, mean over heads
+  double pv_density = 1.0;      // after the skip rule
+  double select_ms = 0.0, attend_ms = 0.0;
+  uint64_t mask_hash = 0;       // 0 = dense
+};
+
+class Trace {
+ public:
+  void add(TraceEntry entry) { entries_.push_back(std::move(entry)); }
+  void clear() { entries_.clear(); }
+  const std::vector<TraceEntry>& entries() const { return entries_; }
+  // Means over entries of one step, or of all steps when step < 0.
+  double qk_density(int step = -1) const;
+  double pv_density(int step = -1) const;
+  double select_ms(int step = -1) const;  // sums
+  double attend_ms(int step = -1) const;
+  // One JSON object per entry.
+  std::string to_json() const;
+
+ private:
+  std::vector<TraceEntry> entries_;
+};
+
+}  // namespace lacuna

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which blocks of attention to compute. A method is order + score + select; when it runs again
+// (refresh) and what the kernel drops (skip) belong to the policy.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "lacuna/backend/backend.h"
+#include "lacuna/core/block_mask.h"
+#include "lacuna/core/site.h"
+#include "lacuna/core/token_order.h"
+#include "lacuna/core/video_grid.h"
+
+namespace lacuna {
+
+// Declared once per parameter; CLI flags, profile validation, docs/methods.md, Python signatures and
+// calibration ranges all come from it.
+struct ParamSpec {
+  std::string_view name;
+  double default_value;
+  double min, max;
+  bool integer;
+  std::string_view help;
+};
+
+// Values of one method's parameters: a scalar, or one value per head.
+class Params {
+ public:
+  // Defaults of `specs`.
+  explicit Params(std::span<const ParamSpec> specs = {});
+  // Throws Error (name, value, allowed range, known names) when unknown or out of range.
+  void set(std::string_view name, double value);
+  void set_per_head(std::string_view name, std::vector<double> values);
+  double get(std::string_view name, int64_t head = 0) const;
+  int64_t get_int(std::string_view name, int64_t head = 0) const;
+  bool per_head(std::string_view name) const;
+  std::span<const ParamSpec> specs() const { return specs_; }
+
+ private:
+  size_t index(std::string_view name) const;
+  std::span<const ParamSpec> specs_;
+  std::vector<std::vector<double>> values_;  // per spec: 1 value, or one per head
+};
+
+struct SelectArgs {
+  Backend& backend;
+  Site site;
+  VideoGrid grid;           // video tokens; text tokens, if any, follow them
+  int64_t text_tokens = 0;  // rows and columns after the video tokens that are never dropped
+  TensorView q, k, v;       // [num_heads, seq_len, head_dim], strided, raster order
+  std::span<const int32_t> head_ids;  // the heads to select for
+  float sm_scale;
+  const Params& params;
+};
+
+// For head i of SelectArgs::head_ids, mask row i. An empty mask means dense.
+struct Selection {
+  BlockLayout q_layout, k_layout;
+  BlockMask mask;
+  TokenOrder q_order, k_order;   // empty = raster
+  bool wants_block_mass = false;  // ask the kernel for exact block mass and hand it to observe()
+};
+
+// What the kernel reports back, for the heads of the selection.
+struct Observation {
+  Site site;
+  std::span<const int32_t> head_ids;
+  const float* lse = nullptr;         // [num_heads, q_len], tensor head index
+  const float* block_mass = nullptr;  // [num_heads, num_q_blocks, num_k_blocks]
+  const uint64_t* skip_bits = nullptr;
+};
+
+// What a method remembers between calls at one (layer, branch, expert). Owned by the engine.
+class State {
+ public:
+  virtual ~State() = default;
+};
+
+class Method {
+ public:
+  virtual ~Method() = default;
+  virtual std::string_view name() const = 0;
+  virtual std::string_view summary() const = 0;  // one line; paper and arXiv id
+  virtual std::span<const ParamSpec> specs() const = 0;
+  virtual std::unique_ptr<State> make_state() const { return nullptr; }
+  // Selects blocks for a subset of heads. Must not depend on thread count.
+  virtual Selection select(const SelectArgs& args, State* state) const = 0;
+  virtual void observe(const Observation& /*seen*/, State* /*state*/) const {}
+};
+
+// All methods, in the order of methods.def.
+std::span<const Method* const> all_methods();
+// Throws Error listing the names when unknown.
+const Method& find_method(std::string_view name);
+
+}  // namespace lacuna

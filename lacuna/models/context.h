@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every forward pass needs besides its weights.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "lacuna/backend/backend.h"
+#include "lacuna/core/tensor.h"
+#include "lacuna/core/workspace.h"
+
+namespace lacuna {
+
+struct Context {
+  Backend& backend;
+  DType compute = DType::f32;  // f32 or bf16: dtype of activations entering linears and attention
+  Workspace workspace;
+
+  // The matrix in the compute dtype: `stored` itself when it already is, else widened or rounded
+  // into a scratch buffer named `slot` that the next call with the same slot overwrites. So memory
+  // never exceeds the stored weights plus one matrix.
+  TensorView weight(const TensorView& stored, std::string_view slot = "weight");
+};
+
+// y = x w^T + b with its weight as stored.
+struct Linear {
+  TensorView weight;  // [n, k], any DType
+  Tensor bias;        // [n] f32, or empty
+  int64_t out_features() const { return weight.shape[0]; }
+  int64_t in_features() const { return weight.shape[1]; }
+  void forward(Context& ctx, const TensorView& x, const TensorView& out,
+               Epilogue epilogue = Epilogue::none, const float* gate = nullptr) const;
+};
+
+}  // namespace lacuna

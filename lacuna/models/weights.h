@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// Named tensors of a model, wherever they come from: files (memory-mapped) or the hash.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "lacuna/core/tensor.h"
+
+namespace lacuna {
+
+// Where tensors come from. Views stay valid as long as the source lives.
+class WeightSource {
+ public:
+  virtual ~WeightSource() = default;
+  virtual std::string describe() const = 0;  // for messages: file name or "hash w:"
+  virtual bool has(std::string_view name) const = 0;
+  virtual std::vector<std::string> names() const = 0;  // empty for the hash
+  // The tensor as stored. The hash source makes it for the asked shape; file sources check the shape
+  // and throw Error naming file, tensor, given and expected shape.
+  virtual TensorView load(std::string_view name, std::span<const int64_t> shape) = 0;
+  // Shape as stored, rank 0 when unknown (hash).
+  virtual std::vector<int64_t> shape(std::string_view name) const = 0;
+};
+
+// Hash weights of models.md 10.2: `prefix` is "w:" (second expert "w2:"). storage f32 or bf16.
+std::unique_ptr<WeightSource> hash_weights(std::string prefix, DType storage);
+
+// Reads named tensors with model-side names, collects everything missing, then complains once.
+class WeightReader {
+ public:
+  // `rename` maps a model-side (diffusers) name to the name in the source.
+  explicit WeightReader(WeightSource& source,
+                        std::function<std::string(std::string_view)> rename = {});
+  bool has(std::string_view name) const;
+  // Converted to f32 and owned; for norms, biases, tables. A missing tensor is noted and zeros return.
+  Tensor f32(std::string_view name, std::initializer_list<int64_t> shape);
+  // As stored (memory-mapped where possible): for matrices and convolutions.
+  TensorView stored(std::string_view name, std::initializer_list<int64_t> shape);
+  // Throws Error listing every missing tensor, if any.
+  void finish(std::string_view model) const;
+
+ private:
+  WeightSource& source_;
+  std::function<std::string(std::string_view)> rename_;
+  std::vector<std::string> missing_;
+};
+
+}  // namespace lacuna
