@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// The CPU backend: own attention and row-wise kernels, oneDNN for matrix products and convolution.
+#pragma once
+
+#include <memory>
+
+#include "lacuna/backend/backend.h"
+#include "lacuna/backend/cpu/isa.h"
+
+namespace lacuna {
+
+// At cpu::active_isa(). Throws Error if LACUNA_ISA is wrong.
+std::unique_ptr<Backend> make_cpu_backend();
+// At a given level, for tests. Own kernels and the choice of data types follow `isa`; oneDNN's
+// level is one for the whole process and follows LACUNA_ISA. Throws Error if the machine has less.
+std::unique_ptr<Backend> make_cpu_backend(cpu::Isa isa);
+
+}  // namespace lacuna
