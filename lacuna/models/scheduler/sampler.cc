@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/models/scheduler/sampler.h"
+
+#include <cmath>
+
+#include "lacuna/core/error.h"
+#include "lacuna/core/rng.h"
+#include "lacuna/models/scheduler/unipc.h"
+
+namespace lacuna {
+namespace {
+
+double linspace(double first, double last, int count, int i) {
+  return count == 1 ? first : first + (last - first) * i / (count - 1);
+}
+
+std::vector<double> shifted_sigmas(const SamplerConfig& config) {
+  const int n = config.num_steps;
+  std::vector<double> sigmas(static_cast<size_t>(n));
+  for (int i = 0; i < n; ++i) {
+    double base = 0.0;
+    switch (config.convention) {
+      case SigmaConvention::diffusers:
+        base = linspace(1.0, 0.001, n + 1, i);
+        break;
+      case SigmaConvention::wan:
+        base = linspace(0.999, 0.0, n + 1, i);
+        break;
+      case SigmaConvention::flow_matching:
+        base = linspace(1.0, shift_sigma(0.001, config.shift), n, i);
+        break;
+    }
+    sigmas[i] = shift_sigma(base, config.shift);
+  }
+  return sigmas;
+}
+
+// x += (sigma_next - sigma) v (models.md 5.2).
+class Euler : public Sampler {
+ public:
+  // Timesteps are floats here: 1000 sigma, not truncated.
+  explicit Euler(const std::vector<double>& sigmas) {
+    for (double s : sigmas) {
+      sigmas_.push_back(static_cast<float>(s));
+      timesteps_.push_back(static_cast<float>(1000.0 * s));
+    }
+    sigmas_.push_back(0.0f);
+  }
+  void step(int step, std::span<const float> velocity, std::span<float> x) override {
+    const float delta = sigmas_[step + 1] - sigmas_[step];
+    for (size_t i = 0; i < x.size(); ++i) x[i] += delta * velocity[i];
+  }
+};
+
+// x0 = x - sigma v; x = (1 - sigma') x0 + sigma' fresh noise; the last step returns x0
+// (models.md 5.3).
+class Renoise : public Euler {
+ public:
+  Renoise(const std::vector<double>& sigmas, uint64_t seed) : Euler(sigmas), seed_(seed) {}
+  void step(int step, std::span<const float> velocity, std::span<float> x) override {
+    const float sigma = sigmas_[step], next = sigmas_[step + 1];
+    if (next > 0.0f) {
+      noise_.resize(x.size());
+      // A seed per step keeps a resumed run equal to an uninterrupted one.
+      torch_randn(seed_ + 0x9E3779B9ull * static_cast<uint64_t>(step + 1), noise_);
+    }
+    for (size_t i = 0; i < x.size(); ++i) {
+      const float x0 = x[i] - sigma * velocity[i];
+      x[i] = next > 0.0f ? (1.0f - next) * x0 + next * noise_[i] : x0;
+    }
+  }
+
+ private:
+  uint64_t seed_;
+  std::vector<float> noise_;
+};
+
+std::vector<double> listed_sigmas(const SamplerConfig& config) {
+  std::vector<double> list = config.timesteps;
+  if (list.empty()) list = {1000, 750, 500, 250};
+  std::vector<double> sigmas;
+  for (double t : list) {
+    LACUNA_CHECK(t > 0.0 && t <= 1000.0, "sampler: timestep {}, expected (0, 1000]", t);
+    sigmas.push_back(config.warp_timesteps ? shift_sigma(t / 1000.0, config.shift) : t / 1000.0);
+    LACUNA_CHECK(sigmas.size() < 2 || sigmas.back() < sigmas[sigmas.size() - 2],
+                 "sampler: timestep {} after {}, expected a descending list", t,
+                 list[sigmas.size() - 2]);
+  }
+  return sigmas;
+}
+
+}  // namespace
+
+double shift_sigma(double sigma, double shift) {
+  return shift * sigma / (1.0 + (shift - 1.0) * sigma);
+}
+
+std::string_view sampler_name(SamplerKind kind) {
+  constexpr std::string_view kNames[] = {"unipc", "euler", "ode", "renoise"};
+  return kNames[static_cast<int>(kind)];
+}
+
+SamplerKind parse_sampler(std::string_view name) {
+  for (SamplerKind kind :
+       {SamplerKind::unipc, SamplerKind::euler, SamplerKind::ode_list, SamplerKind::renoise}) {
+    if (name == sampler_name(kind)) return kind;
+  }
+  fail("sampler: {}, expected unipc, euler, ode or renoise", name);
+}
+
+void Sampler::set_state(int next_step, std::span<const NamedState> state) {
+  LACUNA_CHECK(next_step >= 0 && next_step <= num_steps(), "sampler: resume at step {} of {}",
+               next_step, num_steps());
+  LACUNA_CHECK(state.empty(), "sampler: unexpected state {}", state.front().name);
+}
+
+std::unique_ptr<Sampler> make_sampler(const SamplerConfig& config) {
+  LACUNA_CHECK(config.num_steps >= 1 && config.num_steps <= 1000,
+               "sampler: {} steps, expected 1 to 1000", config.num_steps);
+  LACUNA_CHECK(config.shift > 0.0 && config.shift <= 100.0, "sampler: shift {}, expected (0, 100]",
+               config.shift);
+  switch (config.kind) {
+    case SamplerKind::unipc:
+      return std::make_unique<UniPC>(shifted_sigmas(config));
+    case SamplerKind::euler:
+      return std::make_unique<Euler>(shifted_sigmas(config));
+    case SamplerKind::ode_list:
+      return std::make_unique<Euler>(listed_sigmas(config));
+    case SamplerKind::renoise:
+      return std::make_unique<Renoise>(listed_sigmas(config), config.seed);
+  }
+  fail("sampler: unknown kind");
+}
+
+}  // namespace lacuna
