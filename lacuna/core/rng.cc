@@ -43,11 +43,12 @@ double hash_uniform(std::string_view name, uint64_t i) {
   return splitmix_uniform(fnv1a64(name), i);
 }
 
-void fill_hash(std::string_view name, double offset, double amplitude, std::span<float> out) {
+void fill_hash(std::string_view name, double offset, double amplitude, std::span<float> out,
+               uint64_t first) {
   const uint64_t hash = fnv1a64(name);
   parallel_ranges(static_cast<int64_t>(out.size()), 1 << 18, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      out[i] = static_cast<float>(offset + amplitude * splitmix_uniform(hash, i));
+      out[i] = static_cast<float>(offset + amplitude * splitmix_uniform(hash, first + i));
     }
   });
 }

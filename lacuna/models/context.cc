@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/models/context.h"
+
+#include <cstdint>
+#include <span>
+
+#include "lacuna/core/convert.h"
+#include "lacuna/core/error.h"
+
+namespace lacuna {
+namespace {
+
+// Kernels read through typed pointers; a tensor inside a mapped file may start at any byte.
+bool element_aligned(const TensorView& view) {
+  const auto element = static_cast<uintptr_t>(storage_bytes(view.dtype, 1));
+  return reinterpret_cast<uintptr_t>(view.data) % element == 0;
+}
+
+TensorView weight_as(Context& ctx, const TensorView& stored, DType dtype, std::string_view slot) {
+  LACUNA_CHECK(stored.data != nullptr, "weight: {} without memory, expected a loaded tensor",
+               stored.describe());
+  if (stored.dtype == dtype && element_aligned(stored)) return stored;
+  const std::span<const int64_t> shape(stored.shape.data(), static_cast<size_t>(stored.rank));
+  const TensorView scratch = ctx.workspace.get(slot, dtype, {stored.numel()});
+  const TensorView result = make_view(scratch.data, dtype, shape);
+  convert(stored, result, 1.0f, "weight");
+  return result;
+}
+
+}  // namespace
+
+TensorView Context::weight(const TensorView& stored, std::string_view slot) {
+  return weight_as(*this, stored, compute, slot);
+}
+
+void Linear::forward(Context& ctx, const TensorView& x, const TensorView& out, Epilogue epilogue,
+                     const float* gate) const {
+  LACUNA_CHECK(x.rank == 2 && weight.rank == 2 && out.rank == 2 && x.shape[1] == weight.shape[1] &&
+                   out.shape[0] == x.shape[0] && out.shape[1] == weight.shape[0],
+               "linear: x {}, weight {}, out {}, expected [m, k], [n, k], [m, n]", x.describe(),
+               weight.describe(), out.describe());
+  LACUNA_CHECK(bias.empty() || bias.numel() == weight.shape[0],
+               "linear: bias {}, expected {} values", bias.view().describe(), weight.shape[0]);
+  // x decides, not ctx.compute: some linears (time embedding, head) run in f32 in a bf16 model.
+  const TensorView w = weight_as(ctx, weight, x.dtype, "weight");
+  ctx.backend.linear(x, w, bias.empty() ? nullptr : bias.as<float>(), epilogue, gate, out);
+}
+
+}  // namespace lacuna
