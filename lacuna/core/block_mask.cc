@@ -9,8 +9,8 @@
 namespace lacuna {
 
 BlockLayout BlockLayout::uniform(int64_t seq_len, int32_t block) {
-  LACUNA_CHECK(seq_len >= 0 && seq_len <= INT32_MAX, "block layout: seq_len {}, expected 0 to 2^31-1",
-               seq_len);
+  LACUNA_CHECK(seq_len >= 0 && seq_len <= INT32_MAX,
+               "block layout: seq_len {}, expected 0 to 2^31-1", seq_len);
   LACUNA_CHECK(block > 0, "block layout: block {}, expected 1 or more", block);
   BlockLayout layout;
   layout.seq_len = seq_len;
@@ -28,8 +28,9 @@ BlockLayout BlockLayout::explicit_offsets(int64_t seq_len, int64_t num_heads,
   const size_t per_head = offsets.size() / num_heads;
   for (int64_t h = 0; h < num_heads; ++h) {
     const auto row = std::span(offsets).subspan(h * per_head, per_head);
-    LACUNA_CHECK(row.front() == 0 && row.back() == seq_len && std::is_sorted(row.begin(), row.end()),
-                 "block layout: offsets of head {}, expected to rise from 0 to {}", h, seq_len);
+    LACUNA_CHECK(
+        row.front() == 0 && row.back() == seq_len && std::is_sorted(row.begin(), row.end()),
+        "block layout: offsets of head {}, expected to rise from 0 to {}", h, seq_len);
   }
   BlockLayout layout;
   layout.seq_len = seq_len;
@@ -43,7 +44,9 @@ int64_t BlockLayout::begin(int64_t head, int32_t b) const {
   return offsets[head * (num_blocks + 1) + b];
 }
 
-int64_t BlockLayout::end(int64_t head, int32_t b) const { return begin(head, b + 1); }
+int64_t BlockLayout::end(int64_t head, int32_t b) const {
+  return begin(head, b + 1);
+}
 
 BlockMask::BlockMask(int64_t num_heads, int32_t num_q_blocks, int32_t num_k_blocks)
     : num_heads_(num_heads),
@@ -73,7 +76,9 @@ void BlockMask::clear(int64_t head, int32_t qb, int32_t kb) {
   row(head, qb)[kb / 64] &= ~(uint64_t{1} << (kb % 64));
 }
 
-void BlockMask::fill() { keep_k_blocks(0, num_k_blocks_); }
+void BlockMask::fill() {
+  keep_k_blocks(0, num_k_blocks_);
+}
 
 void BlockMask::keep_k_blocks(int32_t begin, int32_t end) {
   for (int64_t h = 0; h < num_heads_; ++h)
@@ -188,7 +193,8 @@ BlockIndex compact_blocks(const BlockMask& mask, VisitOrder visit) {
             index.cols.push_back(static_cast<int32_t>(w * 64 + std::countr_zero(rest)));
       } else {
         // The key block at the same relative position: equal to qb for self-attention.
-        const auto own = static_cast<int32_t>(int64_t{qb} * mask.num_k_blocks() / mask.num_q_blocks());
+        const auto own =
+            static_cast<int32_t>(int64_t{qb} * mask.num_k_blocks() / mask.num_q_blocks());
         for (int32_t kb : coarse_to_fine_order(own, mask.num_k_blocks()))
           if (mask.get(h, qb, kb)) index.cols.push_back(kb);
       }

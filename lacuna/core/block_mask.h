@@ -12,7 +12,7 @@ namespace lacuna {
 // Uniform blocks of `block` tokens (the last may be short), or explicit offsets per head.
 struct BlockLayout {
   int64_t seq_len = 0;
-  int32_t block = 0;            // 0 with explicit offsets
+  int32_t block = 0;  // 0 with explicit offsets
   int32_t num_blocks = 0;
   std::vector<int32_t> offsets;  // [num_heads, num_blocks + 1], first 0, last seq_len; may repeat
 
@@ -43,7 +43,7 @@ class BlockMask {
   void clear(int64_t head, int32_t qb, int32_t kb);
   std::span<uint64_t> row(int64_t head, int32_t qb);
   std::span<const uint64_t> row(int64_t head, int32_t qb) const;
-  void fill();                                 // keep everything
+  void fill();                                     // keep everything
   void keep_k_blocks(int32_t begin, int32_t end);  // for every head and row (sinks)
   void keep_q_blocks(int32_t begin, int32_t end);  // whole rows
   void copy_head(int64_t head, const BlockMask& from, int64_t from_head);

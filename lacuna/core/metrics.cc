@@ -22,9 +22,9 @@ double element(const TensorView& view, int64_t flat) {
 }
 
 void check_shapes(const TensorView& a, const TensorView& b) {
-  LACUNA_CHECK(a.rank == b.rank && std::equal(a.shape.begin(), a.shape.begin() + a.rank,
-                                              b.shape.begin()),
-               "compare: {} with {}, expected equal shapes", a.describe(), b.describe());
+  LACUNA_CHECK(
+      a.rank == b.rank && std::equal(a.shape.begin(), a.shape.begin() + a.rank, b.shape.begin()),
+      "compare: {} with {}, expected equal shapes", a.describe(), b.describe());
 }
 
 }  // namespace

@@ -7,8 +7,8 @@
 namespace lacuna {
 
 struct ErrorStats {
-  double rel_l1 = 0.0;   // sum |a - b| / sum |b|
-  double rel_l2 = 0.0;   // |a - b| / |b|
+  double rel_l1 = 0.0;  // sum |a - b| / sum |b|
+  double rel_l2 = 0.0;  // |a - b| / |b|
   double max_abs = 0.0;
   double cos_sim = 1.0;
 };

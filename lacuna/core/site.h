@@ -9,7 +9,7 @@ namespace lacuna {
 enum class Branch : uint8_t { cond, uncond };
 
 struct Site {
-  int step = 0;        // 0-based denoising index
+  int step = 0;  // 0-based denoising index
   int num_steps = 1;
   float sigma = 1.0f;  // noise level of this step
   int layer = 0;       // transformer block

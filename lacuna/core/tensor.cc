@@ -17,13 +17,15 @@ struct DTypeInfo {
 
 // Indexed by DType. Block sizes of the q* types are GGUF's.
 constexpr DTypeInfo kDTypes[] = {
-    {"f32", 1, 4},     {"f16", 1, 2},     {"bf16", 1, 2},    {"f64", 1, 8},     {"f8_e4m3", 1, 1},
-    {"f8_e5m2", 1, 1}, {"i64", 1, 8},     {"i32", 1, 4},     {"i16", 1, 2},     {"i8", 1, 1},
-    {"u8", 1, 1},      {"bool", 1, 1},    {"q8_0", 32, 34},  {"q4_0", 32, 18},  {"q4_1", 32, 20},
-    {"q5_0", 32, 22},  {"q5_1", 32, 24},  {"q4_k", 256, 144}, {"q5_k", 256, 176}, {"q6_k", 256, 210},
+    {"f32", 1, 4},     {"f16", 1, 2},    {"bf16", 1, 2},     {"f64", 1, 8},      {"f8_e4m3", 1, 1},
+    {"f8_e5m2", 1, 1}, {"i64", 1, 8},    {"i32", 1, 4},      {"i16", 1, 2},      {"i8", 1, 1},
+    {"u8", 1, 1},      {"bool", 1, 1},   {"q8_0", 32, 34},   {"q4_0", 32, 18},   {"q4_1", 32, 20},
+    {"q5_0", 32, 22},  {"q5_1", 32, 24}, {"q4_k", 256, 144}, {"q5_k", 256, 176}, {"q6_k", 256, 210},
 };
 
-const DTypeInfo& info(DType dtype) { return kDTypes[static_cast<int>(dtype)]; }
+const DTypeInfo& info(DType dtype) {
+  return kDTypes[static_cast<int>(dtype)];
+}
 
 int64_t checked_numel(std::span<const int64_t> shape) {
   LACUNA_CHECK(shape.size() <= static_cast<size_t>(kMaxRank), "tensor: rank {}, at most {}",
@@ -38,9 +40,13 @@ int64_t checked_numel(std::span<const int64_t> shape) {
 
 }  // namespace
 
-std::string_view dtype_name(DType dtype) { return info(dtype).name; }
+std::string_view dtype_name(DType dtype) {
+  return info(dtype).name;
+}
 
-bool is_quantized(DType dtype) { return info(dtype).block_elements > 1; }
+bool is_quantized(DType dtype) {
+  return info(dtype).block_elements > 1;
+}
 
 int64_t storage_bytes(DType dtype, int64_t count) {
   const DTypeInfo& d = info(dtype);
@@ -107,7 +113,9 @@ TensorView make_view(void* data, DType dtype, std::span<const int64_t> shape) {
   return view;
 }
 
-void Tensor::Free::operator()(void* p) const { std::free(p); }
+void Tensor::Free::operator()(void* p) const {
+  std::free(p);
+}
 
 Tensor::Tensor(DType dtype, std::span<const int64_t> shape) {
   const int64_t bytes = storage_bytes(dtype, checked_numel(shape));

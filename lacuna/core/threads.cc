@@ -12,15 +12,16 @@
 
 namespace lacuna {
 
-int num_threads() { return omp_get_max_threads(); }
+int num_threads() {
+  return omp_get_max_threads();
+}
 
 void set_num_threads(int n) {
   LACUNA_CHECK(n >= 1 && n <= 1024, "threads: {}, expected 1 to 1024", n);
   omp_set_num_threads(n);
 }
 
-void parallel_tasks(int64_t num_tasks,
-                    const std::function<void(int64_t task, int worker)>& body) {
+void parallel_tasks(int64_t num_tasks, const std::function<void(int64_t task, int worker)>& body) {
   const int workers = static_cast<int>(std::min<int64_t>(num_tasks, num_threads()));
   if (workers <= 1 || omp_in_parallel()) {
     for (int64_t i = 0; i < num_tasks; ++i) body(i, 0);
@@ -49,9 +50,8 @@ void parallel_tasks(int64_t num_tasks,
 void parallel_ranges(int64_t n, int64_t grain,
                      const std::function<void(int64_t begin, int64_t end)>& body) {
   grain = std::max<int64_t>(grain, 1);
-  parallel_tasks((n + grain - 1) / grain, [&](int64_t task, int) {
-    body(task * grain, std::min(n, (task + 1) * grain));
-  });
+  parallel_tasks((n + grain - 1) / grain,
+                 [&](int64_t task, int) { body(task * grain, std::min(n, (task + 1) * grain)); });
 }
 
 }  // namespace lacuna

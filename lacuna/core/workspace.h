@@ -4,9 +4,9 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <string>
 #include <string_view>
 #include <unordered_map>
-#include <string>
 
 #include "lacuna/core/tensor.h"
 

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// The formats behind open_video; use that.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+
+#include "lacuna/models/video/video_writer.h"
+
+namespace lacuna {
+
+// `name.part`, renamed to `name` by commit(), removed otherwise.
+class PartialFile {
+ public:
+  explicit PartialFile(std::filesystem::path final_path);
+  ~PartialFile();
+  PartialFile(const PartialFile&) = delete;
+  PartialFile& operator=(const PartialFile&) = delete;
+  const std::filesystem::path& path() const { return partial_; }
+  void commit();
+
+ private:
+  std::filesystem::path final_, partial_;
+  bool committed_ = false;
+};
+
+std::unique_ptr<VideoWriter> open_libav_video(const std::filesystem::path& path,
+                                              const VideoInfo& info);
+std::unique_ptr<VideoWriter> open_y4m_video(const std::filesystem::path& path,
+                                            const VideoInfo& info);
+std::unique_ptr<VideoWriter> open_png_frames(const std::filesystem::path& path,
+                                             const VideoInfo& info);
+// `clip.png` -> `clip-%04d.png`; throws Error on any other use of %.
+std::string png_pattern(const std::filesystem::path& path);
+std::string read_libav_comment(const std::filesystem::path& path);
+std::string read_y4m_comment(const std::filesystem::path& path);
+std::string read_png_comment(const std::filesystem::path& path);
+
+}  // namespace lacuna

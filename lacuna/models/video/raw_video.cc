@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+// y4m (lossless up to the RGB to YUV 4:4:4 rounding, for metrics) and PNG frames (lossless).
+extern "C" {
+#include <libswscale/swscale.h>
+}
+#include <png.h>
+
+#include <cstdio>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "lacuna/core/error.h"
+#include "lacuna/models/video/formats.h"
+
+namespace lacuna {
+namespace {
+
+// y4m comments may not hold spaces or newlines: %XX for those and for % itself.
+std::string percent_encode(std::string_view text) {
+  std::string out;
+  for (unsigned char c : text) {
+    if (c <= ' ' || c == '%' || c >= 0x7f) {
+      out += fmt::format("%{:02X}", c);
+    } else {
+      out += static_cast<char>(c);
+    }
+  }
+  return out;
+}
+
+std::string percent_decode(std::string_view text) {
+  std::string out;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '%' && i + 2 < text.size() &&
+        isxdigit(static_cast<unsigned char>(text[i + 1])) &&
+        isxdigit(static_cast<unsigned char>(text[i + 2]))) {
+      out += static_cast<char>(std::stoi(std::string(text.substr(i + 1, 2)), nullptr, 16));
+      i += 2;
+    } else {
+      out += text[i];
+    }
+  }
+  return out;
+}
+
+constexpr std::string_view kY4mComment = " XLACUNA=";
+
+class Y4mVideo : public VideoWriter {
+ public:
+  Y4mVideo(const std::filesystem::path& path, const VideoInfo& info)
+      : file_(path), info_(info), out_(file_.path(), std::ios::binary) {
+    LACUNA_CHECK(out_.good(), "output: could not open {} for writing", path.string());
+    out_ << "YUV4MPEG2 W" << info.width << " H" << info.height << " F" << info.fps
+         << ":1 Ip A1:1 C444 XCOLORRANGE=LIMITED" << kY4mComment << percent_encode(info.comment)
+         << "\n";
+    scaler_ = sws_getContext(info.width, info.height, AV_PIX_FMT_RGB24, info.width, info.height,
+                             AV_PIX_FMT_YUV444P, SWS_POINT | SWS_ACCURATE_RND | SWS_BITEXACT,
+                             nullptr, nullptr, nullptr);
+    LACUNA_CHECK(scaler_ != nullptr, "output: libswscale cannot convert {}x{} RGB frames",
+                 info.width, info.height);
+    const int* bt709 = sws_getCoefficients(SWS_CS_ITU709);
+    sws_setColorspaceDetails(scaler_, bt709, 1, bt709, 0, 0, 1 << 16, 1 << 16);
+    planes_.resize(size_t{3} * info.width * info.height);
+  }
+  ~Y4mVideo() override { sws_freeContext(scaler_); }
+
+  void write(std::span<const uint8_t> rgb) override {
+    LACUNA_CHECK(rgb.size() == planes_.size(), "output: frame of {} bytes, expected {}", rgb.size(),
+                 planes_.size());
+    const size_t plane = planes_.size() / 3;
+    const uint8_t* source[] = {rgb.data()};
+    const int stride[] = {3 * info_.width};
+    uint8_t* target[] = {planes_.data(), planes_.data() + plane, planes_.data() + 2 * plane};
+    const int target_stride[] = {info_.width, info_.width, info_.width};
+    sws_scale(scaler_, source, stride, 0, info_.height, target, target_stride);
+    out_ << "FRAME\n";
+    out_.write(reinterpret_cast<const char*>(planes_.data()),
+               static_cast<std::streamsize>(planes_.size()));
+    LACUNA_CHECK(out_.good(), "output: could not write {} (disk full?)", file_.path().string());
+  }
+
+  void finish() override {
+    out_.close();
+    LACUNA_CHECK(out_.good(), "output: could not write {} (disk full?)", file_.path().string());
+    file_.commit();
+  }
+
+ private:
+  PartialFile file_;
+  VideoInfo info_;
+  std::ofstream out_;
+  SwsContext* scaler_ = nullptr;
+  std::vector<uint8_t> planes_;
+};
+
+std::string frame_path(const std::string& pattern, int frame) {
+  const size_t percent = pattern.find('%');
+  const size_t d = pattern.find('d', percent);
+  const int width = d > percent + 1 ? std::stoi(pattern.substr(percent + 1, d - percent - 1)) : 0;
+  return pattern.substr(0, percent) + fmt::format("{:0{}}", frame, width) + pattern.substr(d + 1);
+}
+
+void write_png(const std::filesystem::path& path, const VideoInfo& info,
+               std::span<const uint8_t> rgb, std::vector<uint8_t>& bytes) {
+  png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, nullptr, nullptr, nullptr);
+  png_infop header = png != nullptr ? png_create_info_struct(png) : nullptr;
+  LACUNA_CHECK(header != nullptr, "output: out of memory");
+  bytes.clear();
+  // libpng reports errors by longjmp; writing into memory leaves it nothing to fail on but memory.
+  if (setjmp(png_jmpbuf(png))) {
+    png_destroy_write_struct(&png, &header);
+    fail("output: libpng could not encode {}", path.string());
+  }
+  png_set_write_fn(
+      png, &bytes,
+      [](png_structp p, png_bytep data, png_size_t size) {
+        auto* out = static_cast<std::vector<uint8_t>*>(png_get_io_ptr(p));
+        out->insert(out->end(), data, data + size);
+      },
+      nullptr);
+  png_set_IHDR(png, header, info.width, info.height, 8, PNG_COLOR_TYPE_RGB, PNG_INTERLACE_NONE,
+               PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
+  png_text text = {};
+  text.compression = PNG_TEXT_COMPRESSION_zTXt;
+  text.key = const_cast<char*>("Comment");
+  text.text = const_cast<char*>(info.comment.c_str());
+  if (!info.comment.empty()) png_set_text(png, header, &text, 1);
+  png_write_info(png, header);
+  for (int y = 0; y < info.height; ++y) png_write_row(png, rgb.data() + size_t{3} * info.width * y);
+  png_write_end(png, header);
+  png_destroy_write_struct(&png, &header);
+}
+
+class PngFrames : public VideoWriter {
+ public:
+  PngFrames(const std::filesystem::path& path, const VideoInfo& info)
+      : pattern_(png_pattern(path)), info_(info) {}
+
+  void write(std::span<const uint8_t> rgb) override {
+    LACUNA_CHECK(rgb.size() == size_t{3} * info_.width * info_.height,
+                 "output: frame of {} bytes, expected {}x{}x3", rgb.size(), info_.height,
+                 info_.width);
+    const std::string path = frame_path(pattern_, static_cast<int>(files_.size()) + 1);
+    write_png(path, info_, rgb, bytes_);
+    files_.push_back(std::make_unique<PartialFile>(path));
+    std::ofstream out(files_.back()->path(), std::ios::binary);
+    out.write(reinterpret_cast<const char*>(bytes_.data()),
+              static_cast<std::streamsize>(bytes_.size()));
+    out.close();
+    LACUNA_CHECK(out.good(), "output: could not write {} (disk full?)", path);
+  }
+
+  void finish() override {
+    for (auto& file : files_) file->commit();
+  }
+
+ private:
+  std::string pattern_;
+  VideoInfo info_;
+  std::vector<std::unique_ptr<PartialFile>> files_;
+  std::vector<uint8_t> bytes_;
+};
+
+}  // namespace
+
+std::unique_ptr<VideoWriter> open_y4m_video(const std::filesystem::path& path,
+                                            const VideoInfo& info) {
+  return std::make_unique<Y4mVideo>(path, info);
+}
+
+std::unique_ptr<VideoWriter> open_png_frames(const std::filesystem::path& path,
+                                             const VideoInfo& info) {
+  return std::make_unique<PngFrames>(path, info);
+}
+
+std::string png_pattern(const std::filesystem::path& path) {
+  std::string text = path.string();
+  const size_t percent = text.find('%');
+  if (percent == std::string::npos) {
+    return text.substr(0, text.size() - path.extension().string().size()) + "-%04d.png";
+  }
+  size_t end = percent + 1;
+  while (end < text.size() && isdigit(static_cast<unsigned char>(text[end]))) ++end;
+  LACUNA_CHECK(end < text.size() && text[end] == 'd' && end - percent <= 3 &&
+                   text.find('%', end) == std::string::npos,
+               "output: {}, expected one frame number such as %04d", text);
+  return text;
+}
+
+std::string read_y4m_comment(const std::filesystem::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::string header(1 << 16, '\0');
+  in.read(header.data(), static_cast<std::streamsize>(header.size()));
+  header.resize(static_cast<size_t>(in.gcount()));
+  LACUNA_CHECK(header.starts_with("YUV4MPEG2 "), "video: {} is not a y4m file", path.string());
+  header.resize(std::min(header.find('\n'), header.size()));
+  const size_t at = header.find(kY4mComment);
+  if (at == std::string::npos) return "";
+  const size_t begin = at + kY4mComment.size();
+  return percent_decode(header.substr(begin, header.find(' ', begin) - begin));
+}
+
+std::string read_png_comment(const std::filesystem::path& path) {
+  const std::filesystem::path file = std::filesystem::exists(path)
+                                         ? path
+                                         : std::filesystem::path(frame_path(png_pattern(path), 1));
+  FILE* in = std::fopen(file.c_str(), "rb");
+  LACUNA_CHECK(in != nullptr, "video: could not open {}", file.string());
+  png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, nullptr, nullptr, nullptr);
+  png_infop header = png != nullptr ? png_create_info_struct(png) : nullptr;
+  std::string comment;
+  // The message is built outside: nothing with a destructor may live across the longjmp.
+  const bool failed = header == nullptr || setjmp(png_jmpbuf(png)) != 0;
+  if (!failed) {
+    png_init_io(png, in);
+    png_read_info(png, header);
+    png_textp texts = nullptr;
+    int count = 0;
+    png_get_text(png, header, &texts, &count);
+    for (int i = 0; i < count; ++i)
+      if (std::string_view(texts[i].key) == "Comment") comment = texts[i].text;
+  }
+  png_destroy_read_struct(&png, &header, nullptr);
+  std::fclose(in);
+  LACUNA_CHECK(!failed, "video: {} is not a readable PNG file", file.string());
+  return comment;
+}
+
+std::string read_video_comment(const std::filesystem::path& path) {
+  if (path.extension() == ".y4m") return read_y4m_comment(path);
+  if (path.extension() == ".png") return read_png_comment(path);
+  return read_libav_comment(path);
+}
+
+}  // namespace lacuna
