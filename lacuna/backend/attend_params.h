@@ -13,7 +13,8 @@ enum class AttendDType : uint8_t { f32, bf16 };
 // What the kernel drops while it runs. m = running row maximum of the scaled logits, mhat = maximum
 // of the row within the key block, lse = running log-sum-exp of what was kept so far (natural log).
 // A key block is skipped for a query tile only if every row of the tile agrees, and a skipped
-// maximum is never merged into m. The first visited block of a row is always kept.
+// maximum is never merged into m. The first visited piece of a query tile is always kept; a row whose
+// logits in the piece are all -inf votes to skip.
 enum class SkipKind : uint8_t {
   none,
   running_max,  // skip iff mhat - m < ln(param)            BLASST, arXiv 2512.12087
@@ -77,7 +78,8 @@ struct AttendParams {
   float* block_mass = nullptr;  // [heads, num_q_blocks, num_k_blocks]: mean over the block's query
                                 // rows of softmax mass in the key block; rows sum to 1; 0 if dropped
   // Bit kb of row (head, qb) is set when the rule skipped every piece of a listed block for every
-  // query tile. [heads, num_q_blocks, (num_k_blocks + 63) / 64]; the caller zeroes nothing.
+  // query tile; never for a block without keys or rows.
+  // [heads, num_q_blocks, (num_k_blocks + 63) / 64]; the caller zeroes nothing.
   uint64_t* skip_bits = nullptr;
   // (query, key) pairs whose P*V product was computed, summed over all rows: [num_heads] or null.
   int64_t* pv_pairs = nullptr;

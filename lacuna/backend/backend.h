@@ -63,13 +63,17 @@ class Backend {
 
   // --- selection -----------------------------------------------------------------------------
   // Mean of the tokens of each block: x [heads, seq_len, head_dim] f32|bf16, strided ->
-  // out [head_ids.size(), num_blocks, head_dim] f32. Empty blocks give 0.
+  // out [head_ids.size(), num_blocks, head_dim] f32. Empty blocks give 0. Explicit offsets are by
+  // call index (position in head_ids).
   virtual void block_mean(const TensorView& x, std::span<const int32_t> head_ids,
                           const BlockLayout& layout, const TensorView& out) = 0;
   // XAttention antidiagonal block scores (arXiv 2503.16428, Alg. 1; methods_haste_xattention_svg.md
   // 2.2): q, k [heads, seq_len, head_dim] -> out [head_ids.size(), num_q_blocks, num_k_blocks] f32,
-  // rows sum to 1. layout must be uniform with block a multiple of stride. Tail groups divide by
-  // their valid pairs; `compat` keeps the published padding behaviour (same section 2.3, items 2-4).
+  // rows sum to 1. layout must be uniform with block a multiple of stride. A short last group of
+  // queries is reversed within its own tokens, so two groups always share min(sizes) pairs, and
+  // logits divide by that. Out = mean over the query groups of the block. `compat` keeps the
+  // published padding (same section 2.3, items 2-4): zero tokens fill the groups, padding keys take
+  // mass, and what falls on blocks of padding alone is cut off, so rows may sum to less than 1.
   virtual void antidiagonal_scores(const TensorView& q, const TensorView& k,
                                    std::span<const int32_t> head_ids, const BlockLayout& q_layout,
                                    const BlockLayout& k_layout, float sm_scale, int32_t stride,

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+// Row-wise network operations and the linear layer.
+#include <algorithm>
+#include <vector>
+
+#include "lacuna/backend/ref/numeric.h"
+#include "lacuna/backend/ref/ops.h"
+#include "lacuna/core/threads.h"
+
+namespace lacuna::ref {
+namespace {
+
+void check_rows(const char* who, const TensorView& x) {
+  check_real(who, x);
+  check_rank(who, x, 2);
+  check_channels(who, x);
+}
+
+std::vector<double> load_row(const TensorView& x, int64_t row) {
+  std::vector<double> values(static_cast<size_t>(x.shape[1]));
+  for (size_t c = 0; c < values.size(); ++c)
+    values[c] = reader(x)[row * x.stride[0] + static_cast<int64_t>(c)];
+  return values;
+}
+
+void store_row(const TensorView& out, int64_t row, const std::vector<double>& values) {
+  for (size_t c = 0; c < values.size(); ++c)
+    writer(out).set(row * out.stride[0] + static_cast<int64_t>(c), values[c]);
+}
+
+double apply(Epilogue epilogue, double y) {
+  switch (epilogue) {
+    case Epilogue::gelu_tanh:
+      return gelu_tanh(y);
+    case Epilogue::silu:
+      return silu(y);
+    case Epilogue::none:
+    case Epilogue::residual:
+      break;
+  }
+  return y;
+}
+
+// One axis' pairs: channels (2i, 2i+1) turn by the angle of `position`.
+void rotate(double* x, int32_t pairs, const float* cos, const float* sin, int64_t position) {
+  for (int32_t i = 0; i < pairs; ++i) {
+    const double c = cos[position * pairs + i], s = sin[position * pairs + i];
+    const double a = x[2 * i], b = x[2 * i + 1];
+    x[2 * i] = a * c - b * s;
+    x[2 * i + 1] = a * s + b * c;
+  }
+}
+
+void rope_token(const RopeTables& rope, int64_t token, int64_t head_dim, std::vector<double>& row) {
+  const int64_t column = token % rope.width;
+  const int64_t line = token / rope.width % rope.height;
+  const int64_t frame = token / (rope.width * rope.height);
+  for (size_t at = 0; at < row.size(); at += static_cast<size_t>(head_dim)) {
+    double* x = row.data() + at;
+    rotate(x, rope.pairs_frames, rope.cos_frames, rope.sin_frames, frame);
+    x += 2 * rope.pairs_frames;
+    rotate(x, rope.pairs_height, rope.cos_height, rope.sin_height, line);
+    x += 2 * rope.pairs_height;
+    rotate(x, rope.pairs_width, rope.cos_width, rope.sin_width, column);
+  }
+}
+
+void check_rope(const RopeTables& rope, const TensorView& x, int32_t num_heads) {
+  LACUNA_CHECK(num_heads > 0 && x.shape[1] % num_heads == 0,
+               "rms_norm: {} channels in {} heads, expected whole heads", x.shape[1], num_heads);
+  const int64_t pairs = int64_t{rope.pairs_frames} + rope.pairs_height + rope.pairs_width;
+  LACUNA_CHECK(rope.pairs_frames >= 0 && rope.pairs_height >= 0 && rope.pairs_width >= 0 &&
+                   2 * pairs == x.shape[1] / num_heads,
+               "rms_norm: {} rotary pairs, expected {} (half of head_dim)", pairs,
+               x.shape[1] / num_heads / 2);
+  LACUNA_CHECK(rope.frames > 0 && rope.height > 0 && rope.width > 0 &&
+                   rope.frames * rope.height * rope.width == x.shape[0],
+               "rms_norm: {} tokens, expected the grid's {}x{}x{}", x.shape[0], rope.frames,
+               rope.height, rope.width);
+}
+
+}  // namespace
+
+void linear(const TensorView& x, const TensorView& w, const float* bias, Epilogue epilogue,
+            const float* gate, const TensorView& out) {
+  for (const TensorView* t : {&x, &w, &out}) check_rows("linear", *t);
+  const int64_t m = x.shape[0], k = x.shape[1], n = w.shape[0];
+  LACUNA_CHECK(w.shape[1] == k && w.dtype == x.dtype && out.shape[0] == m && out.shape[1] == n,
+               "linear: x {}, w {}, out {}, expected [m, k], [n, k] of one dtype, [m, n]",
+               x.describe(), w.describe(), out.describe());
+  LACUNA_CHECK(epilogue != Epilogue::residual || out.dtype == DType::f32,
+               "linear: residual into {}, expected f32", out.describe());
+  std::vector<float> xs(static_cast<size_t>(m * k));
+  for (int64_t i = 0; i < m; ++i) reader(x).row(i * x.stride[0], std::span(xs).subspan(i * k, k));
+  parallel_ranges(n, 16, [&](int64_t begin, int64_t end) {
+    std::vector<float> w_row(static_cast<size_t>(k));
+    for (int64_t j = begin; j < end; ++j) {
+      reader(w).row(j * w.stride[0], w_row);
+      for (int64_t i = 0; i < m; ++i) {
+        double y = dot(xs.data() + i * k, w_row.data(), k);
+        if (bias != nullptr) y += bias[j];
+        y = apply(epilogue, y);
+        const int64_t at = i * out.stride[0] + j;
+        if (epilogue == Epilogue::residual)
+          y = reader(out)[at] + (gate != nullptr ? double{gate[j]} : 1.0) * y;
+        writer(out).set(at, y);
+      }
+    }
+  });
+}
+
+void layer_norm(const TensorView& x, const float* weight, const float* bias, const float* scale,
+                const float* shift, float eps, const TensorView& out) {
+  check_rows("layer_norm", x);
+  check_rows("layer_norm", out);
+  check_same_shape("layer_norm", x, out);
+  LACUNA_CHECK(x.dtype == DType::f32, "layer_norm: x {}, expected f32", x.describe());
+  const auto d = static_cast<size_t>(x.shape[1]);
+  parallel_tasks(x.shape[0], [&](int64_t i, int) {
+    std::vector<double> row = load_row(x, i);
+    double mean = 0.0, variance = 0.0;
+    for (double v : row) mean += v;
+    mean /= static_cast<double>(d);
+    for (double v : row) variance += (v - mean) * (v - mean);
+    variance /= static_cast<double>(d);
+    const double inv = 1.0 / std::sqrt(variance + double{eps});
+    for (size_t c = 0; c < d; ++c) {
+      double y = (row[c] - mean) * inv;
+      if (weight != nullptr) y *= weight[c];
+      if (bias != nullptr) y += bias[c];
+      if (scale != nullptr) y *= 1.0 + double{scale[c]};
+      if (shift != nullptr) y += shift[c];
+      row[c] = y;
+    }
+    store_row(out, i, row);
+  });
+}
+
+void rms_norm(const TensorView& x, const float* weight, float eps, const RopeTables* rope,
+              int32_t num_heads, const TensorView& out) {
+  check_rows("rms_norm", x);
+  check_rows("rms_norm", out);
+  check_same_shape("rms_norm", x, out);
+  LACUNA_CHECK(weight != nullptr, "rms_norm: weight null");
+  if (rope != nullptr) check_rope(*rope, x, num_heads);
+  parallel_tasks(x.shape[0], [&](int64_t i, int) {
+    std::vector<double> row = load_row(x, i);
+    double sum = 0.0;
+    for (double v : row) sum += v * v;
+    const double inv = 1.0 / std::sqrt(sum / static_cast<double>(row.size()) + double{eps});
+    for (size_t c = 0; c < row.size(); ++c) row[c] *= inv * double{weight[c]};
+    if (rope != nullptr) rope_token(*rope, i, x.shape[1] / num_heads, row);
+    store_row(out, i, row);
+  });
+}
+
+void gelu_mul(const TensorView& gate, const TensorView& up, const TensorView& out) {
+  for (const TensorView* t : {&gate, &up, &out}) {
+    check_real("gelu_mul", *t);
+    check_same_shape("gelu_mul", gate, *t);
+    LACUNA_CHECK(t->dtype == gate.dtype && t->rank >= 1, "gelu_mul: {} and {}, expected one dtype",
+                 gate.describe(), t->describe());
+  }
+  const int last = gate.rank - 1;
+  const int64_t d = gate.shape[last];
+  if (gate.numel() == 0) return;
+  // Offset of a row, counted over all dimensions but the last.
+  const auto offset = [last](const TensorView& t, int64_t row) {
+    int64_t at = 0;
+    for (int i = last - 1; i >= 0; --i) {
+      at += row % t.shape[i] * t.stride[i];
+      row /= t.shape[i];
+    }
+    return at;
+  };
+  parallel_tasks(gate.numel() / d, [&](int64_t row, int) {
+    const int64_t g = offset(gate, row), u = offset(up, row), o = offset(out, row);
+    for (int64_t c = 0; c < d; ++c)
+      writer(out).set(o + c * out.stride[last], gelu_tanh(reader(gate)[g + c * gate.stride[last]]) *
+                                                    double{reader(up)[u + c * up.stride[last]]});
+  });
+}
+
+void channel_norm(const TensorView& x, const float* gamma, bool with_silu, const TensorView& out) {
+  check_real("channel_norm", x);
+  check_same_shape("channel_norm", x, out);
+  LACUNA_CHECK(x.rank >= 1 && x.dtype == out.dtype && x.contiguous() && out.contiguous(),
+               "channel_norm: {} to {}, expected contiguous and one dtype", x.describe(),
+               out.describe());
+  LACUNA_CHECK(gamma != nullptr, "channel_norm: gamma null");
+  const int64_t c = x.shape[x.rank - 1];
+  if (x.numel() == 0) return;
+  parallel_ranges(x.numel() / c, 64, [&](int64_t begin, int64_t end) {
+    std::vector<double> row(static_cast<size_t>(c));
+    for (int64_t i = begin; i < end; ++i) {
+      double sum = 0.0;
+      for (int64_t j = 0; j < c; ++j) {
+        row[j] = reader(x)[i * c + j];
+        sum += row[j] * row[j];
+      }
+      const double factor = std::sqrt(static_cast<double>(c)) / std::max(std::sqrt(sum), 1e-12);
+      for (int64_t j = 0; j < c; ++j) {
+        const double y = row[j] * factor * double{gamma[j]};
+        writer(out).set(i * c + j, with_silu ? silu(y) : y);
+      }
+    }
+  });
+}
+
+}  // namespace lacuna::ref
