@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/models/wan/conditioning.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "lacuna/core/convert.h"
+#include "lacuna/core/error.h"
+
+namespace lacuna {
+
+Linear read_linear(WeightReader& reader, const std::string& name, int64_t out, int64_t in) {
+  Linear linear;
+  linear.weight = reader.stored(name + ".weight", {out, in});
+  linear.bias = reader.f32(name + ".bias", {out});
+  return linear;
+}
+
+TimeEmbedder::TimeEmbedder(const WanConfig& config, WeightReader& reader)
+    : dim_(config.dim()), freq_dim_(config.freq_dim) {
+  const std::string base = "condition_embedder.";
+  linear_1_ = read_linear(reader, base + "time_embedder.linear_1", dim_, freq_dim_);
+  linear_2_ = read_linear(reader, base + "time_embedder.linear_2", dim_, dim_);
+  proj_ = read_linear(reader, base + "time_proj", 6 * dim_, dim_);
+}
+
+std::vector<TimeEmbedding> TimeEmbedder::prepare(Backend& backend,
+                                                 std::span<const double> timesteps,
+                                                 const WanTap* tap) const {
+  const int64_t n = static_cast<int64_t>(timesteps.size());
+  if (n == 0) return {};
+  Context ctx{backend, DType::f32, {}};
+  Tensor sinusoid(DType::f32, {n, freq_dim_});
+  const int64_t half = freq_dim_ / 2;
+  for (int64_t row = 0; row < n; ++row) {
+    LACUNA_CHECK(std::isfinite(timesteps[row]), "wan: timestep {}, expected a finite number",
+                 timesteps[row]);
+    float* e = sinusoid.as<float>() + row * freq_dim_;
+    for (int64_t i = 0; i < half; ++i) {
+      const double frequency =
+          std::pow(10000.0, -static_cast<double>(i) / static_cast<double>(half));
+      e[i] = static_cast<float>(std::cos(timesteps[row] * frequency));
+      e[half + i] = static_cast<float>(std::sin(timesteps[row] * frequency));
+    }
+  }
+  Tensor hidden(DType::f32, {n, dim_});
+  Tensor temb(DType::f32, {n, dim_});
+  Tensor modulation(DType::f32, {n, 6 * dim_});
+  linear_1_.forward(ctx, sinusoid, hidden, Epilogue::silu);
+  linear_2_.forward(ctx, hidden, temb);
+  const float* from = temb.as<float>();
+  float* activated = hidden.as<float>();
+  for (int64_t i = 0; i < n * dim_; ++i) activated[i] = from[i] / (1.0f + std::exp(-from[i]));
+  proj_.forward(ctx, hidden, modulation);
+  if (tap != nullptr) {
+    (*tap)("condition_embedder.time_embedder", temb);
+    (*tap)("condition_embedder.time_proj", modulation);
+  }
+
+  std::vector<TimeEmbedding> result(static_cast<size_t>(n));
+  const auto copy_row = [](const Tensor& table, int64_t row, int64_t width, const Tensor& to) {
+    std::memcpy(to.as<float>(), table.as<float>() + row * width,
+                static_cast<size_t>(width) * sizeof(float));
+  };
+  for (int64_t row = 0; row < n; ++row) {
+    TimeEmbedding& time = result[row];
+    time.timestep = timesteps[row];
+    time.temb = Tensor(DType::f32, {dim_});
+    time.modulation = Tensor(DType::f32, {6, dim_});
+    copy_row(temb, row, dim_, time.temb);
+    copy_row(modulation, row, 6 * dim_, time.modulation);
+  }
+  return result;
+}
+
+TextEmbedder::TextEmbedder(const WanConfig& config, WeightReader& reader)
+    : dim_(config.dim()), text_dim_(config.text_dim) {
+  const std::string base = "condition_embedder.text_embedder.";
+  linear_1_ = read_linear(reader, base + "linear_1", dim_, text_dim_);
+  linear_2_ = read_linear(reader, base + "linear_2", dim_, dim_);
+}
+
+Tensor TextEmbedder::forward(Context& ctx, const TensorView& context, int64_t text_len,
+                             const WanTap* tap) const {
+  LACUNA_CHECK(context.rank == 2 && context.dtype == DType::f32 && context.contiguous() &&
+                   context.shape[1] == text_dim_,
+               "wan: text context {}, expected [rows, {}] f32 contiguous", context.describe(),
+               text_dim_);
+  const int64_t valid = context.shape[0];
+  LACUNA_CHECK(text_len >= 1 && valid <= text_len,
+               "wan: {} text rows, expected at most the text length {}", valid, text_len);
+  const int64_t rows = valid + (valid < text_len ? 1 : 0);
+  const Tensor padded = Tensor::zeros(ctx.compute, {rows, text_dim_});
+  if (valid > 0) convert(context, padded.view().slice(0, valid), 1.0f, "wan text context");
+  const Tensor hidden(ctx.compute, {rows, dim_});
+  Tensor result(ctx.compute, {rows, dim_});
+  linear_1_.forward(ctx, padded, hidden, Epilogue::gelu_tanh);
+  linear_2_.forward(ctx, hidden, result);
+  if (tap != nullptr) (*tap)("condition_embedder.text_embedder", result);
+  return result;
+}
+
+}  // namespace lacuna

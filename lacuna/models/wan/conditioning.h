@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the blocks need to know about the timestep and the prompt. Neither depends on the latent, so
+// both are computed once: per schedule and per prompt.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "lacuna/core/tensor.h"
+#include "lacuna/models/context.h"
+#include "lacuna/models/wan/wan_config.h"
+#include "lacuna/models/weights.h"
+
+namespace lacuna {
+
+// Receives intermediate values by their diffusers module name. For tests: with a tap the forward
+// computes some values a second time beside the fused path, its result stays the same.
+using WanTap = std::function<void(std::string_view name, const TensorView& value)>;
+
+// One timestep, all f32.
+struct TimeEmbedding {
+  double timestep = 0.0;
+  Tensor temb;        // [d], for the head
+  Tensor modulation;  // [6, d], for the blocks, before scale_shift_table is added
+};
+
+// One prompt: cross-attention keys (after their norm) and values of every layer, in the compute
+// dtype. Identical padding rows are one key whose logit is raised by ln(count) (models.md 2.6).
+struct PreparedText {
+  int64_t keys = 0;       // valid rows, plus one when there is padding
+  Tensor bias;            // [keys] f32, or empty without padding
+  std::vector<Tensor> k;  // per layer [keys, num_heads, head_dim]
+  std::vector<Tensor> v;
+};
+
+// Sinusoid and MLP of the timestep, always in f32 (models.md 2.5).
+class TimeEmbedder {
+ public:
+  TimeEmbedder(const WanConfig& config, WeightReader& reader);
+  // Scratch (widened weights included) lives only during the call.
+  std::vector<TimeEmbedding> prepare(Backend& backend, std::span<const double> timesteps,
+                                     const WanTap* tap) const;
+
+ private:
+  int64_t dim_, freq_dim_;
+  Linear linear_1_, linear_2_, proj_;
+};
+
+// The MLP between text encoder and cross-attention.
+class TextEmbedder {
+ public:
+  TextEmbedder(const WanConfig& config, WeightReader& reader);
+  // context [n, text_dim] f32, n <= text_len -> [n + (n < text_len), d] in ctx.compute; the last
+  // row stands for all padding rows, which are zero before the MLP and one constant after it.
+  Tensor forward(Context& ctx, const TensorView& context, int64_t text_len,
+                 const WanTap* tap) const;
+
+ private:
+  int64_t dim_, text_dim_;
+  Linear linear_1_, linear_2_;
+};
+
+// Weight and bias called `name`.weight [out, in] and `name`.bias [out].
+Linear read_linear(WeightReader& reader, const std::string& name, int64_t out, int64_t in);
+
+}  // namespace lacuna

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/models/wan/dit.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "lacuna/core/error.h"
+
+namespace lacuna {
+namespace {
+
+const WanConfig& validated(const WanConfig& config) {
+  config.validate();
+  return config;
+}
+
+}  // namespace
+
+WanDit::WanDit(const WanConfig& config, WeightReader& reader)
+    : config_(validated(config)),
+      rope_(config.head_dim, config.rope_max_positions, config.rope_theta),
+      patch_weight_(reader.f32(
+          "patch_embedding.weight",
+          {config.dim(), config.in_channels, config.patch_t, config.patch_h, config.patch_w})),
+      patch_bias_(reader.f32("patch_embedding.bias", {config.dim()})),
+      head_table_(reader.f32("scale_shift_table", {1, 2, config.dim()})),
+      head_weight_(reader.f32("proj_out.weight", {config.patch_outputs(), config.dim()})),
+      head_bias_(reader.f32("proj_out.bias", {config.patch_outputs()})),
+      time_embedder_(config, reader),
+      text_embedder_(config, reader) {
+  blocks_.reserve(static_cast<size_t>(config.num_layers));
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    blocks_.emplace_back(config, layer, reader);
+  }
+  reader.finish("wan transformer");
+}
+
+std::vector<TimeEmbedding> WanDit::prepare_times(Context& ctx, std::span<const double> timesteps,
+                                                 const WanTap* tap) const {
+  return time_embedder_.prepare(ctx.backend, timesteps, tap);
+}
+
+PreparedText WanDit::prepare_text(Context& ctx, const TensorView& context, int64_t text_len,
+                                  const WanTap* tap) const {
+  const Tensor embedded = text_embedder_.forward(ctx, context, text_len, tap);
+  PreparedText text;
+  text.keys = embedded.view().shape[0];
+  const int64_t padding = text_len - context.shape[0];
+  if (padding > 0) {
+    text.bias = Tensor::zeros(DType::f32, {text.keys});
+    text.bias.as<float>()[text.keys - 1] =
+        static_cast<float>(std::log(static_cast<double>(padding)));
+  }
+  text.k.resize(blocks_.size());
+  text.v.resize(blocks_.size());
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    blocks_[i].prepare_text(ctx, embedded, text.k[i], text.v[i]);
+  }
+  return text;
+}
+
+VideoGrid WanDit::check_inputs(const Context& ctx, Engine& engine, const TensorView& x,
+                               std::span<const TokenTime> times, const PreparedText& text,
+                               const TensorView& out) const {
+  LACUNA_CHECK(ctx.compute == DType::f32 || ctx.compute == DType::bf16,
+               "wan: compute dtype {}, expected f32 or bf16", dtype_name(ctx.compute));
+  LACUNA_CHECK(&engine.backend() == &ctx.backend,
+               "wan: engine and context use different backends, expected the same");
+  LACUNA_CHECK(
+      x.rank == 4 && x.dtype == DType::f32 && x.contiguous() && x.shape[0] == config_.in_channels,
+      "wan: latent {}, expected [{}, frames, height, width] f32 contiguous", x.describe(),
+      config_.in_channels);
+  LACUNA_CHECK(out.rank == 4 && out.dtype == DType::f32 && out.contiguous() &&
+                   out.shape[0] == config_.out_channels && out.shape[1] == x.shape[1] &&
+                   out.shape[2] == x.shape[2] && out.shape[3] == x.shape[3],
+               "wan: output {}, expected [{}, {}, {}, {}] f32 contiguous", out.describe(),
+               config_.out_channels, x.shape[1], x.shape[2], x.shape[3]);
+  const VideoGrid grid = config_.grid(x.shape[1], x.shape[2], x.shape[3]);
+  LACUNA_CHECK(!times.empty() && static_cast<int64_t>(times.size()) <= kMaxTokenTimes,
+               "wan: {} timestep ranges, expected 1..{}", times.size(), kMaxTokenTimes);
+  int64_t begin = 0;
+  for (const TokenTime& range : times) {
+    LACUNA_CHECK(range.begin == begin && range.end > begin,
+                 "wan: timestep range {}..{}, expected a non-empty one from {}", range.begin,
+                 range.end, begin);
+    LACUNA_CHECK(range.time != nullptr && range.time->modulation.numel() == 6 * config_.dim(),
+                 "wan: time embedding of another model, expected width {}", config_.dim());
+    begin = range.end;
+  }
+  LACUNA_CHECK(begin == grid.tokens(), "wan: timesteps for {} tokens, expected {}", begin,
+               grid.tokens());
+  LACUNA_CHECK(text.k.size() == blocks_.size() && text.v.size() == blocks_.size() &&
+                   text.k[0].numel() == text.keys * config_.dim(),
+               "wan: text prepared for {} layers, expected {} layers of this model", text.k.size(),
+               blocks_.size());
+  LACUNA_CHECK(text.k[0].view().dtype == ctx.compute, "wan: text prepared in {}, expected {}",
+               dtype_name(text.k[0].view().dtype), dtype_name(ctx.compute));
+  return grid;
+}
+
+void WanDit::forward(Context& ctx, Engine& engine, const Site& site, const TensorView& x,
+                     const TimeEmbedding& time, const PreparedText& text, const TensorView& out,
+                     const WanTap* tap) const {
+  LACUNA_CHECK(x.rank == 4, "wan: latent {}, expected [channels, frames, height, width]",
+               x.describe());
+  const VideoGrid grid = config_.grid(x.shape[1], x.shape[2], x.shape[3]);
+  const TokenTime all{0, grid.tokens(), &time};
+  forward(ctx, engine, site, x, {&all, 1}, text, out, tap);
+}
+
+void WanDit::forward(Context& ctx, Engine& engine, const Site& site, const TensorView& x,
+                     std::span<const TokenTime> times, const PreparedText& text,
+                     const TensorView& out, const WanTap* tap) const {
+  const VideoGrid grid = check_inputs(ctx, engine, x, times, text, out);
+  WanPass pass{ctx,   engine, config_,
+               site,  grid,   rope_.tables(grid),
+               times, text,   WanActivations::take(ctx, config_, grid.tokens()),
+               tap};
+  pass.site.num_layers = static_cast<int>(config_.num_layers);
+  embed_patches(pass, x);
+  for (const WanBlock& block : blocks_) block.forward(pass);
+  head(pass, out);
+}
+
+void WanDit::embed_patches(WanPass& pass, const TensorView& x) const {
+  const int64_t inputs = config_.patch_inputs();
+  const TensorView rows = make_view(pass.act.patches.data, DType::f32, {pass.tokens(), inputs});
+  patchify(x, patch(), rows);
+  pass.ctx.backend.linear(rows, patch_weight_.view().reshape({config_.dim(), inputs}),
+                          patch_bias_.as<float>(), Epilogue::none, nullptr, pass.act.residual);
+  if (pass.tap != nullptr) (*pass.tap)("patch_embedding", pass.act.residual);
+}
+
+void WanDit::head(WanPass& pass, const TensorView& out) const {
+  const int64_t d = config_.dim();
+  const int64_t outputs = config_.patch_outputs();
+  const TensorView rows = make_view(pass.act.patches.data, DType::f32, {pass.tokens(), outputs});
+  float* shift = pass.act.modulation.as<float>();  // the blocks no longer need it
+  float* scale = shift + d;
+  const float* table = head_table_.as<float>();
+  for (const TokenTime& range : pass.times) {
+    const float* temb = range.time->temb.as<float>();
+    for (int64_t j = 0; j < d; ++j) {
+      shift[j] = table[j] + temb[j];
+      scale[j] = table[d + j] + temb[j];
+    }
+    for (int64_t begin = range.begin; begin < range.end; begin += pass.act.chunk_rows) {
+      const int64_t end = std::min(begin + pass.act.chunk_rows, range.end);
+      const TensorView normed = make_view(pass.act.hidden.data, DType::f32, {end - begin, d});
+      pass.ctx.backend.layer_norm(pass.act.residual.slice(begin, end), nullptr, nullptr, scale,
+                                  shift, config_.eps, normed);
+      pass.ctx.backend.linear(normed, head_weight_, head_bias_.as<float>(), Epilogue::none, nullptr,
+                              rows.slice(begin, end));
+    }
+  }
+  if (pass.tap != nullptr) (*pass.tap)("proj_out", rows);
+  unpatchify(rows, patch(), out);
+}
+
+}  // namespace lacuna

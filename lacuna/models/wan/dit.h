@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// The Wan 2.1 / 2.2 video diffusion transformer (text-to-video; TI2V through per-token timesteps).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "lacuna/core/site.h"
+#include "lacuna/core/tensor.h"
+#include "lacuna/engine/engine.h"
+#include "lacuna/models/context.h"
+#include "lacuna/models/wan/block.h"
+#include "lacuna/models/wan/conditioning.h"
+#include "lacuna/models/wan/patch.h"
+#include "lacuna/models/wan/rope.h"
+#include "lacuna/models/wan/wan_config.h"
+#include "lacuna/models/weights.h"
+
+namespace lacuna {
+
+class WanDit {
+ public:
+  // Asks the reader for diffusers names (see wan_rename). Matrices are views into the reader's
+  // source, which must outlive this object. Throws Error on a bad config and, once, listing every
+  // missing tensor.
+  WanDit(const WanConfig& config, WeightReader& reader);
+
+  const WanConfig& config() const { return config_; }
+
+  // context [valid rows, text_dim] f32 from the text encoder; rows up to text_len count as zero
+  // padding, which the network attends to (there is no text mask). Once per prompt.
+  PreparedText prepare_text(Context& ctx, const TensorView& context, int64_t text_len,
+                            const WanTap* tap = nullptr) const;
+  // Timesteps in 0..1000. Once per schedule.
+  std::vector<TimeEmbedding> prepare_times(Context& ctx, std::span<const double> timesteps,
+                                           const WanTap* tap = nullptr) const;
+
+  // Velocity (noise - data) of latent x.
+  //   x   [in_channels, frames, height, width] f32 contiguous
+  //   out [out_channels, frames, height, width] f32 contiguous
+  // `site` gives step, sigma, branch and expert; layer and num_layers are filled in here. The
+  // engine's backend must be ctx.backend. Scratch comes from ctx.workspace: activation_bytes().
+  void forward(Context& ctx, Engine& engine, const Site& site, const TensorView& x,
+               const TimeEmbedding& time, const PreparedText& text, const TensorView& out,
+               const WanTap* tap = nullptr) const;
+  // The same with a timestep per range of tokens: ranges are non-empty, ascending and cover all
+  // tokens of the grid; at most kMaxTokenTimes.
+  void forward(Context& ctx, Engine& engine, const Site& site, const TensorView& x,
+               std::span<const TokenTime> times, const PreparedText& text, const TensorView& out,
+               const WanTap* tap = nullptr) const;
+
+ private:
+  VideoGrid check_inputs(const Context& ctx, Engine& engine, const TensorView& x,
+                         std::span<const TokenTime> times, const PreparedText& text,
+                         const TensorView& out) const;
+  void embed_patches(WanPass& pass, const TensorView& x) const;
+  void head(WanPass& pass, const TensorView& out) const;
+  PatchSize patch() const { return {config_.patch_t, config_.patch_h, config_.patch_w}; }
+
+  WanConfig config_;
+  WanRope rope_;
+  // Patch embedding and head stay f32 in every mode (models.md 2.5): they are tiny.
+  Tensor patch_weight_, patch_bias_;  // [d, patch inputs], [d]
+  Tensor head_table_;                 // [2, d]: shift, scale
+  Tensor head_weight_, head_bias_;    // [patch outputs, d], [patch outputs]
+  TimeEmbedder time_embedder_;
+  TextEmbedder text_embedder_;
+  std::vector<WanBlock> blocks_;
+};
+
+}  // namespace lacuna

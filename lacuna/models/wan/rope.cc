@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/models/wan/rope.h"
+
+#include <cmath>
+
+#include "lacuna/core/error.h"
+
+namespace lacuna {
+
+WanRope::WanRope(int64_t head_dim, int64_t max_positions, double theta)
+    : max_positions_(max_positions) {
+  LACUNA_CHECK(head_dim >= 8 && head_dim % 2 == 0,
+               "wan rope: head_dim {}, expected an even number of at least 8", head_dim);
+  LACUNA_CHECK(max_positions >= 1, "wan rope: {} positions, expected at least 1", max_positions);
+  const int64_t side = 2 * (head_dim / 6);
+  frames_ = make_axis(head_dim - 2 * side, max_positions, theta);
+  height_ = make_axis(side, max_positions, theta);
+  width_ = height_;
+}
+
+WanRope::Axis WanRope::make_axis(int64_t channels, int64_t max_positions, double theta) {
+  Axis axis;
+  axis.pairs = static_cast<int32_t>(channels / 2);
+  axis.cos.reserve(static_cast<size_t>(max_positions * axis.pairs));
+  axis.sin.reserve(static_cast<size_t>(max_positions * axis.pairs));
+  for (int64_t position = 0; position < max_positions; ++position) {
+    for (int32_t k = 0; k < axis.pairs; ++k) {
+      const double exponent = -2.0 * k / static_cast<double>(channels);
+      const double angle = static_cast<double>(position) * std::pow(theta, exponent);
+      axis.cos.push_back(static_cast<float>(std::cos(angle)));
+      axis.sin.push_back(static_cast<float>(std::sin(angle)));
+    }
+  }
+  return axis;
+}
+
+RopeTables WanRope::tables(const VideoGrid& grid) const {
+  LACUNA_CHECK(grid.frames <= max_positions_ && grid.height <= max_positions_ &&
+                   grid.width <= max_positions_,
+               "wan rope: grid {} x {} x {}, expected at most {} on every axis", grid.frames,
+               grid.height, grid.width, max_positions_);
+  RopeTables tables;
+  tables.frames = grid.frames;
+  tables.height = grid.height;
+  tables.width = grid.width;
+  tables.pairs_frames = frames_.pairs;
+  tables.pairs_height = height_.pairs;
+  tables.pairs_width = width_.pairs;
+  tables.cos_frames = frames_.cos.data();
+  tables.sin_frames = frames_.sin.data();
+  tables.cos_height = height_.cos.data();
+  tables.sin_height = height_.sin.data();
+  tables.cos_width = width_.cos.data();
+  tables.sin_width = width_.sin.data();
+  return tables;
+}
+
+}  // namespace lacuna

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/models/wan/wan_config.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+#include "lacuna/core/error.h"
+
+namespace lacuna {
+namespace {
+
+constexpr std::array<std::string_view, 5> kPresets = {"wan2.1-1.3b", "wan2.1-14b", "wan2.2-a14b",
+                                                      "wan2.2-ti2v-5b", "tiny"};
+
+void check_range(std::string_view field, int64_t value, int64_t min, int64_t max) {
+  LACUNA_CHECK(value >= min && value <= max, "wan config: {} {}, expected {}..{}", field, value,
+               min, max);
+}
+
+}  // namespace
+
+void WanConfig::validate() const {
+  check_range("num_layers", num_layers, 1, 256);
+  check_range("num_attention_heads", num_heads, 1, 256);
+  check_range("attention_head_dim", head_dim, 8, 512);
+  LACUNA_CHECK(head_dim % 2 == 0, "wan config: attention_head_dim {}, expected an even number",
+               head_dim);
+  check_range("dim", dim(), 8, 65536);
+  check_range("in_channels", in_channels, 1, 1024);
+  check_range("out_channels", out_channels, 1, 1024);
+  check_range("ffn_dim", ffn_dim, 1, 1 << 18);
+  check_range("text_dim", text_dim, 1, 65536);
+  check_range("text_len", text_len, 1, 65536);
+  check_range("freq_dim", freq_dim, 2, 8192);
+  LACUNA_CHECK(freq_dim % 2 == 0, "wan config: freq_dim {}, expected an even number", freq_dim);
+  check_range("patch_size[0]", patch_t, 1, 16);
+  check_range("patch_size[1]", patch_h, 1, 16);
+  check_range("patch_size[2]", patch_w, 1, 16);
+  check_range("rope_max_seq_len", rope_max_positions, 1, 1024 * 16);
+  LACUNA_CHECK(rope_theta >= 1.0 && rope_theta <= 1e9, "wan config: rope theta {}, expected 1..1e9",
+               rope_theta);
+  LACUNA_CHECK(eps > 0.0f && eps <= 0.1f, "wan config: eps {}, expected above 0, at most 0.1", eps);
+  // Without it upstream feeds the raw residual into cross-attention; no released model does.
+  LACUNA_CHECK(cross_attn_norm, "wan config: cross_attn_norm false, expected true");
+}
+
+VideoGrid WanConfig::grid(int64_t frames, int64_t height, int64_t width) const {
+  const auto axis = [&](std::string_view name, int64_t size, int64_t patch) {
+    LACUNA_CHECK(size > 0 && size % patch == 0,
+                 "wan: latent {} {}, expected a positive multiple of the patch size {}", name, size,
+                 patch);
+    const int64_t positions = size / patch;
+    LACUNA_CHECK(positions <= rope_max_positions,
+                 "wan: {} positions along the {}, expected at most {} (rope_max_seq_len)",
+                 positions, name, rope_max_positions);
+    return positions;
+  };
+  VideoGrid grid;
+  grid.frames = axis("frames", frames, patch_t);
+  grid.height = axis("height", height, patch_h);
+  grid.width = axis("width", width, patch_w);
+  LACUNA_CHECK(grid.tokens() <= int64_t{1} << 30, "wan: {} tokens, expected at most 2^30",
+               grid.tokens());
+  return grid;
+}
+
+int64_t WanConfig::num_parameters() const {
+  const int64_t d = dim();
+  const auto linear = [](int64_t in, int64_t out) { return in * out + out; };
+  const int64_t globals = linear(patch_inputs(), d) + linear(freq_dim, d) + linear(d, d) +
+                          linear(d, 6 * d) + linear(text_dim, d) + linear(d, d) + 2 * d +
+                          linear(d, patch_outputs());
+  // 8 square matrices, 4 q/k norms, norm2 weight and bias, 6 modulation rows.
+  const int64_t block =
+      8 * linear(d, d) + 4 * d + 2 * d + 6 * d + linear(d, ffn_dim) + linear(ffn_dim, d);
+  return globals + num_layers * block;
+}
+
+int64_t WanConfig::num_tensors() const {
+  return 15 + 27 * num_layers;
+}
+
+WanFlops WanConfig::flops(int64_t tokens, int64_t text_tokens) const {
+  const double n = static_cast<double>(tokens);
+  const double d = static_cast<double>(dim());
+  const double f = static_cast<double>(ffn_dim);
+  const double layers = static_cast<double>(num_layers);
+  const double text = static_cast<double>(text_tokens);
+  WanFlops flops;
+  flops.self_attention = 4.0 * n * n * d * layers;
+  flops.cross_attention = 4.0 * n * text * d * layers;
+  flops.gemm = 2.0 * n * layers * (6.0 * d * d + 2.0 * d * f) + 2.0 * text * layers * 2.0 * d * d;
+  return flops;
+}
+
+std::span<const std::string_view> wan_preset_names() {
+  return kPresets;
+}
+
+WanConfig wan_preset(std::string_view name) {
+  WanConfig config;
+  if (name == "wan2.1-1.3b") {
+    config.num_layers = 30;
+    config.num_heads = 12;
+    config.ffn_dim = 8960;
+  } else if (name == "wan2.1-14b" || name == "wan2.2-a14b") {
+    config.num_layers = 40;
+    config.num_heads = 40;
+    config.ffn_dim = 13824;
+  } else if (name == "wan2.2-ti2v-5b") {
+    config.num_layers = 30;
+    config.num_heads = 24;
+    config.ffn_dim = 14336;
+    config.in_channels = config.out_channels = 48;
+  } else if (name == "tiny") {
+    config.num_layers = 4;
+    config.num_heads = 4;
+    config.head_dim = 64;
+    config.ffn_dim = 1024;
+    config.text_dim = 128;
+  } else {
+    fail("wan: preset `{}`, expected one of {}", name, fmt::join(kPresets, ", "));
+  }
+  config.validate();
+  return config;
+}
+
+int64_t wan_chunk_rows(int64_t tokens) {
+  constexpr int64_t kMaxRows = 2048;
+  const int64_t chunks = (tokens + kMaxRows - 1) / kMaxRows;
+  return chunks <= 1 ? tokens : (tokens + chunks - 1) / chunks;
+}
+
+int64_t activation_bytes(const WanConfig& config, int64_t tokens, DType compute) {
+  const int64_t d = config.dim();
+  const int64_t element = storage_bytes(compute, 1);
+  const int64_t rows = wan_chunk_rows(tokens);
+  return tokens * d * (4 + 4 * element) +
+         4 * tokens * std::max(config.patch_inputs(), config.patch_outputs()) +
+         std::max(rows * config.ffn_dim * element, 4 * rows * d) + 4 * kMaxTokenTimes * 6 * d;
+}
+
+}  // namespace lacuna

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sizes of a Wan diffusion transformer, where they come from, and what they cost.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "lacuna/core/tensor.h"
+#include "lacuna/core/video_grid.h"
+#include "lacuna/models/weights.h"
+
+namespace lacuna {
+
+// Multiply-adds counted as two operations, for one forward (one of cond / uncond).
+struct WanFlops {
+  double self_attention = 0.0;   // 4 N^2 d L
+  double cross_attention = 0.0;  // 4 N text d L
+  double gemm = 0.0;             // 2 N L (6 d^2 + 2 d f) + text keys and values
+  double total() const { return self_attention + cross_attention + gemm; }
+};
+
+struct WanConfig {
+  int64_t num_layers = 0;
+  int64_t num_heads = 0;
+  int64_t head_dim = 128;
+  int64_t in_channels = 16;
+  int64_t out_channels = 16;
+  int64_t ffn_dim = 0;
+  int64_t text_dim = 4096;
+  int64_t text_len = 512;  // context rows the model was trained with, padding included
+  int64_t freq_dim = 256;
+  int64_t patch_t = 1, patch_h = 2, patch_w = 2;
+  int64_t rope_max_positions = 1024;  // per grid axis
+  double rope_theta = 10000.0;
+  float eps = 1e-6f;
+  bool cross_attn_norm = true;
+
+  int64_t dim() const { return num_heads * head_dim; }
+  int64_t patch_volume() const { return patch_t * patch_h * patch_w; }
+  int64_t patch_inputs() const { return in_channels * patch_volume(); }
+  int64_t patch_outputs() const { return out_channels * patch_volume(); }
+
+  // Throws Error naming field, value and allowed range. A valid config cannot overflow int64 in any
+  // product of its sizes with up to 2^30 tokens.
+  void validate() const;
+  // Token grid of a latent [in_channels, frames, height, width]; throws Error unless the patch
+  // divides it and every axis fits rope_max_positions.
+  VideoGrid grid(int64_t frames, int64_t height, int64_t width) const;
+
+  int64_t num_parameters() const;
+  int64_t num_tensors() const;
+  // text_tokens: keys of cross-attention that are really computed.
+  WanFlops flops(int64_t tokens, int64_t text_tokens) const;
+};
+
+// "wan2.1-1.3b", "wan2.1-14b", "wan2.2-a14b" (each of its two experts), "wan2.2-ti2v-5b", and
+// "tiny", which exists for demonstrations with made-up weights. Throws Error listing the names.
+WanConfig wan_preset(std::string_view name);
+std::span<const std::string_view> wan_preset_names();
+
+// From the text of a config.json, diffusers (`num_attention_heads`, ...) or original (`dim`, ...).
+// The text is hostile: `who` (a file name) starts every message. Refuses by name what this
+// port does not compute: image conditioning, VACE, control adapters, local windows, other q/k
+// norms.
+WanConfig wan_config_from_json(std::string_view json, std::string_view who);
+
+// From tensor shapes alone, for single-file checkpoints without config.json. Shapes do not tell the
+// number of heads: every released model has head_dim 128, so d must be a multiple of it.
+// `rename` maps diffusers names to names in the source (names.h).
+WanConfig infer_wan_config(const WeightSource& source,
+                           const std::function<std::string(std::string_view)>& rename);
+
+// Throws Error naming the first tensor that means the checkpoint is not a plain Wan text-to-video
+// network: image keys, VSA gates, VACE, LoRA deltas, scaled fp8. Sources without a name list pass.
+void refuse_unsupported_wan_tensors(const WeightSource& source);
+
+// Bytes of scratch that one forward takes from Context::workspace:
+//   N d (4 + 4 e) + 4 N max(patch inputs, patch outputs) + max(r f e, 4 r d) + modulation
+// with e bytes per element of `compute` and r = wan_chunk_rows(N). Weights that are stored in
+// another dtype than `compute` need two more matrices of scratch.
+int64_t activation_bytes(const WanConfig& config, int64_t tokens, DType compute);
+
+// Rows in which the feed-forward and the head are processed: at most 2048, evenly cut.
+int64_t wan_chunk_rows(int64_t tokens);
+
+// Distinct timesteps that one forward may mix (TI2V: first frame, others).
+inline constexpr int64_t kMaxTokenTimes = 16;
+
+}  // namespace lacuna
