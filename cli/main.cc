@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <cstdio>
+#include <exception>
+#include <new>
+
+#include "cli/command.h"
+#include "lacuna/core/error.h"
+
+namespace {
+
+constexpr char kDescription[] =
+    "Lacuna: video diffusion with training-free sparse attention.\n"
+    "Generates video from Wan checkpoints, dense or sparse, and shows what that cost and saved.";
+
+int run(int argc, char** argv) {
+  CLI::App app(kDescription, "lacuna");
+  app.set_version_flag("--version", "lacuna " LACUNA_VERSION);
+  app.require_subcommand(1);
+  app.get_formatter()->column_width(34);
+  lacuna::cli::add_generate(app);
+  lacuna::cli::add_decode(app);
+  lacuna::cli::add_info(app);
+  lacuna::cli::add_methods(app);
+  lacuna::cli::add_bench(app);
+  lacuna::cli::add_verify(app);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    const bool is_help = error.get_exit_code() == 0;
+    if (is_help) return app.exit(error);
+    std::fprintf(stderr, "lacuna: %s (see lacuna --help)\n", error.what());
+    return 2;
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const lacuna::cli::Interrupted& interrupted) {
+    std::fprintf(stderr, "%s\n", interrupted.message.c_str());
+    return lacuna::cli::kExitInterrupted;
+  } catch (const lacuna::cli::UsageError& error) {
+    std::fprintf(stderr, "lacuna: %s\n", error.what());
+    return 2;
+  } catch (const std::bad_alloc&) {
+    std::fprintf(stderr,
+                 "lacuna: out of memory; try fewer frames, a smaller size or --dtype bf16\n");
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "lacuna: %s\n", error.what());
+  }
+  return 1;
+}

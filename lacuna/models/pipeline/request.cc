@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/models/pipeline/request.h"
+
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "lacuna/core/error.h"
+
+namespace lacuna {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr std::string_view kConventions[] = {"diffusers", "wan", "flow_matching"};
+
+SigmaConvention parse_convention(const std::string& name) {
+  for (int i = 0; i < 3; ++i)
+    if (name == kConventions[i]) return static_cast<SigmaConvention>(i);
+  fail("request: sigma_convention {}, expected diffusers, wan or flow_matching", name);
+}
+
+// Reads or writes every field with one list, so that the two cannot drift apart.
+template <typename Visit>
+void visit_fields(Request& r, Visit visit) {
+  visit("model", r.model);
+  visit("prompt", r.prompt);
+  visit("negative_prompt", r.negative_prompt);
+  visit("width", r.width);
+  visit("height", r.height);
+  visit("frames", r.frames);
+  visit("fps", r.fps);
+  visit("steps", r.sampler.num_steps);
+  visit("shift", r.sampler.shift);
+  visit("timesteps", r.sampler.timesteps);
+  visit("warp_timesteps", r.sampler.warp_timesteps);
+  visit("guidance", r.guidance);
+  visit("guidance_low", r.guidance_low);
+  visit("boundary", r.boundary);
+  visit("seed", r.seed);
+  visit("dtype", r.dtype);
+  visit("attention", r.attention);
+  visit("skip", r.skip);
+  visit("profile", r.profile);
+  visit("profile_hash", r.profile_hash);
+  visit("dense_steps", r.dense_steps);
+  visit("dense_layers", r.dense_layers);
+  visit("min_tokens", r.min_tokens);
+}
+
+}  // namespace
+
+std::string Request::to_json() const {
+  Json json;
+  Request copy = *this;
+  visit_fields(copy, [&](const char* key, const auto& value) { json[key] = value; });
+  json["sampler"] = sampler_name(sampler.kind);
+  json["sigma_convention"] = kConventions[static_cast<int>(sampler.convention)];
+  // A prompt is a stranger's bytes; invalid UTF-8 is replaced instead of thrown at.
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+Request Request::from_json(const std::string& text) {
+  Request r;
+  try {
+    const Json json = Json::parse(text);
+    LACUNA_CHECK(json.is_object(), "request: not a JSON object");
+    std::set<std::string> known{"sampler", "sigma_convention"};
+    visit_fields(r, [&](const char* key, auto& value) {
+      known.insert(key);
+      json.at(key).get_to(value);
+    });
+    r.sampler.kind = parse_sampler(json.at("sampler").get<std::string>());
+    r.sampler.convention = parse_convention(json.at("sigma_convention").get<std::string>());
+    r.sampler.seed = r.seed;
+    for (const auto& [key, value] : json.items())
+      LACUNA_CHECK(known.contains(key), "request: unknown key {}", key);
+  } catch (const Json::exception& error) {
+    fail("request: {}", error.what());
+  }
+  return r;
+}
+
+}  // namespace lacuna

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// What one generation is made from: everything that decides the video, and nothing else.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "lacuna/engine/policy.h"
+#include "lacuna/models/scheduler/sampler.h"
+
+namespace lacuna {
+
+struct Request {
+  std::string model;  // name and fingerprint of the checkpoint, checked on resume
+  std::string prompt;
+  std::string negative_prompt;
+  int width = 832, height = 480;  // pixels
+  int frames = 81;
+  int fps = 16;
+  SamplerConfig sampler;
+  double guidance = 5.0;  // classifier-free guidance; 1 = off. High-noise expert if there are two
+  double guidance_low = 5.0;  // low-noise expert
+  double boundary = 0.0;      // two experts: timesteps >= 1000 * boundary use the high-noise one
+  uint64_t seed = 0;
+  std::string dtype = "bf16";  // of activations: f32 or bf16
+  // Attention policy, in the words of the command line.
+  std::string attention = "dense";
+  std::string skip = "none";
+  std::string profile;  // file name; its content hash goes into `profile_hash`
+  std::string dense_steps, dense_layers;
+  int64_t min_tokens = 0;
+  uint64_t profile_hash = 0;
+
+  bool guided() const { return guidance != 1.0 || guidance_low != 1.0; }
+  // One JSON object, keys in a fixed order: travels in latents files and video metadata.
+  std::string to_json() const;
+  // Throws Error on malformed text or wrong types; unknown keys are refused by name.
+  static Request from_json(const std::string& text);
+};
+
+// Steps, shift, guidance and the like that the authors of a family recommend (models.md 6).
+struct FamilyDefaults {
+  int width, height, frames, fps, steps;
+  double shift, guidance, guidance_low, boundary;
+  std::string license;
+};
+
+}  // namespace lacuna
