@@ -16,7 +16,8 @@ double splitmix_uniform(uint64_t hash, uint64_t i) {
   z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
   z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
   z ^= z >> 31;
-  return 2.0 * (static_cast<double>(z >> 40) / 16777216.0) - 1.0;
+  // 24 bits fit int32, whose conversion needs no sign branch.
+  return static_cast<double>(static_cast<int32_t>(z >> 40)) * (2.0 / 16777216.0) - 1.0;
 }
 
 // Box-Muller on 16 uniforms, as torch's CPU generator pairs them: j with j + 8.

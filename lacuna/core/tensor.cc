@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lacuna/core/tensor.h"
 
+#include <sys/mman.h>
+
 #include <cstdlib>
 #include <cstring>
 
@@ -119,11 +121,15 @@ void Tensor::Free::operator()(void* p) const {
 
 Tensor::Tensor(DType dtype, std::span<const int64_t> shape) {
   const int64_t bytes = storage_bytes(dtype, checked_numel(shape));
-  constexpr int64_t kAlign = 64;
-  LACUNA_CHECK(bytes <= INT64_MAX - kAlign, "tensor: {} bytes, too large", bytes);
-  const size_t size = static_cast<size_t>((bytes + kAlign) / kAlign * kAlign);
-  void* p = std::aligned_alloc(kAlign, size);
+  // Large tensors take huge pages: first touch costs half as much and GEMMs miss the TLB less.
+  constexpr int64_t kHugePage = int64_t{1} << 21;
+  const bool huge = bytes >= 2 * kHugePage;
+  const int64_t align = huge ? kHugePage : 64;
+  LACUNA_CHECK(bytes <= INT64_MAX - align, "tensor: {} bytes, too large", bytes);
+  const size_t size = static_cast<size_t>((bytes + align) / align * align);
+  void* p = std::aligned_alloc(static_cast<size_t>(align), size);
   LACUNA_CHECK(p != nullptr, "memory: could not allocate {:.1f} MiB", bytes / 1048576.0);
+  if (huge) madvise(p, size, MADV_HUGEPAGE);  // advice: a refusal changes nothing
   memory_.reset(p);
   view_ = make_view(p, dtype, shape);
 }
