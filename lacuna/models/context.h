@@ -2,20 +2,33 @@
 // What every forward pass needs besides its weights.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <string_view>
 
 #include "lacuna/backend/backend.h"
+#include "lacuna/core/error.h"
 #include "lacuna/core/tensor.h"
 #include "lacuna/core/workspace.h"
 
 namespace lacuna {
 
+// Thrown out of a forward pass when Context::cancel is set.
+class Cancelled : public Error {
+ public:
+  Cancelled() : Error("cancelled") {}
+};
+
 struct Context {
   Backend& backend;
   DType compute = DType::f32;  // f32 or bf16: dtype of activations entering linears and attention
   Workspace workspace;
+  const std::atomic<bool>* cancel = nullptr;  // looked at between layers; null = never cancelled
 
+  // Throws Cancelled if asked to stop.
+  void check_cancel() const {
+    if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) throw Cancelled();
+  }
   // The matrix in the compute dtype: `stored` itself when it already is, else widened or rounded
   // into a scratch buffer named `slot` that the next call with the same slot overwrites. So memory
   // never exceeds the stored weights plus one matrix.

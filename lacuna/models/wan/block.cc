@@ -80,6 +80,7 @@ void WanBlock::prepare_text(Context& ctx, const TensorView& embedded, Tensor& k,
 }
 
 void WanBlock::forward(WanPass& pass) const {
+  pass.ctx.check_cancel();
   pass.site.layer = static_cast<int>(layer_);
   modulate(pass);
   self_attention(pass);

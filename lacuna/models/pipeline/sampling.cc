@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/models/pipeline/sampling.h"
+
+#include <charconv>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <optional>
+
+#include "lacuna/core/error.h"
+#include "lacuna/core/rng.h"
+#include "lacuna/core/safetensors.h"
+
+namespace lacuna {
+namespace {
+
+std::span<float> values(const TensorView& t) {
+  return {t.as<float>(), static_cast<size_t>(t.numel())};
+}
+
+Tensor copy_of(std::span<const float> source) {
+  Tensor t(DType::f32, {static_cast<int64_t>(source.size())});
+  std::memcpy(t.as<float>(), source.data(), source.size_bytes());
+  return t;
+}
+
+// What one expert needs for a whole schedule; rebuilt when the expert changes.
+struct ExpertState {
+  int expert = -1;
+  const WanDit* network = nullptr;
+  std::vector<TimeEmbedding> times;  // per step
+  PreparedText positive;
+  std::optional<PreparedText> negative;
+};
+
+ExpertState prepare_expert(Context& ctx, const SamplingInputs& inputs, const Sampler& sampler,
+                           int expert) {
+  ExpertState state;
+  state.expert = expert;
+  state.network = &inputs.transformer(expert);
+  const std::vector<double> timesteps(sampler.timesteps().begin(), sampler.timesteps().end());
+  state.times = state.network->prepare_times(ctx, timesteps);
+  state.positive = state.network->prepare_text(ctx, inputs.prompts.positive, inputs.text_len);
+  if (!inputs.prompts.negative.empty()) {
+    state.negative = state.network->prepare_text(ctx, inputs.prompts.negative, inputs.text_len);
+  }
+  return state;
+}
+
+void snapshot(const Sampler& sampler, const TensorView& x, int next_step, SamplingState& state) {
+  std::memcpy(state.latents.as<float>(), x.data, static_cast<size_t>(x.numel()) * sizeof(float));
+  state.next_step = next_step;
+  state.sampler.clear();
+  for (const Sampler::NamedState& s : sampler.state()) {
+    state.sampler.emplace_back(s.name, copy_of(s.values));
+  }
+}
+
+std::unique_ptr<Sampler> restored_sampler(const Request& request, const SamplingState& state) {
+  SamplerConfig config = request.sampler;
+  config.seed = request.seed;
+  auto sampler = make_sampler(config);
+  std::vector<Sampler::NamedState> named;
+  for (const auto& [name, tensor] : state.sampler) {
+    LACUNA_CHECK(tensor.numel() == state.latents.numel(),
+                 "latents file: sampler state {} of {} values, expected {}", name, tensor.numel(),
+                 state.latents.numel());
+    named.push_back({name, values(tensor)});
+  }
+  sampler->set_state(state.next_step, named);
+  return sampler;
+}
+
+}  // namespace
+
+Tensor initial_noise(uint64_t seed, int64_t channels, int64_t frames, int64_t height,
+                     int64_t width) {
+  Tensor noise(DType::f32, {channels, frames, height, width});
+  torch_randn(seed, values(noise));
+  return noise;
+}
+
+void sample(Context& ctx, Engine& engine, const SamplingInputs& inputs, SamplingState& state,
+            const std::function<void(const StepReport&)>& on_step) {
+  using Clock = std::chrono::steady_clock;
+  const Request& request = inputs.request;
+  const auto sampler = restored_sampler(request, state);
+  const int64_t n = state.latents.numel();
+  const auto& shape = state.latents.view().shape;
+  const Tensor x(DType::f32, {shape[0], shape[1], shape[2], shape[3]});
+  const Tensor velocity(DType::f32, {shape[0], shape[1], shape[2], shape[3]});
+  const Tensor unguided(DType::f32, {shape[0], shape[1], shape[2], shape[3]});
+  std::memcpy(x.as<float>(), state.latents.as<float>(), static_cast<size_t>(n) * sizeof(float));
+
+  ExpertState expert;
+  for (int step = state.next_step; step < sampler->num_steps(); ++step) {
+    const auto start = Clock::now();
+    const bool low = inputs.num_experts == 2 && sampler->timestep(step) < 1000.0 * request.boundary;
+    if (expert.expert != static_cast<int>(low)) {
+      expert = {};  // the old embeddings go before the other network comes
+      expert = prepare_expert(ctx, inputs, *sampler, low ? 1 : 0);
+    }
+    Site site;
+    site.step = step;
+    site.num_steps = sampler->num_steps();
+    site.sigma = sampler->sigma(step);
+    site.expert = expert.expert;
+    const double guidance = low ? request.guidance_low : request.guidance;
+    expert.network->forward(ctx, engine, site, x, expert.times[step], expert.positive, velocity);
+    if (guidance != 1.0 && expert.negative) {
+      site.branch = Branch::uncond;
+      expert.network->forward(ctx, engine, site, x, expert.times[step], *expert.negative, unguided);
+      const float g = static_cast<float>(guidance);
+      float* v = velocity.as<float>();
+      const float* u = unguided.as<float>();
+      for (int64_t i = 0; i < n; ++i) v[i] = u[i] + g * (v[i] - u[i]);
+    }
+    sampler->step(step, values(velocity), values(x));
+    for (float value : values(x)) {
+      LACUNA_CHECK(std::isfinite(value),
+                   "sampling: not a finite number after step {}; try --dtype f32 or a lower shift",
+                   step);
+    }
+    snapshot(*sampler, x, step + 1, state);
+    if (on_step) {
+      on_step({step, sampler->num_steps(),
+               std::chrono::duration<double>(Clock::now() - start).count(),
+               engine.trace().qk_density(step), engine.trace().pv_density(step)});
+    }
+  }
+}
+
+namespace {
+
+constexpr std::string_view kFormatKey = "lacuna.format";
+constexpr std::string_view kFormat = "latents-1";
+
+const std::string& metadata_value(const SafetensorsFile& file, std::string_view key) {
+  const auto found = file.metadata().find(key);
+  LACUNA_CHECK(found != file.metadata().end(),
+               "latents file: {} has no {}, expected one written by lacuna generate",
+               file.path().string(), key);
+  return found->second;
+}
+
+Tensor owned_f32(const SafetensorsFile& file, const std::string& name, int rank) {
+  const TensorView& view = file.at(name);
+  LACUNA_CHECK(view.dtype == DType::f32 && view.rank == rank && view.numel() > 0,
+               "latents file: {} {} is {}, expected rank {} f32", file.path().string(), name,
+               view.describe(), rank);
+  Tensor t(DType::f32, std::span<const int64_t>(view.shape.data(), static_cast<size_t>(rank)));
+  std::memcpy(t.view().data, view.data, static_cast<size_t>(view.numel()) * sizeof(float));
+  return t;
+}
+
+}  // namespace
+
+void save_state(const std::filesystem::path& path, const Request& request,
+                const SamplingState& state) {
+  std::vector<std::pair<std::string, TensorView>> tensors{{"latents", state.latents}};
+  for (const auto& [name, tensor] : state.sampler) tensors.emplace_back("sampler." + name, tensor);
+  write_safetensors(path, tensors,
+                    {{std::string(kFormatKey), std::string(kFormat)},
+                     {"request", request.to_json()},
+                     {"next_step", std::to_string(state.next_step)}});
+}
+
+LoadedState load_state(const std::filesystem::path& path) {
+  const SafetensorsFile file(path);
+  const std::string& format = metadata_value(file, kFormatKey);
+  LACUNA_CHECK(format == kFormat, "latents file: {} has format {}, expected {}", path.string(),
+               format, kFormat);
+  LoadedState loaded;
+  loaded.request = Request::from_json(metadata_value(file, "request"));
+  const std::string& next = metadata_value(file, "next_step");
+  const auto [end, error] =
+      std::from_chars(next.data(), next.data() + next.size(), loaded.state.next_step);
+  LACUNA_CHECK(error == std::errc() && end == next.data() + next.size() &&
+                   loaded.state.next_step >= 0 &&
+                   loaded.state.next_step <= loaded.request.sampler.num_steps,
+               "latents file: {} stopped at step {} of {}", path.string(), next,
+               loaded.request.sampler.num_steps);
+  loaded.state.latents = owned_f32(file, "latents", 4);
+  constexpr std::string_view kPrefix = "sampler.";
+  for (const auto& [name, view] : file.tensors()) {
+    if (!name.starts_with(kPrefix)) continue;
+    loaded.state.sampler.emplace_back(name.substr(kPrefix.size()), owned_f32(file, name, 1));
+  }
+  return loaded;
+}
+
+}  // namespace lacuna

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// The denoising loop, and its state on disk.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "lacuna/core/tensor.h"
+#include "lacuna/engine/engine.h"
+#include "lacuna/models/context.h"
+#include "lacuna/models/pipeline/request.h"
+#include "lacuna/models/scheduler/sampler.h"
+#include "lacuna/models/wan/dit.h"
+
+namespace lacuna {
+
+// Everything a run needs to go on from `next_step` bit for bit.
+struct SamplingState {
+  Tensor latents;  // [channels, frames, height, width] f32
+  int next_step = 0;
+  std::vector<std::pair<std::string, Tensor>> sampler;  // Sampler::state()
+};
+
+struct StepReport {
+  int step, num_steps;
+  double seconds;
+  double qk_density, pv_density;  // means over the step's attention calls
+};
+
+// The prompts as the text encoder left them: [valid rows, text_dim] f32.
+struct PromptEmbeddings {
+  Tensor positive;
+  Tensor negative;  // empty without guidance
+};
+
+struct SamplingInputs {
+  // The network of an expert (0 = only or high-noise); may load it and drop the other.
+  std::function<const WanDit&(int expert)> transformer;
+  int num_experts = 1;
+  const Request& request;
+  const PromptEmbeddings& prompts;
+  int64_t text_len;  // context rows including padding
+};
+
+// Standard normals [channels, frames, height, width] as torch draws them on the CPU for this seed.
+Tensor initial_noise(uint64_t seed, int64_t channels, int64_t frames, int64_t height,
+                     int64_t width);
+
+// Runs steps state.next_step .. num_steps - 1. After each step `state` is complete and on_step is
+// called. Throws Cancelled out of a step that ctx.cancel stopped; `state` is then that of the last
+// finished step.
+void sample(Context& ctx, Engine& engine, const SamplingInputs& inputs, SamplingState& state,
+            const std::function<void(const StepReport&)>& on_step);
+
+// Latents file: safetensors with `latents`, `sampler.*`, and the request as metadata; written
+// atomically. It is all that `decode` and `--resume` need.
+void save_state(const std::filesystem::path& path, const Request& request,
+                const SamplingState& state);
+struct LoadedState {
+  Request request;
+  SamplingState state;
+};
+// Throws Error when the file is not such a file or is inconsistent.
+LoadedState load_state(const std::filesystem::path& path);
+
+}  // namespace lacuna
