@@ -20,8 +20,14 @@ class Engine {
   Engine(Backend& backend, Policy policy);
   ~Engine();
 
-  // Self-attention of one site: q, k, v, out [num_heads, seq_len, head_dim] f32|bf16, strided,
-  // channels contiguous, raster token order; seq_len = grid.tokens() + text_tokens.
+  // Self-attention of one site, with sm_scale = 1 / sqrt(head_dim): q, k, v, out [num_heads,
+  // seq_len, head_dim] f32|bf16 of one dtype, strided, channels contiguous, raster token order;
+  // seq_len = grid.tokens() + text_tokens. out overlaps no input.
+  //
+  // Adds one entry to trace(). Masks are remembered per (layer, branch, expert) and forgotten when
+  // the rule, the shape or the head count changes or the step goes back. Throws Error before
+  // anything runs when the backend cannot do what any rule of the policy asks; nothing falls back
+  // silently.
   void attend(const Site& site, const VideoGrid& grid, int64_t text_tokens, const TensorView& q,
               const TensorView& k, const TensorView& v, const TensorView& out);
 

@@ -3,7 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
+#include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -21,17 +24,23 @@ enum class RefreshKind : uint8_t {
   never,     // select once, at the first sparse step
 };
 
+// When a head's mask is selected again; a head without a mask is always selected. See refresh.h.
 struct Refresh {
   RefreshKind kind = RefreshKind::every_step;
   std::vector<int> steps;  // at_steps
-  double delta = 0.0;      // drift bound, relative L1 (methods_haste_xattention_svg.md 1.3)
-  double gate_low = 0.4, gate_high = 0.8;  // layer gate (1.4): share of drifted heads
+  // drift (arXiv 2605.14513; methods_haste_xattention_svg.md 1.3, 1.4):
+  double delta = 0.1;                      // bound on the drift; reaching it still reuses
+  double gate_low = 0.4, gate_high = 0.8;  // layer gate: share of drifted heads
+  bool relative = true;                    // false: the published absolute L1 distance
+  int32_t pool = 0;                        // tokens per mean; 0 = one mean of all, as published
+  bool operator==(const Refresh&) const = default;
 };
 
 struct SkipRule {
   SkipKind kind = SkipKind::none;
   std::vector<float> param;  // 1 value or one per head; meaning in attend_params.h
-  std::vector<float> kappa;  // recall only; empty = 1
+  std::vector<float> kappa;  // recall only, 1 value or one per head; empty = 1
+  bool operator==(const SkipRule&) const = default;
 };
 
 // What to do at the sites a rule matches.
@@ -40,40 +49,74 @@ struct Plan {
   Params params;
   Refresh refresh;
   SkipRule skip;
+  std::shared_ptr<const Selection> fixed;  // masks of all heads, for the method `fixed`
 };
 
 // Half-open ranges; an empty list of layers matches every layer.
 struct SiteMatch {
   int step_begin = 0, step_end = 1 << 30;
-  float sigma_min = 0.0f, sigma_max = 2.0f;
+  float sigma_min = 0.0f, sigma_max = std::numeric_limits<float>::max();
   std::vector<int> layers;
   std::optional<Branch> branch;
   std::optional<int> expert;
-  bool matches(const Site& site) const;
+  int64_t max_tokens = std::numeric_limits<int64_t>::max();  // longest sequence that matches
+  bool matches(const Site& site, int64_t seq_len) const;
+  bool operator==(const SiteMatch&) const = default;
 };
 
 struct Rule {
   SiteMatch match;
   Plan plan;
-  std::string reason;  // shown by the trace when the plan is dense: "dense-steps", "min-tokens", ...
+  std::string
+      reason;  // shown by the trace when the plan is dense: "dense-steps", "min-tokens", ...
 };
 
 // Ordered rules, first match wins; no match = dense ("no rule").
 class Policy {
  public:
   void add(Rule rule) { rules_.push_back(std::move(rule)); }
-  const Rule& at(const Site& site) const;
+  // The reference lives as long as the policy is not changed.
+  const Rule& at(const Site& site, int64_t seq_len = std::numeric_limits<int64_t>::max()) const;
   const std::vector<Rule>& rules() const { return rules_; }
 
  private:
   std::vector<Rule> rules_;
 };
 
-// Parses `xattention:top_p=0.9,stride=16`; names and ranges are checked against ParamSpec.
+// Parses `xattention:top_p=0.9,stride=16,refresh=drift,delta=0.1`: a method, its parameters
+// (checked against ParamSpec) and a refresh rule. refresh is every_step, never, drift (with delta,
+// gate_low, gate_high, relative, pool) or at_steps (with at=10+30 or at=0-9+30). Without it a
+// method whose mask needs no data is selected once, any other at every step. Throws Error naming
+// what was given and what is known.
 Plan parse_plan(std::string_view method_spec);
 // Parses `none`, `running_max:lambda=0.01`, `running_lse:lambda=-6`, `recall:r=0.95,kappa=0.5`.
 SkipRule parse_skip(std::string_view spec);
 // `0-9,12` -> {0,...,9,12}. Throws Error on anything else.
 std::vector<int> parse_index_list(std::string_view text);
+
+// The policy of a command line: dense at dense_steps ("" none, "10" the first ten, "0-4,49" these),
+// dense in dense_layers ("" none, "0,39" these), dense below min_tokens tokens, `plan` with `skip`
+// elsewhere. Reasons: "dense-steps", "dense-layers", "min-tokens". Skip rules run in sparse sites
+// only. Throws Error when a step is not below num_steps.
+Policy make_policy(const Plan& plan, const SkipRule& skip, std::string_view dense_steps,
+                   std::string_view dense_layers, int64_t min_tokens, int num_steps);
+
+// Names, parameters and origin of the rules on the refresh and skip axes, for parsers and docs.
+struct RefreshInfo {
+  RefreshKind kind;
+  std::string_view name, summary;
+  std::span<const ParamSpec> specs;
+  int formula;  // version, as Method::formula
+};
+struct SkipInfo {
+  SkipKind kind;
+  std::string_view name, summary;
+  std::span<const ParamSpec> specs;  // the first goes to SkipRule::param, a second to kappa
+  int formula;
+};
+std::span<const RefreshInfo> all_refresh_rules();
+std::span<const SkipInfo> all_skip_rules();
+const RefreshInfo& refresh_info(RefreshKind kind);
+const SkipInfo& skip_info(SkipKind kind);
 
 }  // namespace lacuna

@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "lacuna/core/site.h"
@@ -13,13 +12,14 @@ namespace lacuna {
 
 struct TraceEntry {
   Site site;
-  std::string_view method;     // "dense", "xattention", ...
-  std::string_view reason;     // why dense, or empty
+  std::string method;  // "dense", "xattention", ...
+  std::string reason;  // why dense ("dense-steps", "no rule", ...), or empty
   int32_t num_heads = 0;
   int32_t heads_refreshed = 0;  // heads whose mask was selected in this call
   double qk_density = 1.0;      // listed (query, key) pairs / all, mean over heads
   double pv_density = 1.0;      // after the skip rule
-  double select_ms = 0.0, attend_ms = 0.0;
+  double select_ms = 0.0;       // refresh decision, selection, compaction, observe
+  double attend_ms = 0.0;       // kernel, and moving tokens into the selection's order and back
   uint64_t mask_hash = 0;       // 0 = dense
 };
 
@@ -28,12 +28,12 @@ class Trace {
   void add(TraceEntry entry) { entries_.push_back(std::move(entry)); }
   void clear() { entries_.clear(); }
   const std::vector<TraceEntry>& entries() const { return entries_; }
-  // Means over entries of one step, or of all steps when step < 0.
+  // Means over entries of one step, or of all steps when step < 0; 1 when there are none.
   double qk_density(int step = -1) const;
   double pv_density(int step = -1) const;
   double select_ms(int step = -1) const;  // sums
   double attend_ms(int step = -1) const;
-  // One JSON object per entry.
+  // A JSON array, one object per entry and line. mask_hash is a hex string: JSON numbers lose bits.
   std::string to_json() const;
 
  private:

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -16,11 +15,12 @@
 #include "lacuna/core/site.h"
 #include "lacuna/core/token_order.h"
 #include "lacuna/core/video_grid.h"
+#include "lacuna/core/workspace.h"
 
 namespace lacuna {
 
-// Declared once per parameter; CLI flags, profile validation, docs/methods.md, Python signatures and
-// calibration ranges all come from it.
+// Declared once per parameter; CLI flags, profile validation, docs/methods.md, Python signatures
+// and calibration ranges all come from it.
 struct ParamSpec {
   std::string_view name;
   double default_value;
@@ -40,6 +40,7 @@ class Params {
   double get(std::string_view name, int64_t head = 0) const;
   int64_t get_int(std::string_view name, int64_t head = 0) const;
   bool per_head(std::string_view name) const;
+  std::span<const double> values(std::string_view name) const;  // 1, or one per head
   std::span<const ParamSpec> specs() const { return specs_; }
 
  private:
@@ -48,32 +49,41 @@ class Params {
   std::vector<std::vector<double>> values_;  // per spec: 1 value, or one per head
 };
 
+// What a method decided for the heads of SelectArgs::head_ids: row i of everything is head i of
+// them. An empty mask means dense, for all of them.
+struct Selection {
+  BlockLayout q_layout, k_layout;
+  BlockMask mask;
+  TokenOrder q_order, k_order;  // over all seq_len tokens; empty = raster. Text tokens stay last.
+  // What the kernel shall report about these heads; observe() is called iff one is set.
+  bool wants_lse = false;
+  bool wants_block_mass = false;
+  bool wants_skip_bits = false;
+};
+
 struct SelectArgs {
   Backend& backend;
+  Workspace& workspace;  // names start with the method's name
   Site site;
   VideoGrid grid;           // video tokens; text tokens, if any, follow them
   int64_t text_tokens = 0;  // rows and columns after the video tokens that are never dropped
   TensorView q, k, v;       // [num_heads, seq_len, head_dim], strided, raster order
-  std::span<const int32_t> head_ids;  // the heads to select for
-  float sm_scale;
+  std::span<const int32_t> head_ids;  // the heads to select for, ascending
+  float sm_scale = 0.0f;
   const Params& params;
+  const Selection* fixed = nullptr;  // all heads, from a profile or a replay; read by `fixed` only
+
+  int64_t seq_len() const { return grid.tokens() + text_tokens; }
 };
 
-// For head i of SelectArgs::head_ids, mask row i. An empty mask means dense.
-struct Selection {
-  BlockLayout q_layout, k_layout;
-  BlockMask mask;
-  TokenOrder q_order, k_order;   // empty = raster
-  bool wants_block_mass = false;  // ask the kernel for exact block mass and hand it to observe()
-};
-
-// What the kernel reports back, for the heads of the selection.
+// What the kernel reports back, for the heads of the selection. Arrays are null unless asked for
+// and indexed by tensor head; rows and blocks are those of the selection's order and layout.
 struct Observation {
   Site site;
   std::span<const int32_t> head_ids;
-  const float* lse = nullptr;         // [num_heads, q_len], tensor head index
-  const float* block_mass = nullptr;  // [num_heads, num_q_blocks, num_k_blocks]
-  const uint64_t* skip_bits = nullptr;
+  const float* lse = nullptr;           // [num_heads, q_len]
+  const float* block_mass = nullptr;    // [num_heads, num_q_blocks, num_k_blocks]
+  const uint64_t* skip_bits = nullptr;  // [num_heads, num_q_blocks, words per row]
 };
 
 // What a method remembers between calls at one (layer, branch, expert). Owned by the engine.
@@ -88,6 +98,12 @@ class Method {
   virtual std::string_view name() const = 0;
   virtual std::string_view summary() const = 0;  // one line; paper and arXiv id
   virtual std::span<const ParamSpec> specs() const = 0;
+  // Version of the formulas; rises when equal parameters mean another mask. Profiles carry it.
+  virtual int formula() const { return 1; }
+  // True when the mask follows from grid and parameters alone: selecting once is enough.
+  virtual bool static_mask() const { return false; }
+  // Throws Error when values that are each in range do not fit together.
+  virtual void check(const Params& /*params*/) const {}
   virtual std::unique_ptr<State> make_state() const { return nullptr; }
   // Selects blocks for a subset of heads. Must not depend on thread count.
   virtual Selection select(const SelectArgs& args, State* state) const = 0;

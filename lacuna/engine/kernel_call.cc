@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/engine/kernel_call.h"
+
+#include <cmath>
+#include <numeric>
+
+#include "lacuna/core/error.h"
+
+namespace lacuna {
+
+namespace {
+
+constexpr int32_t kDenseBlock = 128;
+
+void check_tensor(const char* name, const TensorView& x, const TensorView& q) {
+  LACUNA_CHECK(x.rank == 3 && x.shape == q.shape && x.dtype == q.dtype,
+               "attend: {} {}, expected the shape and dtype of q {}", name, x.describe(),
+               q.describe());
+  LACUNA_CHECK(x.stride[2] == 1 || x.shape[2] == 1, "attend: {} channel stride {}, expected 1",
+               name, x.stride[2]);
+}
+
+// One value per head out of one value or one per head.
+const float* spread(const char* name, const std::vector<float>& values, int32_t num_heads,
+                    std::vector<float>& out) {
+  LACUNA_CHECK(values.size() == 1 || static_cast<int32_t>(values.size()) == num_heads,
+               "skip: {} {} values, expected 1 or {}", values.size(), name, num_heads);
+  out.resize(static_cast<size_t>(num_heads));
+  for (int32_t h = 0; h < num_heads; ++h) out[h] = values[values.size() == 1 ? 0 : h];
+  return out.data();
+}
+
+int64_t head_stride(const TokenOrder& order) {
+  return order.num_heads == 1 ? 0 : order.seq_len;
+}
+
+}  // namespace
+
+void KernelCall::begin(const TensorView& q, const TensorView& k, const TensorView& v,
+                       const TensorView& out, int64_t seq_len) {
+  LACUNA_CHECK(q.rank == 3 && q.shape[0] > 0 && q.shape[1] == seq_len && seq_len > 0,
+               "attend: q {}, expected [num_heads, {}, head_dim]", q.describe(), seq_len);
+  LACUNA_CHECK(q.dtype == DType::f32 || q.dtype == DType::bf16, "attend: {}, expected f32 or bf16",
+               dtype_name(q.dtype));
+  check_tensor("q", q, q);
+  check_tensor("k", k, q);
+  check_tensor("v", v, q);
+  check_tensor("out", out, q);
+  q_ = q, k_ = k, v_ = v, out_ = out;
+  selection_ = nullptr;
+  params_ = {};
+  params_.dtype = q.dtype == DType::f32 ? AttendDType::f32 : AttendDType::bf16;
+  params_.num_heads = static_cast<int32_t>(q.shape[0]);
+  params_.q_len = params_.k_len = seq_len;
+  params_.head_dim = static_cast<int32_t>(q.shape[2]);
+  params_.sm_scale = 1.0f / std::sqrt(static_cast<float>(params_.head_dim));
+  params_.block_q = params_.block_k = kDenseBlock;
+  params_.num_q_blocks = params_.num_k_blocks =
+      BlockLayout::uniform(seq_len, kDenseBlock).num_blocks;
+  point_at(q, k, v, out);
+}
+
+void KernelCall::point_at(const TensorView& q, const TensorView& k, const TensorView& v,
+                          const TensorView& out) {
+  params_.q = q.data;
+  params_.k = k.data;
+  params_.v = v.data;
+  params_.out = out.data;
+  params_.q_head_stride = q.stride[0];
+  params_.q_token_stride = q.stride[1];
+  params_.k_head_stride = k.stride[0];
+  params_.k_token_stride = k.stride[1];
+  params_.v_head_stride = v.stride[0];
+  params_.v_token_stride = v.stride[1];
+  params_.out_head_stride = out.stride[0];
+  params_.out_token_stride = out.stride[1];
+}
+
+void KernelCall::set_skip(const SkipRule& skip) {
+  params_.skip = skip.kind;
+  params_.skip_param = params_.skip_kappa = nullptr;
+  if (skip.kind == SkipKind::none) return;
+  params_.skip_param = spread("parameter", skip.param, params_.num_heads, skip_param_);
+  if (!skip.kappa.empty())
+    params_.skip_kappa = spread("kappa", skip.kappa, params_.num_heads, skip_kappa_);
+}
+
+void KernelCall::list(const BlockIndex& index) {
+  params_.row_begin = index.row_begin.data();
+  params_.cols = index.cols.data();
+}
+
+void KernelCall::keep_all() {
+  if (params_.skip == SkipKind::none) return;
+  if (full_mask_.num_heads() != params_.num_heads ||
+      full_mask_.num_q_blocks() != params_.num_q_blocks ||
+      full_mask_.num_k_blocks() != params_.num_k_blocks) {
+    full_mask_ = BlockMask(params_.num_heads, params_.num_q_blocks, params_.num_k_blocks);
+    full_mask_.fill();
+    full_index_ = backend_.compact(full_mask_, VisitOrder::coarse_to_fine);
+  }
+  list(full_index_);
+}
+
+void KernelCall::keep(const Selection& selection) {
+  selection_ = &selection;
+  const BlockLayout &q = selection.q_layout, &k = selection.k_layout;
+  params_.block_q = q.block;
+  params_.block_k = k.block;
+  params_.num_q_blocks = q.num_blocks;
+  params_.num_k_blocks = k.num_blocks;
+  params_.q_offsets = q.offsets.empty() ? nullptr : q.offsets.data();
+  params_.k_offsets = k.offsets.empty() ? nullptr : k.offsets.data();
+  if (selection.mask.empty()) return keep_all();
+  index_ =
+      backend_.compact(selection.mask, params_.skip == SkipKind::none ? VisitOrder::ascending
+                                                                      : VisitOrder::coarse_to_fine);
+  list(index_);
+}
+
+void KernelCall::ask(const Selection& selection, Observation& seen) {
+  const int64_t heads = params_.num_heads, rows = params_.num_q_blocks;
+  const int64_t columns = params_.num_k_blocks;
+  if (selection.wants_lse)
+    seen.lse = params_.lse =
+        workspace_.get("engine.lse", DType::f32, {heads, params_.q_len}).as<float>();
+  if (selection.wants_block_mass)
+    seen.block_mass = params_.block_mass =
+        workspace_.get("engine.block_mass", DType::f32, {heads, rows, columns}).as<float>();
+  if (selection.wants_skip_bits)
+    seen.skip_bits = params_.skip_bits = static_cast<uint64_t*>(
+        workspace_.get("engine.skip_bits", DType::i64, {heads, rows, (columns + 63) / 64}).data);
+}
+
+TensorView KernelCall::gathered(const char* name, const TensorView& x, const TokenOrder& order) {
+  if (order.empty()) return x;
+  const TensorView moved = workspace_.get(name, x.dtype, {x.shape[0], x.shape[1], x.shape[2]});
+  backend_.gather_tokens(x, order.order.data(), head_stride(order), moved);
+  return moved;
+}
+
+void KernelCall::run() {
+  pv_pairs_.assign(static_cast<size_t>(params_.num_heads), 0);
+  params_.pv_pairs = pv_pairs_.data();
+  if (selection_ == nullptr || (selection_->q_order.empty() && selection_->k_order.empty()))
+    return backend_.attend(params_);
+  const TokenOrder& order = selection_->q_order;
+  const TensorView out =
+      order.empty()
+          ? out_
+          : workspace_.get("engine.out", out_.dtype, {out_.shape[0], out_.shape[1], out_.shape[2]});
+  point_at(gathered("engine.q", q_, order), gathered("engine.k", k_, selection_->k_order),
+           gathered("engine.v", v_, selection_->k_order), out);
+  backend_.attend(params_);
+  if (!order.empty()) backend_.scatter_tokens(out, order.order.data(), head_stride(order), out_);
+}
+
+double KernelCall::pv_density() const {
+  const auto pairs = std::accumulate(pv_pairs_.begin(), pv_pairs_.end(), int64_t{0});
+  return static_cast<double>(pairs) /
+         (static_cast<double>(params_.num_heads) * static_cast<double>(params_.q_len) *
+          static_cast<double>(params_.k_len));
+}
+
+}  // namespace lacuna

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// One attention call in the making: AttendParams and the memory it points to. Used again and again,
+// so that nothing is allocated after the first step.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "lacuna/backend/backend.h"
+#include "lacuna/core/workspace.h"
+#include "lacuna/engine/policy.h"
+#include "lacuna/methods/method.h"
+
+namespace lacuna {
+
+class KernelCall {
+ public:
+  KernelCall(Backend& backend, Workspace& workspace) : backend_(backend), workspace_(workspace) {}
+
+  // Starts a dense call without a skip rule. q, k, v, out as in Engine::attend; throws Error when
+  // they do not fit together or do not have `seq_len` tokens.
+  void begin(const TensorView& q, const TensorView& k, const TensorView& v, const TensorView& out,
+             int64_t seq_len);
+  // Throws Error when values are neither one nor one per head.
+  void set_skip(const SkipRule& skip);
+  // What Backend::unsupported says of the call so far.
+  std::string unsupported() const { return backend_.unsupported(params_); }
+
+  // Takes layouts, mask and token orders of `selection`, which must outlive run(). Key blocks are
+  // listed coarse to fine iff a skip rule runs, also when the mask is empty (dense).
+  void keep(const Selection& selection);
+  // Dense; with a skip rule every block is listed, coarse to fine.
+  void keep_all();
+  // Asks for the outputs `selection` wants; their addresses go to `seen`.
+  void ask(const Selection& selection, Observation& seen);
+  // Gathers tokens into the selection's order, attends, scatters back.
+  void run();
+
+  const AttendParams& params() const { return params_; }
+  float sm_scale() const { return params_.sm_scale; }
+  // Computed P*V pairs / all pairs of the last run().
+  double pv_density() const;
+
+ private:
+  void point_at(const TensorView& q, const TensorView& k, const TensorView& v,
+                const TensorView& out);
+  void list(const BlockIndex& index);
+  TensorView gathered(const char* name, const TensorView& x, const TokenOrder& order);
+
+  Backend& backend_;
+  Workspace& workspace_;
+  AttendParams params_;
+  TensorView q_, k_, v_, out_;
+  const Selection* selection_ = nullptr;
+  std::vector<float> skip_param_, skip_kappa_;
+  std::vector<int64_t> pv_pairs_;
+  BlockIndex index_;       // of the selection's mask
+  BlockMask full_mask_;    // every block, for skip rules without a mask
+  BlockIndex full_index_;  // of full_mask_, coarse to fine
+};
+
+}  // namespace lacuna

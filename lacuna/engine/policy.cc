@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/engine/policy.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+
+#include "lacuna/core/error.h"
+
+namespace lacuna {
+
+namespace {
+
+constexpr int kMaxIndex = 1 << 20;  // steps and layers; bounds the memory a list can ask for
+
+constexpr ParamSpec kDriftSpecs[] = {
+    {"delta", 0.1, 0.0, 1e9, false, "bound on the drift; published: 30 with relative=0"},
+    {"gate_low", 0.4, 0.0, 1.0, false, "below this share of drifted heads the layer reuses"},
+    {"gate_high", 0.8, 0.0, 1.0, false, "above this share of drifted heads all are selected"},
+    {"relative", 1, 0, 1, true, "1 divides by the norm at the last selection; 0 as published"},
+    {"pool", 0, 0, 1 << 20, true, "tokens per mean; 0 = one mean of all tokens, as published"},
+};
+constexpr RefreshInfo kRefreshRules[] = {
+    {RefreshKind::every_step, "every_step", "Selects in every step", {}, 1},
+    {RefreshKind::at_steps,
+     "at_steps",
+     "Selects at the steps in `at`, e.g. `at=10+30` (AdaSpa)",
+     {},
+     1},
+    {RefreshKind::drift, "drift",
+     "Selects a head when its pooled q and k moved (HASTE Temporal Mask Reuse, arXiv 2605.14513)",
+     kDriftSpecs, 1},
+    {RefreshKind::never, "never", "Selects once, at the first sparse step", {}, 1},
+};
+
+constexpr ParamSpec kRunningMaxSpecs[] = {
+    {"lambda", 0.01, 1e-12, 1.0, false, "skips when tile max - running max < ln(lambda)"}};
+constexpr ParamSpec kRunningLseSpecs[] = {
+    {"lambda", -6.0, -60.0, 20.0, false, "skips when tile max - running LSE < lambda"}};
+constexpr ParamSpec kRecallSpecs[] = {
+    {"r", 0.95, 0.01, 1.0, false, "softmax mass each row keeps at least"},
+    {"kappa", 1.0, 1e-6, 1.0, false, "tile mass / (keys * exp(tile max)); 1 certifies r"},
+};
+constexpr SkipInfo kSkipRules[] = {
+    {SkipKind::none, "none", "Drops nothing", {}, 1},
+    {SkipKind::running_max, "running_max", "BLASST (arXiv 2512.12087)", kRunningMaxSpecs, 1},
+    {SkipKind::running_lse, "running_lse", "Cumulative energy filtering (arXiv 2606.16317, eq. 5)",
+     kRunningLseSpecs, 1},
+    {SkipKind::recall, "recall", "Keeps mass r on every row, certified for kappa = 1", kRecallSpecs,
+     1},
+};
+
+template <typename Info>
+std::string names_of(std::span<const Info> infos) {
+  std::string names;
+  for (const Info& info : infos) {
+    names += names.empty() ? "" : ", ";
+    names += info.name;
+  }
+  return names;
+}
+
+double parse_number(std::string_view who, std::string_view text) {
+  double value = 0.0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  LACUNA_CHECK(error == std::errc() && end == text.data() + text.size(),
+               "{}: '{}', expected a number", who, text);
+  return value;
+}
+
+int parse_index(std::string_view text) {
+  int value = -1;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  LACUNA_CHECK(error == std::errc() && end == text.data() + text.size() && value >= 0 &&
+                   value < kMaxIndex && text.front() != '-',
+               "index list: '{}', expected whole numbers from 0 to {}", text, kMaxIndex - 1);
+  return value;
+}
+
+std::vector<std::string_view> split(std::string_view text, char separator) {
+  std::vector<std::string_view> parts;
+  while (true) {
+    const size_t at = text.find(separator);
+    parts.push_back(text.substr(0, at));
+    if (at == std::string_view::npos) return parts;
+    text.remove_prefix(at + 1);
+  }
+}
+
+struct KeyValue {
+  std::string_view key, value;
+};
+
+// `name:key=value,key=value`; each key once.
+struct Spec {
+  std::string_view name;
+  std::vector<KeyValue> pairs;
+};
+
+Spec parse_spec(std::string_view who, std::string_view text) {
+  Spec spec;
+  const size_t colon = text.find(':');
+  spec.name = text.substr(0, colon);
+  if (colon == std::string_view::npos) return spec;
+  for (std::string_view part : split(text.substr(colon + 1), ',')) {
+    const size_t equals = part.find('=');
+    LACUNA_CHECK(equals != std::string_view::npos && equals > 0,
+                 "{}: '{}' in '{}', expected key=value", who, part, text);
+    const KeyValue pair{part.substr(0, equals), part.substr(equals + 1)};
+    for (const KeyValue& seen : spec.pairs)
+      LACUNA_CHECK(seen.key != pair.key, "{}: '{}' twice in '{}', expected once", who, pair.key,
+                   text);
+    spec.pairs.push_back(pair);
+  }
+  return spec;
+}
+
+bool has_spec(std::span<const ParamSpec> specs, std::string_view name) {
+  return std::any_of(specs.begin(), specs.end(),
+                     [&](const ParamSpec& s) { return s.name == name; });
+}
+
+const RefreshInfo& find_refresh(std::string_view name) {
+  for (const RefreshInfo& info : kRefreshRules)
+    if (info.name == name) return info;
+  fail("refresh: '{}', expected one of {}", name, names_of(all_refresh_rules()));
+}
+
+// Takes the refresh keys out of `pairs`; what is left belongs to the method.
+Refresh take_refresh(std::vector<KeyValue>& pairs, RefreshKind default_kind) {
+  Refresh refresh;
+  refresh.kind = default_kind;
+  for (const KeyValue& pair : pairs)
+    if (pair.key == "refresh") refresh.kind = find_refresh(pair.value).kind;
+  std::erase_if(pairs, [](const KeyValue& pair) { return pair.key == "refresh"; });
+  const RefreshInfo& info = refresh_info(refresh.kind);
+  Params params(info.specs);
+  std::erase_if(pairs, [&](const KeyValue& pair) {
+    if (refresh.kind == RefreshKind::at_steps && pair.key == "at") {
+      std::string list(pair.value);
+      std::replace(list.begin(), list.end(), '+', ',');
+      refresh.steps = parse_index_list(list);
+      return true;
+    }
+    if (!has_spec(info.specs, pair.key)) return false;
+    params.set(pair.key, parse_number(pair.key, pair.value));
+    return true;
+  });
+  if (refresh.kind == RefreshKind::at_steps)
+    LACUNA_CHECK(!refresh.steps.empty(), "refresh: at_steps without steps, expected e.g. at=10+30");
+  if (refresh.kind == RefreshKind::drift) {
+    refresh.delta = params.get("delta");
+    refresh.gate_low = params.get("gate_low");
+    refresh.gate_high = params.get("gate_high");
+    refresh.relative = params.get_int("relative") != 0;
+    refresh.pool = static_cast<int32_t>(params.get_int("pool"));
+    LACUNA_CHECK(refresh.gate_low <= refresh.gate_high,
+                 "refresh: gate_low {}, expected at most gate_high {}", refresh.gate_low,
+                 refresh.gate_high);
+  }
+  return refresh;
+}
+
+Rule dense_rule(std::string reason) {
+  Rule rule;
+  rule.reason = std::move(reason);
+  return rule;
+}
+
+}  // namespace
+
+std::span<const RefreshInfo> all_refresh_rules() {
+  return kRefreshRules;
+}
+std::span<const SkipInfo> all_skip_rules() {
+  return kSkipRules;
+}
+const RefreshInfo& refresh_info(RefreshKind kind) {
+  return kRefreshRules[static_cast<size_t>(kind)];
+}
+const SkipInfo& skip_info(SkipKind kind) {
+  return kSkipRules[static_cast<size_t>(kind)];
+}
+
+bool SiteMatch::matches(const Site& site, int64_t seq_len) const {
+  return site.step >= step_begin && site.step < step_end && site.sigma >= sigma_min &&
+         site.sigma < sigma_max && seq_len <= max_tokens &&
+         (layers.empty() || std::find(layers.begin(), layers.end(), site.layer) != layers.end()) &&
+         (!branch || *branch == site.branch) && (!expert || *expert == site.expert);
+}
+
+const Rule& Policy::at(const Site& site, int64_t seq_len) const {
+  static const Rule no_rule = dense_rule("no rule");
+  for (const Rule& rule : rules_)
+    if (rule.match.matches(site, seq_len)) return rule;
+  return no_rule;
+}
+
+std::vector<int> parse_index_list(std::string_view text) {
+  std::vector<int> indices;
+  for (std::string_view part : split(text, ',')) {
+    LACUNA_CHECK(!part.empty(), "index list: '{}', expected e.g. 0-9,12", text);
+    const size_t dash = part.find('-', 1);
+    const int first = parse_index(part.substr(0, dash));
+    int last = first;
+    if (dash != std::string_view::npos) {
+      LACUNA_CHECK(dash + 1 < part.size(), "index list: '{}', expected e.g. 0-9,12", text);
+      last = parse_index(part.substr(dash + 1));
+    }
+    LACUNA_CHECK(first <= last, "index list: '{}', expected a rising range", part);
+    for (int i = first; i <= last; ++i) indices.push_back(i);
+  }
+  std::sort(indices.begin(), indices.end());
+  indices.erase(std::unique(indices.begin(), indices.end()), indices.end());
+  return indices;
+}
+
+Plan parse_plan(std::string_view method_spec) {
+  Spec spec = parse_spec("method", method_spec);
+  Plan plan;
+  const Method& method = find_method(spec.name);
+  plan.refresh =
+      take_refresh(spec.pairs, method.static_mask() ? RefreshKind::never : RefreshKind::every_step);
+  plan.params = Params(method.specs());
+  for (const KeyValue& pair : spec.pairs)
+    plan.params.set(pair.key, parse_number(pair.key, pair.value));
+  method.check(plan.params);
+  plan.method = &method;
+  return plan;
+}
+
+SkipRule parse_skip(std::string_view text) {
+  const Spec spec = parse_spec("skip", text);
+  for (const SkipInfo& info : kSkipRules) {
+    if (info.name != spec.name) continue;
+    Params params(info.specs);
+    for (const KeyValue& pair : spec.pairs)
+      params.set(pair.key, parse_number(pair.key, pair.value));
+    SkipRule rule;
+    rule.kind = info.kind;
+    if (!info.specs.empty()) rule.param = {static_cast<float>(params.get(info.specs[0].name))};
+    if (info.specs.size() > 1) rule.kappa = {static_cast<float>(params.get(info.specs[1].name))};
+    return rule;
+  }
+  fail("skip: '{}', expected one of {}", spec.name, names_of(all_skip_rules()));
+}
+
+Policy make_policy(const Plan& plan, const SkipRule& skip, std::string_view dense_steps,
+                   std::string_view dense_layers, int64_t min_tokens, int num_steps) {
+  Policy policy;
+  if (!dense_steps.empty()) {
+    const bool count = dense_steps.find_first_of(",-") == std::string_view::npos;
+    std::vector<int> steps = parse_index_list(dense_steps);
+    const int highest = count ? steps.back() - 1 : steps.back();
+    LACUNA_CHECK(highest < num_steps, "dense-steps: {}, expected steps below {}", dense_steps,
+                 num_steps);
+    if (count) {
+      const int first_steps = steps.back();
+      steps.clear();
+      for (int step = 0; step < first_steps; ++step) steps.push_back(step);
+    }
+    for (size_t i = 0; i < steps.size();) {
+      size_t end = i + 1;
+      while (end < steps.size() && steps[end] == steps[end - 1] + 1) ++end;
+      Rule rule = dense_rule("dense-steps");
+      rule.match.step_begin = steps[i];
+      rule.match.step_end = steps[end - 1] + 1;
+      policy.add(std::move(rule));
+      i = end;
+    }
+  }
+  if (!dense_layers.empty()) {
+    Rule rule = dense_rule("dense-layers");
+    rule.match.layers = parse_index_list(dense_layers);
+    policy.add(std::move(rule));
+  }
+  if (min_tokens > 0) {
+    Rule rule = dense_rule("min-tokens");
+    rule.match.max_tokens = min_tokens - 1;
+    policy.add(std::move(rule));
+  }
+  Rule rule;
+  rule.plan = plan;
+  rule.plan.skip = skip;
+  policy.add(std::move(rule));
+  return policy;
+}
+
+}  // namespace lacuna

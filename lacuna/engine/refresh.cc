@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/engine/refresh.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "lacuna/core/error.h"
+
+namespace lacuna {
+
+namespace {
+
+double ratio(const L1Distance& d) {
+  if (d.difference == 0.0) return 0.0;
+  return d.difference / d.norm;  // infinity at a zero anchor: any move selects
+}
+
+}  // namespace
+
+L1Distance l1_distance(std::span<const float> a, std::span<const float> b) {
+  L1Distance sum;
+  for (size_t i = 0; i < a.size(); ++i) {
+    sum.difference += std::abs(static_cast<double>(a[i]) - b[i]);
+    sum.norm += std::abs(static_cast<double>(b[i]));
+  }
+  return sum;
+}
+
+std::span<const int32_t> RefreshState::decide(const Refresh& rule, const Site& site,
+                                              const TensorView& q, const TensorView& k,
+                                              Backend& backend, Workspace& workspace) {
+  const int64_t num_heads = q.shape[0];
+  if (valid_.empty()) {
+    valid_.assign(static_cast<size_t>(num_heads), 0);
+    all_.resize(static_cast<size_t>(num_heads));
+    std::iota(all_.begin(), all_.end(), 0);
+  }
+  LACUNA_CHECK(static_cast<int64_t>(valid_.size()) == num_heads,
+               "refresh: {} heads, expected {} as before", num_heads, valid_.size());
+  const bool measured = rule.kind == RefreshKind::drift;
+  if (measured) measure(rule, q, k, backend, workspace);
+  const bool every =
+      rule.kind == RefreshKind::every_step ||
+      (rule.kind == RefreshKind::at_steps &&
+       std::find(rule.steps.begin(), rule.steps.end(), site.step) != rule.steps.end());
+  heads_.clear();
+  bool all_valid = true;
+  for (int64_t h = 0; h < num_heads; ++h) {
+    all_valid = all_valid && valid_[h];
+    // Negated so that a NaN drift selects.
+    const bool moved = measured && valid_[h] && !(drift(rule, h) <= rule.delta);
+    if (!valid_[h] || every || moved) heads_.push_back(static_cast<int32_t>(h));
+  }
+  if (measured && all_valid) gate(rule, num_heads);
+  return heads_;
+}
+
+void RefreshState::measure(const Refresh& rule, const TensorView& q, const TensorView& k,
+                           Backend& backend, Workspace& workspace) {
+  const int64_t num_heads = q.shape[0], seq_len = q.shape[1], head_dim = q.shape[2];
+  const int64_t pool = rule.pool == 0 ? seq_len : rule.pool;
+  const BlockLayout layout = BlockLayout::uniform(seq_len, static_cast<int32_t>(pool));
+  head_size_ = layout.num_blocks * head_dim;
+  q_mean_ = workspace.get("refresh.q_mean", DType::f32, {num_heads, layout.num_blocks, head_dim});
+  k_mean_ = workspace.get("refresh.k_mean", DType::f32, {num_heads, layout.num_blocks, head_dim});
+  backend.block_mean(q, all_, layout, q_mean_);
+  backend.block_mean(k, all_, layout, k_mean_);
+  q_anchor_.resize(static_cast<size_t>(num_heads * head_size_));
+  k_anchor_.resize(static_cast<size_t>(num_heads * head_size_));
+}
+
+double RefreshState::drift(const Refresh& rule, int64_t head) const {
+  const auto distance = [&](const TensorView& mean, const std::vector<float>& anchor) {
+    const auto size = static_cast<size_t>(head_size_);
+    return l1_distance({mean.as<float>() + head * head_size_, size},
+                       {anchor.data() + head * head_size_, size});
+  };
+  const L1Distance dq = distance(q_mean_, q_anchor_), dk = distance(k_mean_, k_anchor_);
+  return rule.relative ? ratio(dq) + ratio(dk) : dq.difference + dk.difference;
+}
+
+void RefreshState::gate(const Refresh& rule, int64_t num_heads) {
+  const double share = static_cast<double>(heads_.size()) / static_cast<double>(num_heads);
+  if (share < rule.gate_low) {
+    heads_.clear();
+  } else if (share > rule.gate_high) {
+    heads_ = all_;
+  }
+}
+
+void RefreshState::selected() {
+  for (int32_t h : heads_) {
+    valid_[h] = 1;
+    if (head_size_ == 0) continue;
+    std::copy_n(q_mean_.as<float>() + h * head_size_, head_size_,
+                q_anchor_.begin() + h * head_size_);
+    std::copy_n(k_mean_.as<float>() + h * head_size_, head_size_,
+                k_anchor_.begin() + h * head_size_);
+  }
+}
+
+}  // namespace lacuna

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which heads of a site select again.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "lacuna/backend/backend.h"
+#include "lacuna/core/site.h"
+#include "lacuna/core/workspace.h"
+#include "lacuna/engine/policy.h"
+
+namespace lacuna {
+
+// Sums of |a - b|, and of |b|: the two halves of a relative L1 distance.
+struct L1Distance {
+  double difference = 0.0, norm = 0.0;
+};
+L1Distance l1_distance(std::span<const float> a, std::span<const float> b);
+
+// State of one (layer, branch, expert). Source: HASTE Temporal Mask Reuse (arXiv 2605.14513, Eq. 5
+// and Algorithm 1; methods_haste_xattention_svg.md 1.3-1.5).
+//
+// drift: with means q', k' over tokens now and qa, ka at the head's last selection,
+//   d = |q' - qa|_1 + |k' - ka|_1                           relative = 0, pool = 0: as published
+//   d = |q' - qa|_1 / |qa|_1 + |k' - ka|_1 / |ka|_1         relative = 1 (default)
+// d <= delta reuses, d > delta selects. Anchors move only when a head selects, so slow drift adds
+// up. Layer gate, once every head has a mask: share of selecting heads below gate_low -> none
+// selects, above gate_high -> all select; at the bounds nothing changes.
+//
+// Deviations: relative drift, because the published bound (30) is in units of the model's q and k
+// and does not transfer; pool > 0 keeps one mean per `pool` tokens and sums their distances, so
+// that opposite moves of different tokens do not cancel. Means are of the q and k the method sees
+// (after norm and RoPE), which the paper leaves open.
+class RefreshState {
+ public:
+  // Heads to select for, ascending; empty = all reuse. Valid until the next call.
+  //   q, k [num_heads, seq_len, head_dim] f32|bf16, strided
+  // Calls no method; costs two Backend::block_mean under drift, nothing otherwise.
+  std::span<const int32_t> decide(const Refresh& rule, const Site& site, const TensorView& q,
+                                  const TensorView& k, Backend& backend, Workspace& workspace);
+  // The heads of the last decide() have been selected: moves their anchors.
+  void selected();
+
+ private:
+  void measure(const Refresh& rule, const TensorView& q, const TensorView& k, Backend& backend,
+               Workspace& workspace);
+  double drift(const Refresh& rule, int64_t head) const;
+  void gate(const Refresh& rule, int64_t num_heads);
+
+  std::vector<char> valid_;                 // [num_heads] the head has a mask
+  std::vector<int32_t> heads_;              // of the last decide()
+  std::vector<int32_t> all_;                // 0..num_heads-1
+  int64_t head_size_ = 0;                   // floats per head in the means; 0 without drift
+  std::vector<float> q_anchor_, k_anchor_;  // [num_heads, means, head_dim]
+  TensorView q_mean_, k_mean_;              // in the workspace, of the last decide()
+};
+
+}  // namespace lacuna

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/methods/selection.h"
+
+#include "lacuna/core/error.h"
+
+namespace lacuna {
+
+namespace {
+
+// First block of `head` that holds a token at or past `token`; num_blocks when there is none.
+int32_t first_block_past(const BlockLayout& layout, int64_t head, int64_t token) {
+  int32_t b = layout.num_blocks;
+  while (b > 0 && layout.end(head, b - 1) > token) --b;
+  return b;
+}
+
+BlockLayout pick_layout(const BlockLayout& all, std::span<const int32_t> heads) {
+  if (all.offsets.empty()) return all;
+  BlockLayout picked = all;
+  picked.offsets.clear();
+  const int64_t per_head = all.num_blocks + 1;
+  for (int32_t h : heads) {
+    const auto row = all.offsets.begin() + h * per_head;
+    picked.offsets.insert(picked.offsets.end(), row, row + per_head);
+  }
+  return picked;
+}
+
+TokenOrder pick_order(const TokenOrder& all, std::span<const int32_t> heads) {
+  if (all.empty() || all.num_heads == 1) return all;
+  TokenOrder picked{all.seq_len, static_cast<int64_t>(heads.size()), {}};
+  for (int32_t h : heads)
+    picked.order.insert(picked.order.end(), all.head(h), all.head(h) + all.seq_len);
+  return picked;
+}
+
+void check_layout(const BlockLayout& layout, std::string_view who, int64_t num_heads,
+                  int64_t seq_len) {
+  LACUNA_CHECK(layout.seq_len == seq_len && layout.num_blocks > 0,
+               "{}: selection has {} blocks over {} tokens, expected blocks over {}", who,
+               layout.num_blocks, layout.seq_len, seq_len);
+  const int64_t wanted = num_heads * (layout.num_blocks + 1);
+  LACUNA_CHECK(layout.offsets.empty() ? layout.block > 0
+                                      : static_cast<int64_t>(layout.offsets.size()) == wanted,
+               "{}: selection has {} block offsets, expected {}", who, layout.offsets.size(),
+               wanted);
+}
+
+void check_order(const TokenOrder& order, std::string_view who, int64_t num_heads,
+                 int64_t video_tokens, int64_t seq_len) {
+  if (order.empty()) return;
+  LACUNA_CHECK(order.seq_len == seq_len && (order.num_heads == 1 || order.num_heads == num_heads),
+               "{}: token order of {} x {}, expected {} or 1 x {}", who, order.num_heads,
+               order.seq_len, num_heads, seq_len);
+  order.validate();
+  for (int64_t h = 0; h < order.num_heads; ++h)
+    for (int64_t p = video_tokens; p < seq_len; ++p)
+      LACUNA_CHECK(order.head(h)[p] == p,
+                   "{}: token order moves text token {}, expected it in place", who, p);
+}
+
+}  // namespace
+
+void keep_text(Selection& selection, int64_t video_tokens) {
+  BlockMask& mask = selection.mask;
+  for (int64_t h = 0; h < mask.num_heads(); ++h) {
+    const int32_t text_q = first_block_past(selection.q_layout, h, video_tokens);
+    const int32_t text_k = first_block_past(selection.k_layout, h, video_tokens);
+    for (int32_t qb = 0; qb < mask.num_q_blocks(); ++qb)
+      for (int32_t kb = qb >= text_q ? 0 : text_k; kb < mask.num_k_blocks(); ++kb)
+        mask.set(h, qb, kb);
+  }
+}
+
+void append_text(TokenOrder& order, int64_t text_tokens) {
+  if (order.empty() || text_tokens == 0) return;
+  const int64_t video = order.seq_len;
+  TokenOrder longer{video + text_tokens, order.num_heads, {}};
+  longer.order.reserve(static_cast<size_t>(longer.num_heads * longer.seq_len));
+  for (int64_t h = 0; h < order.num_heads; ++h) {
+    longer.order.insert(longer.order.end(), order.head(h), order.head(h) + video);
+    for (int64_t t = video; t < longer.seq_len; ++t)
+      longer.order.push_back(static_cast<int32_t>(t));
+  }
+  order = std::move(longer);
+}
+
+Selection pick_heads(const Selection& all, std::span<const int32_t> heads) {
+  Selection picked;
+  picked.q_layout = pick_layout(all.q_layout, heads);
+  picked.k_layout = pick_layout(all.k_layout, heads);
+  picked.q_order = pick_order(all.q_order, heads);
+  picked.k_order = pick_order(all.k_order, heads);
+  picked.wants_lse = all.wants_lse;
+  picked.wants_block_mass = all.wants_block_mass;
+  picked.wants_skip_bits = all.wants_skip_bits;
+  if (all.mask.empty()) return picked;
+  picked.mask = BlockMask(static_cast<int64_t>(heads.size()), all.mask.num_q_blocks(),
+                          all.mask.num_k_blocks());
+  for (size_t i = 0; i < heads.size(); ++i) {
+    LACUNA_CHECK(heads[i] >= 0 && heads[i] < all.mask.num_heads(),
+                 "selection: head {}, expected 0 to {}", heads[i], all.mask.num_heads() - 1);
+    picked.mask.copy_head(static_cast<int64_t>(i), all.mask, heads[i]);
+  }
+  return picked;
+}
+
+void check_selection(const Selection& selection, std::string_view who, int64_t num_heads,
+                     int64_t video_tokens, int64_t text_tokens) {
+  const int64_t seq_len = video_tokens + text_tokens;
+  check_layout(selection.q_layout, who, num_heads, seq_len);
+  check_layout(selection.k_layout, who, num_heads, seq_len);
+  check_order(selection.q_order, who, num_heads, video_tokens, seq_len);
+  check_order(selection.k_order, who, num_heads, video_tokens, seq_len);
+  const BlockMask& mask = selection.mask;
+  if (mask.empty()) return;
+  LACUNA_CHECK(mask.num_heads() == num_heads &&
+                   mask.num_q_blocks() == selection.q_layout.num_blocks &&
+                   mask.num_k_blocks() == selection.k_layout.num_blocks,
+               "{}: mask of {} heads, {}x{} blocks, expected {} heads, {}x{} blocks", who,
+               mask.num_heads(), mask.num_q_blocks(), mask.num_k_blocks(), num_heads,
+               selection.q_layout.num_blocks, selection.k_layout.num_blocks);
+  mask.validate();
+  if (text_tokens == 0) return;
+  for (int64_t h = 0; h < num_heads; ++h) {
+    const int32_t text_q = first_block_past(selection.q_layout, h, video_tokens);
+    const int32_t text_k = first_block_past(selection.k_layout, h, video_tokens);
+    for (int32_t qb = 0; qb < mask.num_q_blocks(); ++qb)
+      for (int32_t kb = qb >= text_q ? 0 : text_k; kb < mask.num_k_blocks(); ++kb)
+        LACUNA_CHECK(mask.get(h, qb, kb), "{}: head {} drops text block pair ({}, {})", who, h, qb,
+                     kb);
+  }
+}
+
+}  // namespace lacuna
