@@ -98,36 +98,135 @@ void decode_f8_e5m2(Bytes src, int64_t count, float* out) {
   for (int64_t i = 0; i < count; ++i) out[i] = table[src[i]];
 }
 
-using Decode = void (*)(Bytes src, int64_t count, float* out);
+// --- GGUF block types: f16 scales in front of (or behind) packed integers ------------------------
 
-Decode decoder(DType dtype) {
-  switch (dtype) {
-    case DType::f32:
-      return decode_f32;
-    case DType::f16:
-      return decode_f16;
-    case DType::bf16:
-      return decode_bf16;
-    case DType::f64:
-      return decode_plain<double>;
-    case DType::f8_e4m3:
-      return decode_f8_e4m3;
-    case DType::f8_e5m2:
-      return decode_f8_e5m2;
-    case DType::i64:
-      return decode_plain<int64_t>;
-    case DType::i32:
-      return decode_plain<int32_t>;
-    case DType::i16:
-      return decode_plain<int16_t>;
-    case DType::i8:
-      return decode_plain<int8_t>;
-    case DType::u8:
-      return decode_plain<uint8_t>;
-    default:
-      return nullptr;
+constexpr int kSmallBlock = 32, kSuperBlock = 256;
+
+void decode_q8_0(Bytes src, int64_t count, float* out) {
+  for (; count > 0; count -= kSmallBlock, src += 34, out += kSmallBlock) {
+    const float d = read_half(src);
+    for (int i = 0; i < kSmallBlock; ++i) out[i] = d * static_cast<int8_t>(src[2 + i]);
   }
 }
+
+// Elements 0..15 are the low nibbles, 16..31 the high ones: w = d (q - 8), or d q + m.
+template <bool kHasMin>
+void decode_q4(Bytes src, int64_t count, float* out) {
+  constexpr int kHead = kHasMin ? 4 : 2;
+  for (; count > 0; count -= kSmallBlock, src += kHead + 16, out += kSmallBlock) {
+    const float d = read_half(src);
+    const float m = kHasMin ? read_half(src + 2) : 0.0f;
+    constexpr int kZero = kHasMin ? 0 : 8;
+    const Bytes q = src + kHead;
+    for (int i = 0; i < 16; ++i) {
+      out[i] = d * ((q[i] & 15) - kZero) + m;
+      out[i + 16] = d * ((q[i] >> 4) - kZero) + m;
+    }
+  }
+}
+
+// As q4 with the fifth bit of element i in bit i of a u32: w = d (q - 16), or d q + m.
+template <bool kHasMin>
+void decode_q5(Bytes src, int64_t count, float* out) {
+  constexpr int kHead = kHasMin ? 4 : 2;
+  for (; count > 0; count -= kSmallBlock, src += kHead + 20, out += kSmallBlock) {
+    const float d = read_half(src);
+    const float m = kHasMin ? read_half(src + 2) : 0.0f;
+    constexpr int kZero = kHasMin ? 0 : 16;
+    const auto high = read<uint32_t>(src + kHead);
+    const Bytes q = src + kHead + 4;
+    for (int i = 0; i < 16; ++i) {
+      const int low_q = (q[i] & 15) | static_cast<int>((high >> i) & 1) << 4;
+      const int high_q = (q[i] >> 4) | static_cast<int>((high >> (i + 16)) & 1) << 4;
+      out[i] = d * static_cast<float>(low_q - kZero) + m;
+      out[i + 16] = d * static_cast<float>(high_q - kZero) + m;
+    }
+  }
+}
+
+// The 6-bit scale and minimum of each of 8 sub-blocks, packed in 12 bytes: sub-blocks 0..3 have
+// theirs in the low six bits of bytes j and j + 4; sub-blocks 4..7 have four bits in byte j + 4 and
+// the upper two in the top of bytes j - 4 and j.
+struct ScaleMin {
+  int scale, min;
+};
+ScaleMin scale_min(Bytes s, int j) {
+  if (j < 4) return {s[j] & 63, s[j + 4] & 63};
+  return {(s[j + 4] & 15) | (s[j - 4] >> 6) << 4, (s[j + 4] >> 4) | (s[j] >> 6) << 4};
+}
+
+// w = d scale q - dmin min over sub-blocks of 32; each 32 bytes hold two sub-blocks, low nibbles
+// first. q5_k adds a fifth bit: bit j of byte i belongs to element i of sub-block j.
+template <bool kFifthBit>
+void decode_k45(Bytes src, int64_t count, float* out) {
+  constexpr int kHead = 16, kHigh = kFifthBit ? 32 : 0;
+  for (; count > 0; count -= kSuperBlock, src += kHead + kHigh + 128) {
+    const float d = read_half(src), dmin = read_half(src + 2);
+    const Bytes high = src + kHead, q = src + kHead + kHigh;
+    for (int j = 0; j < 8; ++j, out += 32) {
+      const ScaleMin sm = scale_min(src + 4, j);
+      const float scale = d * static_cast<float>(sm.scale), min = dmin * static_cast<float>(sm.min);
+      const Bytes nibbles = q + 32 * (j / 2);
+      const int shift = j % 2 * 4;
+      for (int i = 0; i < 32; ++i) {
+        int value = (nibbles[i] >> shift) & 15;
+        if constexpr (kFifthBit) value |= ((high[i] >> j) & 1) << 4;
+        out[i] = scale * static_cast<float>(value) - min;
+      }
+    }
+  }
+}
+
+// {128 B low nibbles, 64 B high bit pairs, i8 scales[16], f16 d}; w = d scale (q - 32). Each half
+// of 128 elements is four runs of 32: run r has low bits in nibble r / 2 of bytes 32 (r % 2) + i,
+// high bits in pair r of byte i; a scale covers 16 elements.
+void decode_q6_k(Bytes src, int64_t count, float* out) {
+  for (; count > 0; count -= kSuperBlock, src += 210) {
+    const float d = read_half(src + 208);
+    for (int half = 0; half < 2; ++half) {
+      const Bytes low = src + 64 * half, high = src + 128 + 32 * half;
+      const Bytes scales = src + 192 + 8 * half;
+      for (int run = 0; run < 4; ++run, out += 32) {
+        for (int i = 0; i < 32; ++i) {
+          const int nibble = (low[32 * (run % 2) + i] >> (run / 2 * 4)) & 15;
+          const int value = nibble | ((high[i] >> (2 * run)) & 3) << 4;
+          const float scale = d * static_cast<int8_t>(scales[2 * run + i / 16]);
+          out[i] = scale * static_cast<float>(value - 32);
+        }
+      }
+    }
+  }
+}
+
+using Decode = void (*)(Bytes src, int64_t count, float* out);
+
+// clang-format off
+Decode decoder(DType dtype) {
+  switch (dtype) {
+    case DType::f32: return decode_f32;
+    case DType::f16: return decode_f16;
+    case DType::bf16: return decode_bf16;
+    case DType::f64: return decode_plain<double>;
+    case DType::f8_e4m3: return decode_f8_e4m3;
+    case DType::f8_e5m2: return decode_f8_e5m2;
+    case DType::i64: return decode_plain<int64_t>;
+    case DType::i32: return decode_plain<int32_t>;
+    case DType::i16: return decode_plain<int16_t>;
+    case DType::i8: return decode_plain<int8_t>;
+    case DType::u8: return decode_plain<uint8_t>;
+    case DType::boolean: return nullptr;
+    case DType::q8_0: return decode_q8_0;
+    case DType::q4_0: return decode_q4<false>;
+    case DType::q4_1: return decode_q4<true>;
+    case DType::q5_0: return decode_q5<false>;
+    case DType::q5_1: return decode_q5<true>;
+    case DType::q4_k: return decode_k45<false>;
+    case DType::q5_k: return decode_k45<true>;
+    case DType::q6_k: return decode_q6_k;
+  }
+  return nullptr;
+}
+// clang-format on
 
 // Round to nearest even; the same bits as BFloat16(float).
 void encode_bf16(const float* src, int64_t count, uint8_t* dst) {
