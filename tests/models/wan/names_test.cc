@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/models/wan/names.h"
+
+#include <gmock/gmock.h>
+
+#include <set>
+
+#include "lacuna/models/wan/hash_case.h"
+#include "tests/models/wan/support.h"
+
+namespace lacuna {
+namespace {
+
+using testing::error_of;
+using testing::FakeFile;
+using ::testing::HasSubstr;
+using testing::make_file;
+using testing::tensors_of;
+
+TEST(WanNames, EveryTensorTranslatesThereAndBack) {
+  std::set<std::string> originals;
+  const auto tensors = tensors_of(golden_wan_config());
+  for (const auto& [name, shape] : tensors) {
+    const std::string original = wan_to_original(name);
+    EXPECT_FALSE(original.empty()) << name;
+    EXPECT_EQ(wan_to_diffusers(original), name);
+    originals.insert(original);
+  }
+  EXPECT_EQ(tensors.size(), 96u);
+  EXPECT_EQ(originals.size(), 96u);  // one to one
+}
+
+TEST(WanNames, SpotChecks) {
+  // The affine norm before cross-attention is norm2 here and norm3 there.
+  EXPECT_EQ(wan_to_original("blocks.7.norm2.bias"), "blocks.7.norm3.bias");
+  EXPECT_EQ(wan_to_diffusers("blocks.7.norm2.bias"), "");
+  EXPECT_EQ(wan_to_original("scale_shift_table"), "head.modulation");
+  EXPECT_EQ(wan_to_original("blocks.12.scale_shift_table"), "blocks.12.modulation");
+  EXPECT_EQ(wan_to_original("blocks.0.attn2.to_out.0.weight"), "blocks.0.cross_attn.o.weight");
+  EXPECT_EQ(wan_to_diffusers("blocks.3.ffn.2.weight"), "blocks.3.ffn.net.2.weight");
+  EXPECT_EQ(wan_to_diffusers("text_embedding.2.bias"),
+            "condition_embedder.text_embedder.linear_2.bias");
+}
+
+TEST(WanNames, ForeignNamesAreEmpty) {
+  for (const char* name : {"", "blocks.", "blocks..norm2.bias", "blocks.x.norm2.bias", "blocks.1",
+                           "blocks.1.", "blocks.1.attn1.to_q.lora_A", "scale_shift_table.weight",
+                           "encoder.weight", "patch_embedding."}) {
+    EXPECT_EQ(wan_to_original(name), "") << name;
+  }
+  EXPECT_THAT(error_of([] { wan_rename({})("encoder.weight"); }), HasSubstr("encoder.weight"));
+}
+
+TEST(WanNames, DetectsSchemeAndPrefix) {
+  for (const char* prefix : {"", "model.", "model.diffusion_model.", "diffusion_model."}) {
+    for (const WanNaming naming : {WanNaming::diffusers, WanNaming::original}) {
+      const FakeFile file = make_file(golden_wan_config(), {naming, prefix});
+      const WanNames found = detect_wan_names(file);
+      EXPECT_EQ(found.naming, naming);
+      EXPECT_EQ(found.prefix, prefix);
+    }
+  }
+  FakeFile other;
+  other.shapes["encoder.weight"] = {1};
+  const std::string message = error_of([&] { detect_wan_names(other); });
+  EXPECT_THAT(message, HasSubstr("fake.safetensors"));
+  EXPECT_THAT(message, HasSubstr("self_attn.norm_q"));
+}
+
+}  // namespace
+}  // namespace lacuna
