@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every numeric limit of the tests, as multiples of the spacing of the output type.
+#pragma once
+
+#include <limits>
+
+#include "lacuna/core/tensor.h"
+
+namespace lacuna::test {
+
+// Spacing of numbers just above 1.
+inline constexpr double kEpsF32 = 0x1p-23;
+inline constexpr double kEpsBf16 = 0x1p-7;
+
+// A result passes when all three hold; `peak` is the reference's largest finite magnitude.
+struct Limits {
+  double rel_l2;
+  double max_abs;  // as a share of peak
+  double min_cos;
+};
+
+inline constexpr Limits kExact{0.0, 0.0, 1.0 - 1e-12};
+
+// Rounding to the output type alone: half a spacing at most, twice when both sides round.
+inline constexpr Limits rounding(DType dtype, double spacings = 1.0) {
+  const double eps = dtype == DType::bf16 ? kEpsBf16 : kEpsF32;
+  return {spacings * 0.5 * eps, spacings * eps, 1.0 - spacings * eps};
+}
+
+// Attention output. bf16: probabilities are rounded before the product with v (2.2e-3), and both
+// outputs are rounded once.
+inline constexpr Limits attend_out(DType dtype) {
+  if (dtype == DType::bf16) return {2.2e-3 + 0.3 * kEpsBf16, 2.0 * kEpsBf16, 0.9999};
+  return {3e-6, 160 * kEpsF32, 0.999999};
+}
+
+// Absolute: lse is a natural logarithm.
+inline constexpr double lse_abs(DType dtype) {
+  return dtype == DType::bf16 ? 2e-3 : 1e-5;
+}
+
+// Absolute: block mass is a share of 1.
+inline constexpr double mass_abs(DType dtype) {
+  return dtype == DType::bf16 ? 2e-3 : 1e-5;
+}
+
+// Matrix product, convolution and fused rows with f32 sums over some hundred terms.
+inline constexpr Limits network(DType dtype) {
+  if (dtype == DType::bf16) return {0.5 * kEpsBf16, 2.0 * kEpsBf16, 0.9999};
+  return {24 * kEpsF32, 160 * kEpsF32, 0.999999};
+}
+
+}  // namespace lacuna::test
