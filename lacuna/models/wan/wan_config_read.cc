@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // WanConfig from config.json text and from tensor shapes.
+#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
 #include <nlohmann/json.hpp>
@@ -73,7 +74,15 @@ class Fields {
   }
 
  private:
+  // Nested values are only named: dumping recurses, and a hostile file may nest very deeply.
   static std::string show(const Json& value) {
+    const auto flat = [](const Json& part) { return !part.is_structured(); };
+    constexpr size_t kMaxShown = 8;
+    if (value.is_object()) return "an object";
+    if (value.is_array() &&
+        (value.size() > kMaxShown || !std::all_of(value.begin(), value.end(), flat))) {
+      return "an array";
+    }
     std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
     if (text.size() > 60) text = text.substr(0, 57) + "...";
     return text;
@@ -183,6 +192,11 @@ WanConfig infer_wan_config(const WeightSource& source,
   config.head_dim = 128;
   config.num_heads = dim / 128;
   config.in_channels = patch[1];
+  for (size_t axis = 2; axis < 5; ++axis) {  // before they are multiplied
+    LACUNA_CHECK(patch[axis] >= 1 && patch[axis] <= 16,
+                 "wan: {}: `patch_embedding.weight` has a patch of {}, expected 1..16",
+                 source.describe(), patch[axis]);
+  }
   config.patch_t = patch[2];
   config.patch_h = patch[3];
   config.patch_w = patch[4];
@@ -191,7 +205,7 @@ WanConfig infer_wan_config(const WeightSource& source,
   config.freq_dim = shape_of("condition_embedder.time_embedder.linear_1.weight", 2)[1];
   const int64_t rows = shape_of("proj_out.weight", 2)[0];
   const int64_t volume = config.patch_volume();
-  LACUNA_CHECK(volume > 0 && rows % volume == 0,
+  LACUNA_CHECK(rows % volume == 0,
                "wan: {}: {} output rows, expected a multiple of the patch volume {}",
                source.describe(), rows, volume);
   config.out_channels = rows / volume;

@@ -176,7 +176,14 @@ TEST(WanConfig, HostileConfigsAreRefusedByFieldName) {
   for (const char* text : {"", "[]", "null", "{", "{\"dim\":", "\xff\xfe", "{}"}) {
     EXPECT_THAT(error_of([&] { wan_config_from_json(text, "c"); }), HasSubstr("config.json"));
   }
+  // Deep nesting must not recurse.
   error_of([] { wan_config_from_json(std::string(200000, '['), "c"); });
+  const std::string deep = std::string(200000, '[') + std::string(200000, ']');
+  for (const char* key :
+       {"qk_norm", "image_dim", "num_layers", "patch_size", "eps", "window_size"}) {
+    EXPECT_THAT(error_of([&] { wan_config_from_json(with(key, deep), "c"); }),
+                HasSubstr("an array"));
+  }
   error_of([] { wan_config_from_json(std::string((1 << 20) + 1, ' '), "c"); });
 }
 
@@ -216,7 +223,12 @@ TEST(WanConfig, InferenceRefusesWhatShapesCannotTell) {
   EXPECT_THAT(error_of([&] { infer_wan_config(file, wan_rename(names)); }),
               HasSubstr("image-to-video"));
   file.shapes["patch_embedding.weight"] = {128, 16, 0, 2, 2};
-  error_of([&] { infer_wan_config(file, wan_rename(names)); });
+  EXPECT_THAT(error_of([&] { infer_wan_config(file, wan_rename(names)); }),
+              HasSubstr("patch of 0"));
+  file.shapes["patch_embedding.weight"] = {128, 16, int64_t{1} << 40, int64_t{1} << 40, 0};
+  EXPECT_THAT(error_of([&] { infer_wan_config(file, wan_rename(names)); }),
+              HasSubstr("patch of 1099511627776"));
+  file.shapes["patch_embedding.weight"] = {128, 16, 1, 2, 2};
   file.shapes.erase("proj_out.weight");
   EXPECT_THAT(error_of([&] { infer_wan_config(file, wan_rename(names)); }),
               HasSubstr("proj_out.weight"));
