@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// How one head's attention is cut: query tiles, key pieces, and which pieces a tile visits.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "lacuna/backend/attend_params.h"
+
+namespace lacuna::cpu {
+
+struct Piece {
+  int64_t key = 0;     // first key
+  int64_t packed = 0;  // its row in the packed K and V
+  int32_t keys = 0;
+  int32_t block = 0;
+};
+
+struct Tile {
+  int64_t row = 0;  // first query row
+  int32_t rows = 0;
+  int32_t q_block = 0;
+  int32_t block_rows = 0;  // of the whole query block
+  bool first_of_block = false;
+};
+
+// Rebuilt for every call; keeps its memory between calls.
+struct HeadPlan {
+  std::vector<Piece> pieces;         // ascending
+  std::vector<int32_t> first_piece;  // [blocks + 1]: pieces of a block
+  std::vector<Tile> tiles;           // ascending, rows of one query block each
+  int64_t packed_keys = 0;           // rows of the packed K and V
+
+  // `call` = call index of the head. plain: no block structure is visible from outside (dense, no
+  // skip rule, no per-block output), so tiles and pieces take their full size everywhere.
+  void build(const AttendParams& params, int32_t call, bool plain);
+};
+
+// Pieces of one query tile in visit order. None of them: piece() = kNone.
+class PieceCursor {
+ public:
+  static constexpr int32_t kNone = std::numeric_limits<int32_t>::max();
+
+  PieceCursor() = default;
+  PieceCursor(const AttendParams& params, const HeadPlan& plan, int32_t call, int32_t q_block);
+  int32_t piece() const { return piece_; }
+  void next();
+
+ private:
+  void settle();
+
+  const int32_t* first_piece_ = nullptr;
+  const int32_t* col_ = nullptr;
+  const int32_t* col_end_ = nullptr;
+  int32_t piece_ = kNone, piece_end_ = 0;
+};
+
+}  // namespace lacuna::cpu
