@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
@@ -15,15 +16,16 @@
 
 namespace lacuna {
 
-// Where tensors come from. Views stay valid as long as the source lives.
+// Where tensors come from. Views stay valid as long as the source lives and are aligned to their
+// element, so plain dtypes may be read through typed pointers; never write through them.
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
   virtual std::string describe() const = 0;  // for messages: file name or "hash w:"
   virtual bool has(std::string_view name) const = 0;
   virtual std::vector<std::string> names() const = 0;  // empty for the hash
-  // The tensor as stored. The hash source makes it for the asked shape; file sources check the shape
-  // and throw Error naming file, tensor, given and expected shape.
+  // The tensor as stored. The hash source makes it for the asked shape; file sources check the
+  // shape and throw Error naming file, tensor, given and expected shape.
   virtual TensorView load(std::string_view name, std::span<const int64_t> shape) = 0;
   // Shape as stored, rank 0 when unknown (hash).
   virtual std::vector<int64_t> shape(std::string_view name) const = 0;
@@ -32,6 +34,15 @@ class WeightSource {
 // Hash weights of models.md 10.2: `prefix` is "w:" (second expert "w2:"). storage f32 or bf16.
 std::unique_ptr<WeightSource> hash_weights(std::string prefix, DType storage);
 
+// One source over several safetensors and GGUF files (told apart by content), memory-mapped. A
+// prefix that every name of a file shares (`model.diffusion_model.`, `diffusion_model.` or
+// `model.`) is dropped. An 8-bit float X.weight with a scalar X.scale_weight or X.weight_scale is
+// handed out as their product in bf16. load() accepts a stored shape that differs only by leading
+// ones or by a first dimension that is the product of the first two wanted ones (how some GGUF
+// files keep 3-D convolutions). Throws Error naming the file for unreadable files, pickles (.pth),
+// int8 "comfy_quant" checkpoints and a tensor that stands in two files.
+std::unique_ptr<WeightSource> open_weights(const std::vector<std::filesystem::path>& files);
+
 // Reads named tensors with model-side names, collects everything missing, then complains once.
 class WeightReader {
  public:
@@ -39,7 +50,8 @@ class WeightReader {
   explicit WeightReader(WeightSource& source,
                         std::function<std::string(std::string_view)> rename = {});
   bool has(std::string_view name) const;
-  // Converted to f32 and owned; for norms, biases, tables. A missing tensor is noted and zeros return.
+  // Converted to f32 and owned; for norms, biases, tables. A missing tensor is noted and zeros
+  // return.
   Tensor f32(std::string_view name, std::initializer_list<int64_t> shape);
   // As stored (memory-mapped where possible): for matrices and convolutions.
   TensorView stored(std::string_view name, std::initializer_list<int64_t> shape);

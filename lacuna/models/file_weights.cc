@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <memory>
+#include <unordered_map>
+#include <utility>
+
+#include "lacuna/core/convert.h"
+#include "lacuna/core/error.h"
+#include "lacuna/core/gguf.h"
+#include "lacuna/core/mapped_file.h"
+#include "lacuna/core/safetensors.h"
+#include "lacuna/models/weights.h"
+
+namespace lacuna {
+namespace {
+
+namespace fs = std::filesystem;
+
+// ComfyUI's marker of scaled 8-bit checkpoints; it stands outside the prefix of the other names.
+constexpr std::string_view kScaledMarker = "scaled_fp8";
+constexpr std::array<std::string_view, 3> kPrefixes = {"model.diffusion_model.", "diffusion_model.",
+                                                       "model."};
+
+std::vector<int64_t> shape_of(const TensorView& view) {
+  return {view.shape.begin(), view.shape.begin() + view.rank};
+}
+
+std::string shape_text(std::span<const int64_t> shape) {
+  return fmt::format("[{}]", fmt::join(shape, ", "));
+}
+
+// One file, whichever its format.
+struct OpenFile {
+  fs::path path;
+  std::unique_ptr<SafetensorsFile> safetensors;
+  std::unique_ptr<GgufFile> gguf;
+
+  const TensorMap& tensors() const { return gguf ? gguf->tensors() : safetensors->tensors(); }
+};
+
+OpenFile open_file(const fs::path& path) {
+  OpenFile file;
+  file.path = path;
+  std::array<char, 4> magic{};
+  {
+    const MappedFile mapped(path);
+    std::copy_n(mapped.bytes().begin(), std::min(magic.size(), mapped.bytes().size()),
+                magic.begin());
+  }
+  const std::string_view start(magic.data(), magic.size());
+  LACUNA_CHECK(!start.starts_with("PK") && !start.starts_with("\x80\x02"),
+               "{}: a pickled PyTorch file, which can run code when loaded; convert it to "
+               "safetensors first",
+               path.string());
+  if (start == "GGUF") {
+    file.gguf = std::make_unique<GgufFile>(path);
+  } else {
+    file.safetensors = std::make_unique<SafetensorsFile>(path);
+  }
+  return file;
+}
+
+std::string_view common_prefix(const TensorMap& tensors) {
+  for (std::string_view prefix : kPrefixes) {
+    bool found = false, everywhere = true;
+    for (const auto& [name, view] : tensors) {
+      if (name == kScaledMarker) continue;
+      found = true;
+      everywhere = everywhere && name.size() > prefix.size() && name.starts_with(prefix);
+    }
+    if (found && everywhere) return prefix;
+  }
+  return {};
+}
+
+// Shapes that hold the same elements in the same order, as files spell them.
+bool same_layout(std::span<const int64_t> stored, std::span<const int64_t> wanted) {
+  const auto skip_ones = [](std::span<const int64_t> s) {
+    while (!s.empty() && s.front() == 1) s = s.subspan(1);
+    return s;
+  };
+  const auto equal = [](std::span<const int64_t> a, std::span<const int64_t> b) {
+    return std::equal(a.begin(), a.end(), b.begin(), b.end());
+  };
+  if (equal(skip_ones(stored), skip_ones(wanted))) return true;
+  int64_t merged = 0;
+  return wanted.size() >= 2 && stored.size() + 1 == wanted.size() &&
+         !__builtin_mul_overflow(wanted[0], wanted[1], &merged) && stored[0] == merged &&
+         equal(stored.subspan(1), wanted.subspan(2));
+}
+
+// ComfyUI describes a quantised tensor in a JSON blob beside it. 8-bit floats with a scalar scale
+// are read here; int8 needs a rotation of the activations that no model in this library applies.
+void check_quantization(std::string_view name, const TensorView& blob, const fs::path& path) {
+  const std::string_view text(static_cast<const char*>(blob.data),
+                              static_cast<size_t>(storage_bytes(blob.dtype, blob.numel())));
+  LACUNA_CHECK(text.find("float8") != std::string_view::npos,
+               "{}: an int8 \"comfy_quant\" checkpoint ({}), expected f32, f16, bf16, 8-bit float "
+               "or GGUF weights",
+               path.string(), name);
+}
+
+class FileSource : public WeightSource {
+ public:
+  explicit FileSource(const std::vector<fs::path>& paths) {
+    LACUNA_CHECK(!paths.empty(), "open_weights: no files, expected at least one");
+    for (const fs::path& path : paths) add(path);
+  }
+
+  std::string describe() const override {
+    std::string text = files_.front().path.string();
+    if (files_.size() > 1) text += fmt::format(" and {} more files", files_.size() - 1);
+    return text;
+  }
+
+  bool has(std::string_view name) const override { return tensors_.find(name) != tensors_.end(); }
+
+  std::vector<std::string> names() const override {
+    std::vector<std::string> result;
+    for (const auto& [name, stored] : tensors_) result.push_back(name);
+    return result;
+  }
+
+  std::vector<int64_t> shape(std::string_view name) const override {
+    return shape_of(find(name).view);
+  }
+
+  TensorView load(std::string_view name, std::span<const int64_t> shape) override {
+    const Stored& stored = find(name);
+    const std::vector<int64_t> given = shape_of(stored.view);
+    LACUNA_CHECK(same_layout(given, shape), "{}: tensor {} has shape {}, expected {}",
+                 files_[stored.file].path.string(), name, shape_text(given), shape_text(shape));
+    const TensorView view = ready(name, stored);
+    return make_view(view.data, view.dtype, shape);
+  }
+
+ private:
+  struct Stored {
+    TensorView view;
+    size_t file = 0;
+  };
+
+  void add(const fs::path& path) {
+    files_.push_back(open_file(path));
+    const TensorMap& tensors = files_.back().tensors();
+    const size_t prefix = common_prefix(tensors).size();
+    for (const auto& [full_name, view] : tensors) {
+      if (full_name.ends_with("comfy_quant")) check_quantization(full_name, view, path);
+      std::string name = full_name == kScaledMarker ? full_name : full_name.substr(prefix);
+      const auto [where, fresh] =
+          tensors_.emplace(std::move(name), Stored{view, files_.size() - 1});
+      LACUNA_CHECK(fresh || full_name == kScaledMarker, "{}: tensor {} also stands in {}",
+                   path.string(), where->first, files_[where->second.file].path.string());
+    }
+  }
+
+  const Stored& find(std::string_view name) const {
+    const auto found = tensors_.find(name);
+    LACUNA_CHECK(found != tensors_.end(), "{}: no tensor {}", describe(), name);
+    return found->second;
+  }
+
+  // The scale of an 8-bit tensor; 1 when the file has none.
+  float scale_of(std::string_view name, const Stored& stored) const {
+    constexpr std::string_view kWeight = ".weight";
+    if (!name.ends_with(kWeight)) return 1.0f;
+    const std::string_view stem = name.substr(0, name.size() - kWeight.size());
+    for (std::string_view suffix : {".scale_weight", ".weight_scale"}) {
+      const auto found = tensors_.find(fmt::format("{}{}", stem, suffix));
+      if (found == tensors_.end()) continue;
+      const TensorView& scale = found->second.view;
+      LACUNA_CHECK(scale.numel() == 1, "{}: {} has shape {}, expected one scale per tensor",
+                   files_[stored.file].path.string(), found->first, shape_text(shape_of(scale)));
+      return converted(scale, DType::f32).as<float>()[0];
+    }
+    return 1.0f;
+  }
+
+  // The tensor with its scale applied and its data aligned: the mapped bytes where possible, else
+  // an owned copy made once.
+  TensorView ready(std::string_view name, const Stored& stored) {
+    const TensorView& view = stored.view;
+    const bool is_f8 = view.dtype == DType::f8_e4m3 || view.dtype == DType::f8_e5m2;
+    const float scale = is_f8 ? scale_of(name, stored) : 1.0f;
+    // Dequantisation reads bytes, whatever their address.
+    const auto element =
+        is_quantized(view.dtype) ? 1u : static_cast<uintptr_t>(storage_bytes(view.dtype, 1));
+    const bool aligned = reinterpret_cast<uintptr_t>(view.data) % element == 0;
+    if (scale == 1.0f && aligned) return view;
+    const auto found = owned_.find(std::string(name));
+    if (found != owned_.end()) return found->second;
+    Tensor copy = scale == 1.0f ? Tensor(view.dtype, shape_of(view))
+                                : converted(view, DType::bf16, scale, name);
+    if (scale == 1.0f) {
+      std::memcpy(copy.view().data, view.data,
+                  static_cast<size_t>(storage_bytes(view.dtype, view.numel())));
+    }
+    return owned_.emplace(std::string(name), std::move(copy)).first->second;
+  }
+
+  std::vector<OpenFile> files_;
+  std::map<std::string, Stored, std::less<>> tensors_;
+  std::unordered_map<std::string, Tensor> owned_;
+};
+
+}  // namespace
+
+std::unique_ptr<WeightSource> open_weights(const std::vector<fs::path>& files) {
+  return std::make_unique<FileSource>(files);
+}
+
+}  // namespace lacuna

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/models/context.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "lacuna/core/bf16.h"
+#include "lacuna/core/convert.h"
+#include "lacuna/core/error.h"
+
+namespace lacuna {
+namespace {
+
+Tensor random_tensor(std::initializer_list<int64_t> shape, unsigned seed) {
+  Tensor t(DType::f32, shape);
+  std::mt19937 random(seed);
+  for (int64_t i = 0; i < t.numel(); ++i) {
+    t.as<float>()[i] = static_cast<float>(random()) / 2147483648.0f - 1.0f;
+  }
+  return t;
+}
+
+TEST(Context, AWeightInTheComputeTypeIsNotCopied) {
+  const auto backend = make_backend("ref");
+  Context ctx{*backend};
+  const Tensor w = random_tensor({3, 4}, 1);
+  EXPECT_EQ(ctx.weight(w).data, w.view().data);
+  EXPECT_EQ(ctx.workspace.bytes(), 0);
+}
+
+TEST(Context, OtherTypesAndAddressesGoThroughTheSlot) {
+  const auto backend = make_backend("ref");
+  Context ctx{*backend, DType::bf16};
+  const Tensor w = random_tensor({2, 3, 1, 2, 2}, 2);
+  const TensorView narrow = ctx.weight(w, "conv");
+  EXPECT_EQ(narrow.describe(), "[2, 3, 1, 2, 2] bf16");
+  for (int i = 0; i < 24; ++i) {
+    EXPECT_EQ(narrow.as<BFloat16>()[i].bits, BFloat16(w.as<float>()[i]).bits);
+  }
+  EXPECT_EQ(ctx.weight(w, "conv").data, narrow.data) << "one buffer per slot";
+  EXPECT_NE(ctx.weight(w, "other").data, narrow.data);
+
+  ctx.compute = DType::f32;
+  std::vector<uint8_t> shifted(4 * 24 + 1);
+  std::memcpy(shifted.data() + 1, w.view().data, 4 * 24);
+  const TensorView aligned = ctx.weight(make_view(shifted.data() + 1, DType::f32, {24}));
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(aligned.data) % 64, 0u);
+  EXPECT_EQ(aligned.as<float>()[23], w.as<float>()[23]);
+  EXPECT_THROW(ctx.weight(make_view(nullptr, DType::f32, {24})), Error);
+}
+
+// Every storage type must give the product with the dequantised matrix.
+class LinearTest : public testing::TestWithParam<DType> {};
+
+TEST_P(LinearTest, MultipliesByTheStoredMatrix) {
+  const auto backend = make_backend("ref");
+  Context ctx{*backend};
+  constexpr int64_t kM = 3, kK = 256, kN = 5;
+  Linear linear;
+  Tensor stored;
+  if (GetParam() == DType::q8_0) {
+    stored = Tensor(DType::q8_0, {kN, kK});
+    auto* bytes = static_cast<uint8_t*>(stored.view().data);
+    std::mt19937 random(6);
+    for (int64_t i = 0; i < storage_bytes(DType::q8_0, kN * kK); ++i) {
+      const uint8_t scale[] = {0x00, 0x20};  // 2^-7 in f16
+      bytes[i] = i % 34 < 2 ? scale[i % 34] : static_cast<uint8_t>(random());
+    }
+  } else {
+    stored = converted(random_tensor({kN, kK}, 3), GetParam());
+  }
+  linear.weight = stored;
+  linear.bias = random_tensor({kN}, 4);
+  const Tensor x = random_tensor({kM, kK}, 5);
+  Tensor out(DType::f32, {kM, kN});
+  linear.forward(ctx, x, out);
+  const Tensor wide = converted(stored, DType::f32);
+  for (int64_t m = 0; m < kM; ++m) {
+    for (int64_t n = 0; n < kN; ++n) {
+      double sum = linear.bias.as<float>()[n];
+      for (int64_t k = 0; k < kK; ++k) {
+        sum += double{x.as<float>()[m * kK + k]} * wide.as<float>()[n * kK + k];
+      }
+      EXPECT_NEAR(out.as<float>()[m * kN + n], sum, 1e-4) << m << " " << n;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(StorageTypes, LinearTest,
+                         testing::Values(DType::f32, DType::bf16, DType::f16, DType::q8_0),
+                         [](const auto& info) { return std::string(dtype_name(info.param)); });
+
+TEST(Linear, FollowsTheTypeOfItsInputNotOfTheModel) {
+  // f32 linears of a bf16 model (time embedding, head) keep their f32 weights unrounded.
+  const auto backend = make_backend("ref");
+  Context ctx{*backend, DType::bf16};
+  Linear linear;
+  Tensor w = Tensor::zeros(DType::f32, {1, 1});
+  w.as<float>()[0] = 1.0f + 1.0f / 4096;
+  linear.weight = w;
+  Tensor x = Tensor::zeros(DType::f32, {1, 1}), out = Tensor::zeros(DType::f32, {1, 1});
+  x.as<float>()[0] = 1.0f;
+  linear.forward(ctx, x, out);
+  EXPECT_EQ(out.as<float>()[0], 1.0f + 1.0f / 4096);
+}
+
+TEST(Linear, NamesTheShapesThatDoNotFit) {
+  const auto backend = make_backend("ref");
+  Context ctx{*backend};
+  Linear linear;
+  const Tensor w = random_tensor({3, 4}, 1);
+  linear.weight = w;
+  Tensor x(DType::f32, {2, 5}), out(DType::f32, {2, 3}), good(DType::f32, {2, 4});
+  EXPECT_THROW(linear.forward(ctx, x, out), Error);
+  EXPECT_THROW(linear.forward(ctx, good, good), Error);
+  linear.bias = random_tensor({2}, 1);
+  EXPECT_THROW(linear.forward(ctx, good, out), Error);
+}
+
+}  // namespace
+}  // namespace lacuna
