@@ -11,9 +11,9 @@
 #include <vector>
 
 #include "lacuna/backend/cpu/attend.h"
-#include "lacuna/core/bf16.h"
 #include "lacuna/core/error.h"
 #include "lacuna/core/threads.h"
+#include "tests/backend/cpu_attend_truth.h"
 
 namespace lacuna::cpu {
 namespace {
