@@ -38,3 +38,12 @@ function(lacuna_test name folder)
   include(GoogleTest)
   gtest_discover_tests(test_${name} DISCOVERY_MODE PRE_TEST PROPERTIES LABELS ${name} TIMEOUT 300)
 endfunction()
+
+# lacuna_embed_text(library file symbol): `std::string_view lacuna::symbol()` returns the file's text.
+function(lacuna_embed_text library file symbol)
+  set(out ${CMAKE_BINARY_DIR}/embedded/${symbol}.cc)
+  add_custom_command(OUTPUT ${out} DEPENDS ${CMAKE_SOURCE_DIR}/${file}
+    COMMAND ${CMAKE_COMMAND} -DIN=${CMAKE_SOURCE_DIR}/${file} -DOUT=${out} -DSYMBOL=${symbol}
+            -P ${CMAKE_SOURCE_DIR}/cmake/embed_text.cmake)
+  target_sources(lacuna_${library} PRIVATE ${out})
+endfunction()

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// lacuna decode: a latents file to a video.
+#include <fmt/format.h>
+
+#include <optional>
+
+#include "cli/command.h"
+#include "cli/interrupt.h"
+#include "cli/options.h"
+#include "cli/progress.h"
+#include "lacuna/core/error.h"
+#include "lacuna/models/pipeline/generation.h"
+
+namespace lacuna::cli {
+namespace {
+
+struct Options {
+  MachineOptions machine;
+  ModelOptions model;
+  DecodeSettings decode;
+  std::string latents, output = "out.mp4";
+  std::optional<int> fps;
+};
+
+void run(const Options& o) {
+  const auto backend = o.machine.open();
+  const auto model = o.model.open();
+  LoadedState loaded = load_state(o.latents);
+  if (o.fps) loaded.request.fps = *o.fps;
+  if (loaded.state.next_step < loaded.request.sampler.num_steps) {
+    fmt::print(stderr, "note: stopped at step {} of {}; this is a preview\n",
+               loaded.state.next_step, loaded.request.sampler.num_steps);
+  }
+  Context ctx{*backend};
+  ctx.cancel = &interrupt_flag();
+  std::optional<ProgressBar> bar;
+  GenerationHooks hooks;
+  hooks.decode = [&](int64_t done, int64_t total) {
+    if (!bar) bar.emplace("decoding", static_cast<int>(total));
+    bar->update(static_cast<int>(done));
+  };
+  try {
+    decode_to_file(*model, ctx, loaded.request, loaded.state.latents, o.output, o.decode.tiling(),
+                   hooks);
+  } catch (const Cancelled&) {
+    bar.reset();
+    throw Interrupted{fmt::format("stopped; {} is untouched", o.latents)};
+  }
+  bar.reset();
+  fmt::print("{}\n", o.output);
+}
+
+}  // namespace
+
+void add_decode(CLI::App& app) {
+  auto* command = app.add_subcommand("decode", "Make a video from a latents file");
+  command->group("Commands");
+  auto options = std::make_shared<Options>();
+  command->add_option("latents", options->latents, "File written by lacuna generate")
+      ->required()
+      ->check(CLI::ExistingFile);
+  command->add_option("-o,--output", options->output, "File ending in .mp4, .webm, .y4m or .png")
+      ->capture_default_str();
+  command->add_option("--fps", options->fps, "Frames per second");
+  options->model.add_to(*command);
+  options->decode.add_to(*command);
+  options->machine.add_to(*command);
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace lacuna::cli

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+// lacuna generate: text to video.
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "cli/command.h"
+#include "cli/interrupt.h"
+#include "cli/options.h"
+#include "cli/progress.h"
+#include "lacuna/core/atomic_file.h"
+#include "lacuna/core/error.h"
+#include "lacuna/models/pipeline/generation.h"
+
+namespace lacuna::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Options {
+  MachineOptions machine;
+  ModelOptions model;
+  AttentionOptions attention;
+  DecodeSettings decode;
+  std::string prompt, prompt_file, negative_prompt;
+  std::optional<int> width, height, frames, steps, fps;
+  std::string size;
+  std::optional<double> guidance, guidance_low, shift, boundary;
+  std::string sampler, sigma_convention;
+  std::vector<double> timesteps;
+  bool timesteps_shifted = false;
+  uint64_t seed = 0;
+  std::string output = "out.mp4", latents, resume, trace;
+  bool no_decode = false, no_prompt_cache = false, json = false, quiet = false;
+  double max_memory_gb = 0.0;
+};
+
+void add_content_options(CLI::App& command, Options& o) {
+  auto* content = command.add_option_group("Content");
+  content->add_option("-p,--prompt", o.prompt, "What the video shows");
+  content->add_option("--prompt-file", o.prompt_file, "Read the prompt from a file");
+  content->add_option("-n,--negative-prompt", o.negative_prompt, "What it should not show");
+  content->add_option("-W,--width", o.width, "Pixels; default of the model");
+  content->add_option("-H,--height", o.height, "Pixels; default of the model");
+  content->add_option("--size", o.size, "WIDTHxHEIGHT or WIDTH*HEIGHT, instead of -W and -H");
+  content->add_option("--frames,--video-frames,--frame_num", o.frames, "Frames, 4n+1 for Wan");
+  content->add_option("-s,--seed,--base_seed", o.seed, "Same seed, same video")
+      ->capture_default_str();
+}
+
+void add_sampling_options(CLI::App& command, Options& o) {
+  auto* sampling = command.add_option_group("Sampling");
+  sampling->add_option("--steps,--sample_steps", o.steps, "Denoising steps; default of the model");
+  sampling->add_option("--guidance,--cfg-scale,--cfg,--sample_guide_scale", o.guidance,
+                       "Classifier-free guidance; 1 turns it off and halves the time");
+  sampling->add_option("--guidance-low,--cfg-low", o.guidance_low,
+                       "Guidance of the low-noise expert (Wan2.2 A14B)");
+  sampling->add_option("--shift,--flow-shift,--sample_shift", o.shift, "Sigma shift");
+  sampling->add_option("--boundary,--moe-boundary", o.boundary,
+                       "Timestep / 1000 at which the low-noise expert takes over");
+  sampling->add_option("--sampler,--sample_solver", o.sampler,
+                       "unipc, euler, ode or renoise (few-step models)");
+  sampling->add_option("--sigma-convention", o.sigma_convention, "diffusers or wan");
+  sampling->add_option("--timesteps", o.timesteps, "List for ode and renoise, 1000 downwards")
+      ->delimiter(',');
+  sampling->add_flag("--timesteps-shifted", o.timesteps_shifted,
+                     "The list is already shifted (Self-Forcing, FastWan)");
+}
+
+std::string read_text(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  LACUNA_CHECK(in.good(), "prompt file: could not read {}", path);
+  std::string text(std::istreambuf_iterator<char>(in), {});
+  LACUNA_CHECK(text.size() <= (1u << 20), "prompt file: {} has {} bytes, at most 1 MiB", path,
+               text.size());
+  return text;
+}
+
+void parse_size(const std::string& size, Request& request) {
+  int width = 0, height = 0, end = 0;
+  if (std::sscanf(size.c_str(), "%d%*[x*]%d%n", &width, &height, &end) != 2 ||
+      end != static_cast<int>(size.size())) {
+    throw UsageError(fmt::format("--size: {}, expected WIDTHxHEIGHT such as 832x480", size));
+  }
+  request.width = width;
+  request.height = height;
+}
+
+Request make_request(const Options& o, const Model& model) {
+  const FamilyDefaults& d = model.defaults();
+  Request r;
+  r.model = fmt::format("{} {:016x}", model.name(), model.fingerprint());
+  r.prompt = o.prompt_file.empty() ? o.prompt : read_text(o.prompt_file);
+  r.negative_prompt = o.negative_prompt;
+  r.width = o.width.value_or(d.width);
+  r.height = o.height.value_or(d.height);
+  if (!o.size.empty()) parse_size(o.size, r);
+  r.frames = o.frames.value_or(d.frames);
+  r.fps = o.fps.value_or(d.fps);
+  r.sampler.kind = o.sampler.empty() ? model.sampler_kind() : parse_sampler(o.sampler);
+  r.sampler.convention = model.sigma_convention();
+  if (r.sampler.kind == SamplerKind::euler) r.sampler.convention = SigmaConvention::flow_matching;
+  if (!o.sigma_convention.empty()) {
+    r.sampler.convention =
+        o.sigma_convention == "wan" ? SigmaConvention::wan : SigmaConvention::diffusers;
+  }
+  r.sampler.num_steps = o.steps.value_or(d.steps);
+  r.sampler.shift = o.shift.value_or(d.shift);
+  r.sampler.timesteps = o.timesteps;
+  r.sampler.warp_timesteps = !o.timesteps_shifted;
+  r.guidance = o.guidance.value_or(d.guidance);
+  r.guidance_low = o.guidance_low.value_or(o.guidance.value_or(d.guidance_low));
+  r.boundary = o.boundary.value_or(d.boundary);
+  r.seed = o.seed;
+  r.dtype = o.model.dtype;
+  o.attention.fill(r);
+  return r;
+}
+
+void add_output_options(CLI::App& command, Options& o) {
+  auto* output = command.add_option_group("Output");
+  output
+      ->add_option("-o,--output,--save_file", o.output, "File ending in .mp4, .webm, .y4m or .png")
+      ->capture_default_str();
+  output->add_option("--fps", o.fps, "Frames per second; default of the model");
+  output->add_option("--latents", o.latents,
+                     "Keep the latents in this file (default: beside the output until it is done)");
+  output->add_flag("--no-decode", o.no_decode, "Stop after the latents; see lacuna decode");
+  output->add_option("--resume", o.resume, "Go on from the latents file of a stopped run");
+  output->add_option("--trace", o.trace, "Write what ran in every attention call as JSON");
+  output->add_flag("--no-prompt-cache", o.no_prompt_cache,
+                   "Do not keep prompt embeddings in the cache folder");
+  output->add_option("--max-memory", o.max_memory_gb, "Refuse to need more, in GB")
+      ->check(CLI::PositiveNumber);
+  output->add_flag("--json", o.json, "Print the summary as one JSON object");
+  output->add_flag("-q,--quiet", o.quiet, "Print nothing but errors");
+}
+
+fs::path cache_folder() {
+  if (const char* xdg = std::getenv("XDG_CACHE_HOME"); xdg != nullptr && *xdg != '\0') {
+    return fs::path(xdg) / "lacuna" / "prompts";
+  }
+  const char* home = std::getenv("HOME");
+  return home == nullptr ? fs::path() : fs::path(home) / ".cache" / "lacuna" / "prompts";
+}
+
+GenerationFiles make_files(const Options& o) {
+  GenerationFiles files;
+  if (!o.no_decode) files.video = o.output;
+  files.latents = !o.latents.empty()  ? fs::path(o.latents)
+                  : !o.resume.empty() ? fs::path(o.resume)
+                                      : fs::path(o.output + ".latents.safetensors");
+  files.keep_latents = !o.latents.empty() || o.no_decode;
+  if (!o.no_prompt_cache) files.prompt_cache = cache_folder();
+  return files;
+}
+
+void print_summary(const Options& o, const Request& request, const GenerationResult& result) {
+  const Trace& trace = result.trace;
+  const double attention_s = trace.attend_ms() / 1000.0, selection_s = trace.select_ms() / 1000.0;
+  if (o.json) {
+    fmt::print(
+        "{{\"tokens\": {}, \"steps\": {}, \"qk_density\": {:.6f}, \"pv_density\": {:.6f}, "
+        "\"text_seconds\": {:.3f}, \"sample_seconds\": {:.3f}, \"attention_seconds\": {:.3f}, "
+        "\"selection_seconds\": {:.3f}, \"decode_seconds\": {:.3f}, \"request\": {}}}\n",
+        result.tokens, request.sampler.num_steps, trace.qk_density(), trace.pv_density(),
+        result.text_seconds, result.sample_seconds, attention_s, selection_s, result.decode_seconds,
+        request.to_json());
+    return;
+  }
+  fmt::print(
+      "{}: {} tokens, attention {} at density {:.3f} (P V {:.3f}); sampling {:.1f} s "
+      "(attention {:.1f} s, selection {:.1f} s), decoding {:.1f} s\n",
+      o.no_decode ? "latents" : o.output, result.tokens, request.attention, trace.qk_density(),
+      trace.pv_density(), result.sample_seconds, attention_s, selection_s, result.decode_seconds);
+}
+
+void write_trace(const std::string& path, const Trace& trace) {
+  AtomicFile file(path);
+  file.write(trace.to_json());
+  file.commit();
+}
+
+void run(const Options& o) {
+  const auto backend = o.machine.open();
+  const auto model = o.model.open();
+  const GenerationFiles files = make_files(o);
+  Request request;
+  std::optional<SamplingState> resume;
+  if (o.resume.empty()) {
+    if (o.prompt.empty() && o.prompt_file.empty()) throw UsageError("no prompt: -p \"...\"");
+    request = make_request(o, *model);
+  } else {
+    LoadedState loaded = load_state(o.resume);
+    request = loaded.request;
+    const std::string here = fmt::format("{} {:016x}", model->name(), model->fingerprint());
+    LACUNA_CHECK(request.model == here, "resume: {} was made with {}, this model is {}", o.resume,
+                 request.model, here);
+    resume = std::move(loaded.state);
+  }
+
+  Context ctx{*backend};
+  ctx.cancel = &interrupt_flag();
+  std::optional<ProgressBar> sampling, decoding;
+  GenerationHooks hooks;
+  if (!o.quiet) {
+    hooks.note = [](const std::string& line) { fmt::print(stderr, "{}\n", line); };
+    hooks.note(fmt::format("{} on {}; {}x{}, {} frames, {} steps", model->name(),
+                           backend->description(), request.width, request.height, request.frames,
+                           request.sampler.num_steps));
+    if (model->is_synthetic()) hooks.note("made-up weights: the picture means nothing");
+    hooks.step = [&](const StepReport& report) {
+      if (!sampling) sampling.emplace("sampling", report.num_steps);
+      sampling->update(report.step + 1, fmt::format("density {:.3f}", report.qk_density));
+    };
+    hooks.decode = [&](int64_t done, int64_t total) {
+      sampling.reset();
+      if (!decoding) decoding.emplace("decoding", static_cast<int>(total));
+      decoding->update(static_cast<int>(done));
+    };
+  }
+  try {
+    const auto max_memory = static_cast<int64_t>(o.max_memory_gb * 1e9);
+    const GenerationResult result = generate(*model, ctx, request, files, o.decode.tiling(),
+                                             max_memory, hooks, std::move(resume));
+    sampling.reset(), decoding.reset();
+    if (!o.trace.empty()) write_trace(o.trace, result.trace);
+    if (!o.quiet) print_summary(o, request, result);
+  } catch (const Cancelled&) {
+    sampling.reset(), decoding.reset();
+    throw Interrupted{fmt::format("stopped; go on with: lacuna generate ... --resume {}",
+                                  files.latents.string())};
+  }
+}
+
+}  // namespace
+
+void add_generate(CLI::App& app) {
+  auto* command = app.add_subcommand("generate", "Make a video from a prompt");
+  command->group("Commands");
+  auto options = std::make_shared<Options>();
+  add_content_options(*command, *options);
+  options->model.add_to(*command);
+  add_sampling_options(*command, *options);
+  options->attention.add_to(*command);
+  add_output_options(*command, *options);
+  options->decode.add_to(*command);
+  options->machine.add_to(*command);
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace lacuna::cli

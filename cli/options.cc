@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/options.h"
+
+#include <charconv>
+#include <cstdlib>
+
+#include "cli/command.h"
+#include "lacuna/core/error.h"
+#include "lacuna/core/threads.h"
+
+namespace lacuna::cli {
+
+void MachineOptions::add_to(CLI::App& command) {
+  auto* group = command.add_option_group("Machine");
+  group->add_option("--backend", backend, "cpu or ref; default: the first that runs here");
+  group->add_option("-t,--threads", threads, "CPU threads; default: all")
+      ->check(CLI::Range(1, 1024));
+}
+
+std::unique_ptr<Backend> MachineOptions::open() const {
+  int n = threads;
+  if (const char* text = std::getenv("LACUNA_THREADS"); n == 0 && text != nullptr) {
+    const auto [end, error] = std::from_chars(text, text + std::strlen(text), n);
+    LACUNA_CHECK(error == std::errc() && *end == '\0' && n >= 1,
+                 "LACUNA_THREADS: {}, expected a number from 1", text);
+  }
+  if (n > 0) set_num_threads(n);
+  return make_backend(backend);
+}
+
+void ModelOptions::add_to(CLI::App& command) {
+  auto* group = command.add_option_group("Model");
+  group->add_option("-m,--model,--ckpt_dir,--diffusion-model", paths,
+                    "Checkpoint folder (diffusers or original layout) or single files "
+                    "(safetensors, GGUF), several allowed");
+  group->add_option("--high-noise-diffusion-model", high_noise,
+                    "Single file of the high-noise expert (Wan2.2 A14B)");
+  group->add_option("--vae", vae, "Single file of the video decoder");
+  group->add_option("--t5xxl,--text-encoder", text_encoder, "Single file of the UMT5 encoder");
+  group->add_option("--synthetic", synthetic,
+                    "No checkpoint: made-up weights at the size of wan2.1-1.3b, wan2.1-14b, "
+                    "wan2.2-ti2v-5b or tiny. Time and memory are real, the picture means nothing");
+  group->add_option("--dtype", dtype, "Activations: bf16 or f32")
+      ->check(CLI::IsMember({"bf16", "f32"}))
+      ->capture_default_str();
+}
+
+std::unique_ptr<Model> ModelOptions::open() const {
+  std::vector<std::filesystem::path> files;
+  // The high-noise expert comes first: the order decides when names do not tell.
+  if (!high_noise.empty()) files.emplace_back(high_noise);
+  files.insert(files.end(), paths.begin(), paths.end());
+  for (const std::string& extra : {vae, text_encoder}) {
+    if (!extra.empty()) files.emplace_back(extra);
+  }
+  if (!synthetic.empty()) {
+    if (!files.empty()) throw UsageError("--synthetic: takes no checkpoint files beside it");
+    return Model::synthetic(synthetic, dtype == "f32" ? DType::f32 : DType::bf16);
+  }
+  if (files.empty()) throw UsageError("no model given: --model DIR|FILE... or --synthetic NAME");
+  return Model::open(files);
+}
+
+void AttentionOptions::add_to(CLI::App& command) {
+  auto* group = command.add_option_group("Attention");
+  group
+      ->add_option("-a,--attention,--sparse", attention,
+                   "METHOD[:name=value,...], e.g. xattention:top_p=0.9,refresh=drift; see "
+                   "lacuna methods")
+      ->capture_default_str();
+  group
+      ->add_option("--skip", skip,
+                   "What the kernel drops while it runs, e.g. running_max:lambda=0.01 or "
+                   "recall:r=0.95; see lacuna methods")
+      ->capture_default_str();
+  group->add_option("--profile", profile, "Policy file written by calibration, instead of -a");
+  group->add_option("--dense-steps", dense_steps, "Dense steps: a count from the start, or 0-4,49");
+  group->add_option("--dense-layers", dense_layers, "Dense layers, e.g. 0,29");
+  group->add_option("--min-tokens", min_tokens, "Dense below this many tokens")
+      ->check(CLI::NonNegativeNumber);
+}
+
+void AttentionOptions::fill(Request& request) const {
+  request.attention = attention;
+  request.skip = skip;
+  request.profile = profile;
+  request.dense_steps = dense_steps;
+  request.dense_layers = dense_layers;
+  request.min_tokens = min_tokens;
+}
+
+void DecodeSettings::add_to(CLI::App& command) {
+  auto* group = command.add_option_group("Decoding");
+  group
+      ->add_option("--vae-tile", tile,
+                   "off; exact (less memory, same result); blend (as upstream, approximate)")
+      ->check(CLI::IsMember({"off", "exact", "blend"}))
+      ->capture_default_str();
+  group->add_flag_callback(
+      "--vae-tiling", [this] { tile = "blend"; }, "Same as --vae-tile blend");
+  group->add_option("--vae-tile-size", tile_size, "Pixels")->capture_default_str();
+  group->add_option("--vae-tile-stride", tile_stride, "Pixels, blend only")->capture_default_str();
+}
+
+Tiling DecodeSettings::tiling() const {
+  Tiling t;
+  t.mode = tile == "exact" ? TileMode::exact : tile == "blend" ? TileMode::blend : TileMode::off;
+  t.tile_height = t.tile_width = tile_size;
+  t.stride_height = t.stride_width = tile_stride;
+  return t;
+}
+
+}  // namespace lacuna::cli

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// Options that several subcommands share, and what they turn into.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "lacuna/backend/backend.h"
+#include "lacuna/models/context.h"
+#include "lacuna/models/pipeline/model.h"
+#include "lacuna/models/pipeline/request.h"
+#include "lacuna/models/vae/video_decoder.h"
+
+namespace lacuna::cli {
+
+// Where it computes.
+struct MachineOptions {
+  std::string backend;
+  int threads = 0;  // 0 = LACUNA_THREADS, else what the runtime sees
+  void add_to(CLI::App& command);
+  std::unique_ptr<Backend> open() const;
+};
+
+// Which checkpoint.
+struct ModelOptions {
+  std::vector<std::string> paths;
+  std::string high_noise, vae, text_encoder;  // single files in stable-diffusion.cpp's words
+  std::string synthetic;
+  std::string dtype = "bf16";
+  void add_to(CLI::App& command);
+  std::unique_ptr<Model> open() const;
+};
+
+// Which policy of attention.
+struct AttentionOptions {
+  std::string attention = "dense", skip = "none", profile, dense_steps, dense_layers;
+  int64_t min_tokens = 0;
+  void add_to(CLI::App& command);
+  void fill(Request& request) const;
+};
+
+// How latents become a file.
+struct DecodeSettings {
+  std::string tile = "off";
+  int tile_size = 256, tile_stride = 192;
+  void add_to(CLI::App& command);
+  Tiling tiling() const;
+};
+
+}  // namespace lacuna::cli

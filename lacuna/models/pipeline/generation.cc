@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/models/pipeline/generation.h"
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+
+#include "lacuna/core/error.h"
+#include "lacuna/engine/policy.h"
+#include "lacuna/models/video/video_writer.h"
+
+namespace lacuna {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+std::string gib(int64_t bytes) {
+  return fmt::format("{:.2f} GiB", bytes / 1073741824.0);
+}
+
+DType compute_dtype(const Request& request) {
+  if (request.dtype == "f32") return DType::f32;
+  if (request.dtype == "bf16") return DType::bf16;
+  fail("dtype: {}, expected f32 or bf16", request.dtype);
+}
+
+void check_memory(const MemoryPlan& plan, int64_t max_memory, const GenerationHooks& hooks) {
+  const int64_t available = available_memory();
+  if (hooks.note) {
+    hooks.note(
+        fmt::format("memory: weights {}, activations {}, decoder {}; peak {} of {} available",
+                    gib(plan.weights), gib(plan.activations), gib(plan.decoder), gib(plan.peak()),
+                    gib(available)));
+  }
+  int64_t limit = max_memory;
+  if (available > 0) limit = limit > 0 ? std::min(limit, available) : available;
+  LACUNA_CHECK(limit == 0 || plan.peak() <= limit,
+               "memory: needs about {}, {} may be used; try a smaller size, fewer frames, --dtype "
+               "bf16 or --vae-tile exact",
+               gib(plan.peak()), gib(limit));
+}
+
+Policy request_policy(const Request& request) {
+  return make_policy(parse_plan(request.attention), parse_skip(request.skip), request.dense_steps,
+                     request.dense_layers, request.min_tokens, request.sampler.num_steps);
+}
+
+PromptEmbeddings embed(Model& model, Context& ctx, const Request& request,
+                       const std::filesystem::path& cache) {
+  PromptEmbeddings prompts;
+  prompts.positive = model.embed_prompt(ctx, request.prompt, cache);
+  if (request.guided()) {
+    prompts.negative = model.embed_prompt(ctx, request.negative_prompt, cache);
+  }
+  return prompts;
+}
+
+// A long step must not be lost to a kill; a short one is not worth the write.
+constexpr double kSaveEverySeconds = 5.0;
+
+}  // namespace
+
+int64_t available_memory() {
+  std::ifstream in("/proc/meminfo");
+  std::string key;
+  int64_t kib = 0;
+  while (in >> key >> kib) {
+    if (key == "MemAvailable:") return kib * 1024;
+    in.ignore(64, '\n');
+  }
+  return 0;
+}
+
+MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tiling) {
+  const auto latent = model.latent_shape(request.width, request.height, request.frames);
+  const DType compute = compute_dtype(request);
+  MemoryPlan plan;
+  plan.weights = model.transformer_bytes();
+  plan.activations =
+      activation_bytes(model.transformer_config(), model.grid(latent).tokens(), compute);
+  plan.decoder =
+      model.decoder().memory_bytes(latent.frames, latent.height, latent.width, compute, tiling);
+  return plan;
+}
+
+GenerationResult generate(Model& model, Context& ctx, const Request& request,
+                          const GenerationFiles& files, const Tiling& tiling, int64_t max_memory,
+                          const GenerationHooks& hooks, std::optional<SamplingState> resume) {
+  const auto latent = model.latent_shape(request.width, request.height, request.frames);
+  ctx.compute = compute_dtype(request);
+  Engine engine(ctx.backend, request_policy(request));
+  check_memory(plan_memory(model, request, tiling), max_memory, hooks);
+  if (!files.video.empty()) {
+    // Opened and dropped: an unwritable output is better known now than after an hour.
+    open_video(files.video, {.width = request.width, .height = request.height, .fps = request.fps});
+  }
+
+  GenerationResult result;
+  result.tokens = model.grid(latent).tokens();
+  auto start = Clock::now();
+  const PromptEmbeddings prompts = embed(model, ctx, request, files.prompt_cache);
+  ctx.workspace.release();
+  result.text_seconds = seconds_since(start);
+
+  SamplingState state;
+  if (resume) {
+    state = std::move(*resume);
+  } else {
+    state.latents =
+        initial_noise(request.seed, latent.channels, latent.frames, latent.height, latent.width);
+  }
+  const auto& shape = state.latents.view().shape;
+  LACUNA_CHECK(shape[0] == latent.channels && shape[1] == latent.frames &&
+                   shape[2] == latent.height && shape[3] == latent.width,
+               "resume: latents {}, expected [{}, {}, {}, {}]", state.latents.view().describe(),
+               latent.channels, latent.frames, latent.height, latent.width);
+  start = Clock::now();
+  auto saved = start;
+  const auto on_step = [&](const StepReport& report) {
+    if (seconds_since(saved) >= kSaveEverySeconds) {
+      save_state(files.latents, request, state);
+      saved = Clock::now();
+    }
+    if (hooks.step) hooks.step(report);
+  };
+  const SamplingInputs inputs{
+      [&](int expert) -> const WanDit& { return model.transformer(expert); }, model.num_experts(),
+      request, prompts, model.transformer_config().text_len};
+  try {
+    sample(ctx, engine, inputs, state, on_step);
+  } catch (const Cancelled&) {
+    save_state(files.latents, request, state);
+    throw;
+  }
+  save_state(files.latents, request, state);
+  result.sample_seconds = seconds_since(start);
+  result.trace = std::move(engine.trace());
+
+  if (!files.video.empty()) {
+    // The decoder needs the room.
+    ctx.workspace.release();
+    model.release_transformer();
+    start = Clock::now();
+    decode_to_file(model, ctx, request, state.latents, files.video, tiling, hooks);
+    result.decode_seconds = seconds_since(start);
+    std::error_code ignored;
+    if (!files.keep_latents) std::filesystem::remove(files.latents, ignored);
+  }
+  return result;
+}
+
+void decode_to_file(Model& model, Context& ctx, const Request& request, const TensorView& latents,
+                    const std::filesystem::path& video, const Tiling& tiling,
+                    const GenerationHooks& hooks) {
+  ctx.compute = compute_dtype(request);
+  const VideoDecoder& decoder = model.decoder();
+  const int64_t factor = decoder.spatial_factor();
+  const VideoInfo info{.width = static_cast<int>(latents.shape[3] * factor),
+                       .height = static_cast<int>(latents.shape[2] * factor),
+                       .fps = request.fps,
+                       .comment = request.to_json()};
+  auto writer = open_video(video, info);
+  const size_t values = size_t{3} * info.width * info.height;
+  std::vector<uint8_t> rgb(values);
+  DecodeOptions options;
+  options.tiling = tiling;
+  options.progress = [&](int64_t done, int64_t total) {
+    ctx.check_cancel();
+    if (hooks.decode) hooks.decode(done, total);
+  };
+  decoder.decode(ctx, latents, options, [&](const TensorView& frames) {
+    const float* data = frames.as<float>();
+    for (int64_t t = 0; t < frames.shape[0]; ++t) {
+      to_rgb8({data + t * values, values}, rgb);
+      writer->write(rgb);
+    }
+  });
+  writer->finish();
+}
+
+}  // namespace lacuna

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// One generation from prompt to file: plan, encode, sample, save latents, decode, write.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "lacuna/engine/trace.h"
+#include "lacuna/models/context.h"
+#include "lacuna/models/pipeline/model.h"
+#include "lacuna/models/pipeline/request.h"
+#include "lacuna/models/pipeline/sampling.h"
+
+namespace lacuna {
+
+struct GenerationFiles {
+  std::filesystem::path video;         // empty: stop after the latents
+  std::filesystem::path latents;       // state, saved while sampling and before decoding
+  bool keep_latents = false;           // false: removed once the video is finished
+  std::filesystem::path prompt_cache;  // folder; empty = none
+};
+
+struct GenerationHooks {
+  std::function<void(const std::string& line)> note;  // what a person may want to know, one line
+  std::function<void(const StepReport&)> step;
+  std::function<void(int64_t done, int64_t total)> decode;
+};
+
+// Bytes that a generation will hold at its largest, by part.
+struct MemoryPlan {
+  int64_t weights = 0;      // one expert as stored (memory-mapped pages)
+  int64_t activations = 0;  // of one forward
+  int64_t decoder = 0;      // activations of the video decoder
+  int64_t peak() const { return std::max(weights + activations, decoder); }
+};
+
+MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tiling);
+// Bytes this machine can still give out (MemAvailable), 0 when unknown.
+int64_t available_memory();
+
+struct GenerationResult {
+  double text_seconds = 0, sample_seconds = 0, decode_seconds = 0;
+  int64_t tokens = 0;
+  Trace trace;
+};
+
+// Validates everything that can be known before step 0: sizes, policy, memory (against
+// min(available, max_memory); 0 = no own limit), output folder and ending. Then runs. `resume` goes
+// on from a saved state instead of noise. On Cancelled the latents file holds the last finished
+// step.
+GenerationResult generate(Model& model, Context& ctx, const Request& request,
+                          const GenerationFiles& files, const Tiling& tiling, int64_t max_memory,
+                          const GenerationHooks& hooks,
+                          std::optional<SamplingState> resume = std::nullopt);
+
+// Decodes finished (or, for a preview, unfinished) latents into files.video.
+void decode_to_file(Model& model, Context& ctx, const Request& request, const TensorView& latents,
+                    const std::filesystem::path& video, const Tiling& tiling,
+                    const GenerationHooks& hooks);
+
+}  // namespace lacuna

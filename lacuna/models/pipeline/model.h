@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// A checkpoint with its parts: what it is, and the parts loaded when they are needed.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "lacuna/models/checkpoint.h"
+#include "lacuna/models/context.h"
+#include "lacuna/models/pipeline/request.h"
+#include "lacuna/models/text/umt5.h"
+#include "lacuna/models/vae/video_decoder.h"
+#include "lacuna/models/wan/dit.h"
+
+namespace lacuna {
+
+class Model {
+ public:
+  // A diffusers folder, an original repository folder, or single files (models.md 7). Reads configs
+  // and headers only. Throws Error saying what is missing or not supported.
+  static std::unique_ptr<Model> open(std::span<const std::filesystem::path> paths);
+  // Hash weights at the sizes of a preset: "wan2.1-1.3b", ..., "tiny". Prompts are hashed too. The
+  // picture means nothing; time and memory are real. `storage` f32 or bf16.
+  static std::unique_ptr<Model> synthetic(std::string_view preset, DType storage);
+  ~Model();
+
+  const std::string& name() const { return name_; }  // "Wan2.1 T2V 1.3B", "synthetic tiny", ...
+  bool is_synthetic() const { return !synthetic_.empty(); }
+  // Of tensor names, shapes and sampled bytes: tells checkpoints apart, not formats.
+  uint64_t fingerprint() const { return fingerprint_; }
+  const FamilyDefaults& defaults() const { return defaults_; }
+  const WanConfig& transformer_config() const { return config_; }
+  int num_experts() const { return num_experts_; }
+  SigmaConvention sigma_convention() const { return convention_; }
+  SamplerKind sampler_kind() const { return sampler_; }
+  int64_t transformer_bytes() const;  // as stored, one expert
+
+  // Pixels and frames -> latent [channels, frames, height, width] shape. Throws Error naming the
+  // nearest sizes that fit.
+  struct LatentShape {
+    int64_t channels, frames, height, width;
+  };
+  LatentShape latent_shape(int width, int height, int frames);
+  VideoGrid grid(const LatentShape& latent) const {
+    return config_.grid(latent.frames, latent.height, latent.width);
+  }
+
+  // The network of an expert; drops the other one, so that only one is mapped at a time.
+  const WanDit& transformer(int expert);
+  void release_transformer();
+  const VideoDecoder& decoder();
+  // Cleans and tokenises the prompt, runs the text encoder at its length, drops the encoder's
+  // scratch: [valid rows, text_dim] f32. `cache` = folder of finished embeddings, empty for none.
+  Tensor embed_prompt(Context& ctx, const std::string& prompt, const std::filesystem::path& cache);
+
+ private:
+  Model() = default;
+  void open_transformer_headers();
+  void identify();
+  WeightSource& source(const std::vector<std::filesystem::path>& files);
+
+  std::string name_, synthetic_;
+  DType storage_ = DType::bf16;
+  uint64_t fingerprint_ = 0;
+  Checkpoint checkpoint_;
+  FamilyDefaults defaults_{};
+  WanConfig config_;
+  int num_experts_ = 1;
+  SigmaConvention convention_ = SigmaConvention::diffusers;
+  SamplerKind sampler_ = SamplerKind::unipc;
+
+  struct Network;
+  std::unique_ptr<Network> network_;
+  std::unique_ptr<WeightSource> vae_source_;
+  std::unique_ptr<VideoDecoder> decoder_;
+};
+
+}  // namespace lacuna

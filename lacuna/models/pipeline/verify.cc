@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/models/pipeline/verify.h"
+
+#include <cmath>
+#include <cstring>
+#include <map>
+
+#include "lacuna/core/bf16.h"
+#include "lacuna/core/error.h"
+#include "lacuna/core/rng.h"
+#include "lacuna/models/pipeline/sampling.h"
+#include "lacuna/models/pipeline/verify_compare.h"
+#include "lacuna/models/text/umt5.h"
+#include "lacuna/models/vae/video_decoder.h"
+#include "lacuna/models/wan/hash_case.h"
+
+namespace lacuna {
+namespace {
+
+constexpr int64_t kMaxInputValues = int64_t{1} << 26;
+constexpr double kDitLimit = 1.5e-2, kVaeLimit = 2e-2;  // bf16 against f32, models.md 10.2
+
+using Outputs = std::vector<std::pair<std::string, Tensor>>;  // "" = the output itself
+
+// Input tensor {hash, shape, amplitude, valid_rows}.
+Tensor input(const GoldenJson& spec) {
+  std::vector<int64_t> shape = spec.at("shape").get<std::vector<int64_t>>();
+  int64_t count = 1;
+  for (int64_t d : shape) {
+    LACUNA_CHECK(d > 0 && d <= kMaxInputValues && count <= kMaxInputValues / d,
+                 "goldens: an input has more than {} values or an empty axis", kMaxInputValues);
+    count *= d;
+  }
+  // The leading batch axis of the published shapes is always 1.
+  LACUNA_CHECK(shape.size() <= 1 || shape[0] == 1, "goldens: batch {}, expected 1", shape[0]);
+  if (shape.size() > 1) shape.erase(shape.begin());
+  Tensor t(DType::f32, shape);
+  fill_hash(spec.at("hash").get<std::string>(), 0.0, spec.value("amplitude", std::sqrt(3.0)),
+            {t.as<float>(), static_cast<size_t>(count)});
+  return t;
+}
+
+int64_t batchless_dim(const GoldenJson& spec, size_t axis) {
+  return spec.at("shape").at(axis + 1).get<int64_t>();
+}
+
+Tensor copy_f32(const TensorView& view) {
+  Tensor t(DType::f32, {view.numel()});
+  LACUNA_CHECK(view.contiguous(), "goldens: strided tap {}", view.describe());
+  if (view.dtype == DType::f32) {
+    std::memcpy(t.as<float>(), view.data, static_cast<size_t>(view.numel()) * sizeof(float));
+  } else {
+    const BFloat16* source = view.as<BFloat16>();
+    for (int64_t i = 0; i < view.numel(); ++i) t.as<float>()[i] = static_cast<float>(source[i]);
+  }
+  return t;
+}
+
+Outputs run_wan_dit(const GoldenJson& spec, Backend& backend, DType compute) {
+  const GoldenJson& inputs = spec.at("inputs");
+  WanHashCase c;
+  c.tag = spec.at("name");
+  c.config = wan_config_from_json(spec.at("config").dump(), c.tag);
+  c.weights = spec.at("weights");
+  c.latent_name = inputs.at("x").at("hash");
+  c.frames = batchless_dim(inputs.at("x"), 1);
+  c.height = batchless_dim(inputs.at("x"), 2);
+  c.width = batchless_dim(inputs.at("x"), 3);
+  input(inputs.at("x")), input(inputs.at("context"));  // bounds
+  c.text_name = inputs.at("context").at("hash");
+  c.text_rows = c.text_len = batchless_dim(inputs.at("context"), 0);
+  for (const GoldenJson& range : inputs.at("timesteps")) {
+    c.times.push_back({range.at("tokens").get<int64_t>(), range.at("timestep").get<double>()});
+  }
+  Outputs outputs;
+  const bool taps = spec.contains("taps") && compute == DType::f32;
+  const WanTap tap = [&](std::string_view name, const TensorView& value) {
+    if (spec.at("taps").contains(std::string(name))) outputs.emplace_back(name, copy_f32(value));
+  };
+  Tensor out = run_hash_case(backend, compute, c, taps ? &tap : nullptr);
+  outputs.emplace(outputs.begin(), "", std::move(out));
+  return outputs;
+}
+
+Outputs run_wan_vae(const GoldenJson& spec, Backend& backend, DType compute) {
+  const std::string name = spec.at("name");
+  const auto source = hash_weights(spec.at("weights"), DType::f32);
+  Context ctx{backend, compute, {}};
+  Outputs outputs;
+  if (spec.at("mode") == "encode") {
+    const auto encoder = make_video_encoder(spec.at("config").dump(), name, *source);
+    outputs.emplace_back("", encoder->encode(ctx, input(spec.at("inputs").at("pixels")), false));
+    return outputs;
+  }
+  LACUNA_CHECK(spec.at("mode") == "decode", "goldens: {} mode {}, expected decode or encode", name,
+               spec.at("mode").dump());
+  const auto decoder = make_video_decoder(spec.at("config").dump(), name, *source);
+  DecodeOptions options;
+  options.denormalize = false;
+  if (spec.contains("tiling")) {
+    options.tiling.mode = TileMode::blend;
+    options.tiling.tile_height = options.tiling.tile_width = spec.at("tiling").at("tile");
+    options.tiling.stride_height = options.tiling.stride_width = spec.at("tiling").at("stride");
+  }
+  const Tensor all = input(spec.at("inputs").at("latents"));
+  const auto& s = all.view().shape;
+  const int64_t frames = spec.value("latent_frames", s[1]);
+  LACUNA_CHECK(frames > 0 && frames <= s[1], "goldens: {} latent_frames {}, expected 1 to {}", name,
+               frames, s[1]);
+  const Tensor latents(DType::f32, {s[0], frames, s[2], s[3]});
+  for (int64_t c = 0; c < s[0]; ++c) {
+    std::memcpy(latents.as<float>() + c * frames * s[2] * s[3],
+                all.as<float>() + c * s[1] * s[2] * s[3],
+                static_cast<size_t>(frames * s[2] * s[3]) * sizeof(float));
+  }
+  outputs.emplace_back("", decode_video(*decoder, ctx, latents, options));
+  return outputs;
+}
+
+Outputs run_umt5(const GoldenJson& spec, Backend& backend, DType compute) {
+  const auto source = hash_weights(spec.at("weights"), DType::f32);
+  const Umt5Config config =
+      umt5_config_from_json(spec.at("config").dump(), std::string(spec.at("name")));
+  const Umt5Encoder encoder(config, *source, Umt5Names{});
+  Context ctx{backend, compute, {}};
+  Outputs outputs;
+  outputs.emplace_back(
+      "", encoder.encode(ctx, spec.at("inputs").at("ids").get<std::vector<int32_t>>()));
+  return outputs;
+}
+
+SamplerConfig sampler_config(const GoldenJson& json) {
+  SamplerConfig config;
+  config.kind = parse_sampler(json.at("kind").get<std::string>());
+  const std::string convention = json.at("convention");
+  LACUNA_CHECK(convention == "diffusers" || convention == "wan" || convention == "flow_matching",
+               "goldens: sigma convention {}", convention);
+  config.convention = convention == "wan"         ? SigmaConvention::wan
+                      : convention == "diffusers" ? SigmaConvention::diffusers
+                                                  : SigmaConvention::flow_matching;
+  config.num_steps = json.at("num_steps");
+  config.shift = json.at("shift");
+  return config;
+}
+
+// A made-up model with a closed form: v_j = x_j / 2 - cos(0.003 t + j / 10) / 4 (models.md 10.3).
+Outputs run_sampler(const GoldenJson& spec, Backend&, DType) {
+  const auto sampler = make_sampler(sampler_config(spec.at("config")));
+  Tensor x = input(spec.at("inputs").at("x"));
+  const std::span<float> values(x.as<float>(), static_cast<size_t>(x.numel()));
+  std::vector<float> v(values.size());
+  for (int step = 0; step < sampler->num_steps(); ++step) {
+    for (size_t j = 0; j < v.size(); ++j) {
+      v[j] = static_cast<float>(0.5 * values[j] -
+                                0.25 * std::cos(0.003 * sampler->timestep(step) + 0.1 * j));
+    }
+    sampler->step(step, v, values);
+  }
+  Outputs outputs;
+  outputs.emplace_back("", std::move(x));
+  return outputs;
+}
+
+Outputs run_wan_pipeline(const GoldenJson& spec, Backend& backend, DType compute) {
+  const GoldenJson& config = spec.at("config");
+  const GoldenJson& inputs = spec.at("inputs");
+  const std::string name = spec.at("name");
+  const auto source = hash_weights(spec.at("weights"), DType::f32);
+  WeightReader reader(*source);
+  const WanDit dit(wan_config_from_json(config.at("transformer").dump(), name), reader);
+  const auto decoder = make_video_decoder(config.at("vae").dump(), name, *source);
+  Context ctx{backend, compute, {}};
+  Engine engine(backend, {});
+  Request request;
+  request.sampler = sampler_config(config.at("sampler"));
+  request.guidance = request.guidance_low = config.at("guidance").get<double>();
+  PromptEmbeddings prompts;
+  const auto valid = [](const GoldenJson& text) {
+    const Tensor all = input(text);
+    const int64_t rows = text.at("valid_rows"), dim = all.view().shape[1];
+    LACUNA_CHECK(rows > 0 && rows <= all.view().shape[0], "goldens: valid_rows {}", rows);
+    Tensor t(DType::f32, {rows, dim});
+    std::memcpy(t.as<float>(), all.as<float>(), static_cast<size_t>(rows * dim) * sizeof(float));
+    return t;
+  };
+  prompts.positive = valid(inputs.at("positive"));
+  prompts.negative = valid(inputs.at("negative"));
+  SamplingState state;
+  state.latents = input(inputs.at("noise"));
+  sample(ctx, engine,
+         {[&](int) -> const WanDit& { return dit; }, 1, request, prompts,
+          batchless_dim(inputs.at("positive"), 0)},
+         state, nullptr);
+  Outputs outputs;
+  outputs.emplace_back("video", decode_video(*decoder, ctx, state.latents));
+  outputs.emplace_back("latents", std::move(state.latents));
+  return outputs;
+}
+
+struct Module {
+  std::string_view name;
+  Outputs (*run)(const GoldenJson&, Backend&, DType);
+  double bf16_limit;  // 0 = no compute dtype
+};
+
+constexpr Module kModules[] = {
+    {"wan_dit", run_wan_dit, kDitLimit},     {"wan_vae", run_wan_vae, kVaeLimit},
+    {"umt5", run_umt5, kDitLimit},           {"sampler", run_sampler, 0.0},
+    {"wan_pipeline", run_wan_pipeline, 0.0},
+};
+
+const Module& find_module(const std::string& name) {
+  for (const Module& m : kModules) {
+    if (name == m.name) return m;
+  }
+  fail("goldens: module {}, expected wan_dit, wan_vae, umt5, sampler or wan_pipeline", name);
+}
+
+// The numbers of output `part` of a case: its own `expect`, a tap, or a named part of `expect`.
+const GoldenJson& expected(const GoldenJson& spec, const std::string& part) {
+  if (part.empty()) return spec.at("expect");
+  if (spec.contains("taps") && spec.at("taps").contains(part)) return spec.at("taps").at(part);
+  return spec.at("expect").at(part);
+}
+
+void verify_case(const GoldenJson& spec, Backend& backend, DType compute,
+                 const std::function<void(const VerifyResult&)>& report) {
+  const Module& module = find_module(spec.at("module"));
+  const std::string name = spec.at("name");
+  const Outputs reference = module.run(spec, backend, DType::f32);
+  if (compute == DType::f32 || module.bf16_limit == 0.0) {
+    const double relative =
+        spec.contains("tolerance") ? spec.at("tolerance").at("relative").get<double>() : 0.0;
+    for (const auto& [part, tensor] : reference) {
+      report(compare_numbers(part.empty() ? name : name + " " + part, expected(spec, part), tensor,
+                             relative));
+    }
+    return;
+  }
+  const Outputs rounded = module.run(spec, backend, compute);
+  report(compare_runs(name, rounded[0].second, reference[0].second, module.bf16_limit));
+}
+
+}  // namespace
+
+void verify_goldens(std::string_view json, std::string_view who, Backend& backend, DType compute,
+                    const std::function<void(const VerifyResult&)>& report) {
+  try {
+    const GoldenJson file = GoldenJson::parse(json);
+    LACUNA_CHECK(file.at("schema") == "lacuna-goldens" && file.at("version") == 1,
+                 "goldens: {} is schema {} version {}, expected lacuna-goldens version 1", who,
+                 file.at("schema").dump(), file.at("version").dump());
+    for (const GoldenJson& spec : file.at("cases")) verify_case(spec, backend, compute, report);
+  } catch (const GoldenJson::exception& error) {
+    fail("goldens: {}: {}", who, error.what());
+  }
+}
+
+}  // namespace lacuna

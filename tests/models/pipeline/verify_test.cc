@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/models/pipeline/verify.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "lacuna/core/error.h"
+
+namespace lacuna {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::vector<VerifyResult> run(const std::string& json, std::string_view backend,
+                              DType compute = DType::f32) {
+  std::vector<VerifyResult> results;
+  const auto b = make_backend(backend);
+  verify_goldens(json, "test", *b, compute, [&](const VerifyResult& r) { results.push_back(r); });
+  return results;
+}
+
+// Every shipped golden number on both rungs of the ladder.
+TEST(Verify, RefReproducesUpstream) {
+  const auto results = run(std::string(shipped_goldens()), "ref");
+  EXPECT_GE(results.size(), 33u);
+  for (const VerifyResult& r : results) EXPECT_TRUE(r.passed) << r.name << ": " << r.detail;
+}
+
+TEST(Verify, CpuReproducesUpstream) {
+  for (const VerifyResult& r : run(std::string(shipped_goldens()), "cpu"))
+    EXPECT_TRUE(r.passed) << r.name << ": " << r.detail;
+}
+
+TEST(Verify, CpuInBf16StaysNearF32) {
+  for (const VerifyResult& r : run(std::string(shipped_goldens()), "cpu", DType::bf16))
+    EXPECT_TRUE(r.passed) << r.name << ": " << r.detail;
+}
+
+Json sampler_case() {
+  return Json::parse(R"({"schema": "lacuna-goldens", "version": 1, "cases": [
+    {"name": "n1", "module": "sampler",
+     "config": {"kind": "unipc", "convention": "diffusers", "num_steps": 1, "shift": 5},
+     "inputs": {"x": {"hash": "x:sched", "shape": [16]}},
+     "expect": {"shape": [16], "sum": -3.160825, "values": {"0": -0.1733517}}}]})");
+}
+
+TEST(Verify, NoticesAWrongNumber) {
+  Json file = sampler_case();
+  EXPECT_TRUE(run(file.dump(), "ref").front().passed);
+  file["cases"][0]["expect"]["values"]["0"] = -0.1734517;
+  const auto results = run(file.dump(), "ref");
+  EXPECT_FALSE(results.front().passed);
+  EXPECT_GT(results.front().worst, 1.0);
+  EXPECT_NE(results.front().detail.find("y[0]"), std::string::npos);
+}
+
+TEST(Verify, RefusesHostileFiles) {
+  EXPECT_THROW(run("", "ref"), Error);
+  EXPECT_THROW(run("[]", "ref"), Error);
+  EXPECT_THROW(run(R"({"schema": "lacuna-goldens", "version": 2, "cases": []})", "ref"), Error);
+  const auto broken = [](auto change) {
+    Json file = sampler_case();
+    change(file["cases"][0]);
+    return file.dump();
+  };
+  EXPECT_THROW(run(broken([](Json& c) { c["module"] = "nothing"; }), "ref"), Error);
+  EXPECT_THROW(run(broken([](Json& c) { c.erase("inputs"); }), "ref"), Error);
+  EXPECT_THROW(run(broken([](Json& c) { c["inputs"]["x"]["shape"] = {1ll << 40}; }), "ref"), Error);
+  EXPECT_THROW(run(broken([](Json& c) { c["inputs"]["x"]["shape"] = {1, -3}; }), "ref"), Error);
+  EXPECT_THROW(run(broken([](Json& c) { c["expect"]["values"] = {{"99", 0.0}}; }), "ref"), Error);
+  EXPECT_THROW(run(broken([](Json& c) { c["expect"] = {{"shape", {16}}}; }), "ref"), Error);
+  EXPECT_THROW(run(broken([](Json& c) { c["config"]["num_steps"] = 1e9; }), "ref"), Error);
+}
+
+}  // namespace
+}  // namespace lacuna
