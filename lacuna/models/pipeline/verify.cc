@@ -56,6 +56,15 @@ Tensor copy_f32(const TensorView& view) {
   return t;
 }
 
+// [tokens, channels] -> [channels, tokens]: upstream's patch embedding is a convolution's output.
+Tensor channels_first(const TensorView& rows) {
+  Tensor t(DType::f32, {rows.shape[1], rows.shape[0]});
+  for (int64_t c = 0; c < rows.shape[1]; ++c)
+    for (int64_t i = 0; i < rows.shape[0]; ++i)
+      t.as<float>()[c * rows.shape[0] + i] = rows.as<float>()[i * rows.stride[0] + c];
+  return t;
+}
+
 Outputs run_wan_dit(const GoldenJson& spec, Backend& backend, DType compute) {
   const GoldenJson& inputs = spec.at("inputs");
   WanHashCase c;
@@ -75,7 +84,10 @@ Outputs run_wan_dit(const GoldenJson& spec, Backend& backend, DType compute) {
   Outputs outputs;
   const bool taps = spec.contains("taps") && compute == DType::f32;
   const WanTap tap = [&](std::string_view name, const TensorView& value) {
-    if (spec.at("taps").contains(std::string(name))) outputs.emplace_back(name, copy_f32(value));
+    const auto expect = spec.at("taps").find(std::string(name));
+    if (expect == spec.at("taps").end()) return;
+    outputs.emplace_back(name,
+                         expect->at("shape").size() == 5 ? channels_first(value) : copy_f32(value));
   };
   Tensor out = run_hash_case(backend, compute, c, taps ? &tap : nullptr);
   outputs.emplace(outputs.begin(), "", std::move(out));
