@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/engine/policy.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/engine/fixtures.h"
+
+namespace lacuna::test {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+TEST(ParsePlan, MethodParametersAndRefresh) {
+  const Plan plan = parse_plan(
+      "xattention:top_p=0.85,stride=8,refresh=drift,delta=30,relative=0,gate_low=0.3,pool=64");
+  EXPECT_EQ(plan.method->name(), "xattention");
+  EXPECT_EQ(plan.params.get("top_p"), 0.85);
+  EXPECT_EQ(plan.params.get_int("stride"), 8);
+  EXPECT_EQ(plan.params.get_int("block"), 128) << "default";
+  EXPECT_EQ(plan.refresh.kind, RefreshKind::drift);
+  EXPECT_EQ(plan.refresh.delta, 30.0);
+  EXPECT_EQ(plan.refresh.gate_low, 0.3);
+  EXPECT_EQ(plan.refresh.gate_high, 0.8);
+  EXPECT_FALSE(plan.refresh.relative);
+  EXPECT_EQ(plan.refresh.pool, 64);
+}
+
+TEST(ParsePlan, RefreshDefaultsFollowTheMethod) {
+  EXPECT_EQ(parse_plan("xattention").refresh.kind, RefreshKind::every_step);
+  EXPECT_EQ(parse_plan("radial:decay=0.8").refresh.kind, RefreshKind::never);
+  EXPECT_EQ(parse_plan("radial:refresh=every_step").refresh.kind, RefreshKind::every_step);
+  const Refresh at = parse_plan("xattention:refresh=at_steps,at=10-12+30").refresh;
+  EXPECT_EQ(at.kind, RefreshKind::at_steps);
+  EXPECT_THAT(at.steps, ElementsAre(10, 11, 12, 30));
+  EXPECT_EQ(parse_plan("xattention:at=3,refresh=at_steps").refresh.steps, std::vector<int>{3});
+}
+
+TEST(ParsePlan, ErrorsNameWhatIsKnown) {
+  const auto error = [](const char* text) { return error_of([&] { parse_plan(text); }); };
+  EXPECT_THAT(error("xatention"), HasSubstr("'xatention', expected one of dense"));
+  EXPECT_THAT(error(""), HasSubstr("expected one of dense"));
+  EXPECT_THAT(error("xattention:topp=0.9"), HasSubstr("'topp', expected one of top_p, stride"));
+  EXPECT_THAT(error("xattention:top_p=1.9"), HasSubstr("top_p: 1.9, expected a number in"));
+  EXPECT_THAT(error("xattention:top_p=0.9x"), HasSubstr("'0.9x', expected a number"));
+  EXPECT_THAT(error("xattention:top_p="), HasSubstr("expected a number"));
+  EXPECT_THAT(error("xattention:top_p=nan"), HasSubstr("top_p: nan"));
+  EXPECT_THAT(error("xattention:top_p"), HasSubstr("expected key=value"));
+  EXPECT_THAT(error("xattention:"), HasSubstr("expected key=value"));
+  EXPECT_THAT(error("xattention:top_p=0.5,top_p=0.6"), HasSubstr("'top_p' twice"));
+  EXPECT_THAT(error("xattention:stride=12"), HasSubstr("stride 12, expected 4, 8, 16 or 32"));
+  EXPECT_THAT(error("xattention:refresh=often"), HasSubstr("'often', expected one of every_step"));
+  EXPECT_THAT(error("xattention:delta=3"), HasSubstr("'delta'")) << "belongs to drift only";
+  EXPECT_THAT(error("xattention:refresh=at_steps"), HasSubstr("expected e.g. at=10+30"));
+  EXPECT_THAT(error("xattention:refresh=drift,gate_low=0.9"), HasSubstr("at most gate_high"));
+}
+
+// The parser gives these keys to the refresh rule, so no method may use them.
+TEST(ParsePlan, NoMethodUsesARefreshKey) {
+  for (const Method* method : all_methods())
+    for (const ParamSpec& spec : method->specs()) {
+      EXPECT_NE(spec.name, "refresh");
+      EXPECT_NE(spec.name, "at");
+      for (const RefreshInfo& info : all_refresh_rules())
+        for (const ParamSpec& key : info.specs) EXPECT_NE(spec.name, key.name) << method->name();
+    }
+}
+
+TEST(ParseSkip, RulesAndDefaults) {
+  EXPECT_EQ(parse_skip("none"), SkipRule{});
+  EXPECT_EQ(parse_skip("running_max:lambda=0.25"), (SkipRule{SkipKind::running_max, {0.25f}}));
+  EXPECT_EQ(parse_skip("running_lse"), (SkipRule{SkipKind::running_lse, {-6.0f}}));
+  EXPECT_EQ(parse_skip("recall:r=0.9"), (SkipRule{SkipKind::recall, {0.9f}, {1.0f}}));
+  EXPECT_EQ(parse_skip("recall:kappa=0.5,r=0.5"), (SkipRule{SkipKind::recall, {0.5f}, {0.5f}}));
+  const auto error = [](const char* text) { return error_of([&] { parse_skip(text); }); };
+  EXPECT_THAT(error("blasst"), HasSubstr("'blasst', expected one of none, running_max"));
+  EXPECT_THAT(error("running_max:lambda=0"), HasSubstr("lambda: 0, expected"));
+  EXPECT_THAT(error("none:lambda=1"), HasSubstr("'lambda', expected none"));
+}
+
+TEST(ParseIndexList, RangesAndGarbage) {
+  EXPECT_THAT(parse_index_list("0-3,7,5,5"), ElementsAre(0, 1, 2, 3, 5, 7));
+  EXPECT_THAT(parse_index_list("12"), ElementsAre(12));
+  for (const char* bad : {"", ",", "1,", "-1", "3-1", "1-", "a", "1-2-3", "1.5", "99999999",
+                          "0-99999999999", " 1", "1--2"})
+    EXPECT_THAT(error_of([&] { parse_index_list(bad); }), HasSubstr("index list")) << bad;
+}
+
+TEST(SiteMatch, HalfOpenRangesAndLists) {
+  SiteMatch match;
+  match.step_begin = 2;
+  match.step_end = 4;
+  match.layers = {1, 3};
+  match.branch = Branch::cond;
+  match.expert = 1;
+  match.max_tokens = 100;
+  match.sigma_min = 0.5f;
+  match.sigma_max = 1.0f;
+  Site site = site_at(2, 3, Branch::cond, 1);
+  site.sigma = 0.5f;
+  EXPECT_TRUE(match.matches(site, 100));
+  EXPECT_FALSE(match.matches(site, 101));
+  const auto differs = [&](auto change) {
+    Site other = site;
+    change(other);
+    return !match.matches(other, 100);
+  };
+  EXPECT_TRUE(differs([](Site& s) { s.step = 1; }));
+  EXPECT_TRUE(differs([](Site& s) { s.step = 4; }));
+  EXPECT_TRUE(differs([](Site& s) { s.sigma = 1.0f; }));
+  EXPECT_TRUE(differs([](Site& s) { s.sigma = 0.25f; }));
+  EXPECT_TRUE(differs([](Site& s) { s.layer = 2; }));
+  EXPECT_TRUE(differs([](Site& s) { s.branch = Branch::uncond; }));
+  EXPECT_TRUE(differs([](Site& s) { s.expert = 0; }));
+}
+
+TEST(Policy, FirstMatchWins) {
+  Policy policy;
+  Rule a, b;
+  a.match.step_end = 5;
+  a.reason = "a";
+  b.reason = "b";
+  policy.add(a);
+  policy.add(b);
+  EXPECT_EQ(policy.at(site_at(4)).reason, "a");
+  EXPECT_EQ(policy.at(site_at(5)).reason, "b");
+  EXPECT_EQ(Policy().at(site_at(0)).reason, "no rule");
+}
+
+TEST(MakePolicy, DenseStepsLayersAndShortSequences) {
+  const Policy policy =
+      make_policy(parse_plan("radial"), parse_skip("running_lse"), "3", "0,2-3", 1000, 50);
+  const auto reason = [&](int step, int layer, int64_t tokens) {
+    return policy.at(site_at(step, layer), tokens).reason;
+  };
+  EXPECT_EQ(reason(0, 1, 5000), "dense-steps");
+  EXPECT_EQ(reason(2, 1, 5000), "dense-steps");
+  EXPECT_EQ(reason(3, 0, 5000), "dense-layers");
+  EXPECT_EQ(reason(3, 1, 999), "min-tokens");
+  EXPECT_EQ(reason(3, 3, 999), "dense-layers");
+  const Plan& plan = policy.at(site_at(3, 1), 1000).plan;
+  EXPECT_EQ(plan.method->name(), "radial");
+  EXPECT_EQ(plan.skip.kind, SkipKind::running_lse);
+  EXPECT_EQ(policy.at(site_at(0, 1), 5000).plan.skip.kind, SkipKind::none);
+}
+
+TEST(MakePolicy, StepsAsCountOrList) {
+  const auto dense = [](const char* steps) {
+    const Policy policy = make_policy(parse_plan("radial"), {}, steps, "", 0, 10);
+    std::vector<int> found;
+    for (int step = 0; step < 10; ++step)
+      if (policy.at(site_at(step), 1).plan.method == nullptr) found.push_back(step);
+    return found;
+  };
+  EXPECT_THAT(dense(""), ElementsAre());
+  EXPECT_THAT(dense("0"), ElementsAre());
+  EXPECT_THAT(dense("2"), ElementsAre(0, 1));
+  EXPECT_THAT(dense("0-1,4,9"), ElementsAre(0, 1, 4, 9));
+  EXPECT_EQ(dense("10").size(), 10u);
+  for (const char* bad : {"11", "0-10", "3,12"})
+    EXPECT_THAT(error_of([&] { dense(bad); }), HasSubstr("expected steps below 10")) << bad;
+}
+
+TEST(Policy, DenseReasonsReachTheTrace) {
+  const std::unique_ptr<Backend> backend = make_backend("ref");
+  const Input in = make_input({{2, 3, 4}});
+  Engine engine(*backend,
+                make_policy(parse_plan("xattention:block=8,stride=4"), {}, "1", "2", 0, 50));
+  EXPECT_EQ(attend(engine, site_at(0), in).reason, "dense-steps");
+  EXPECT_EQ(attend(engine, site_at(1, 2), in).reason, "dense-layers");
+  EXPECT_EQ(attend(engine, site_at(1, 1), in).reason, "");
+  Engine small(*backend, make_policy(parse_plan("xattention"), {}, "", "", 25, 50));
+  EXPECT_EQ(attend(small, site_at(0), in).reason, "min-tokens");
+}
+
+}  // namespace
+}  // namespace lacuna::test

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every method promises, over all_methods(): a new method is covered without an edit here.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "lacuna/core/threads.h"
+#include "lacuna/methods/selection.h"
+#include "tests/methods/fixtures.h"
+
+namespace lacuna::test {
+namespace {
+
+// Ragged in every way: short last blocks, border tiles, text that shares a block with video.
+const Shape kShapes[] = {
+    {{5, 8, 9}, 0, 3}, {{5, 8, 9}, 21, 3}, {{3, 8, 16}, 0, 2}, {{1, 1, 1}, 0, 1}, {{2, 3, 5}, 5, 2},
+};
+
+struct ThreadCount {
+  const int before = num_threads();
+  explicit ThreadCount(int n) { set_num_threads(n); }
+  ~ThreadCount() { set_num_threads(before); }
+};
+
+// Masks for `fixed`: checkers plus the diagonal.
+Selection checkers(const Shape& shape) {
+  Selection all;
+  all.q_layout = all.k_layout = BlockLayout::uniform(shape.seq_len(), 32);
+  const int32_t blocks = all.q_layout.num_blocks;
+  all.mask = BlockMask(shape.num_heads, blocks, blocks);
+  for (int64_t h = 0; h < shape.num_heads; ++h)
+    for (int32_t qb = 0; qb < blocks; ++qb)
+      for (int32_t kb = 0; kb < blocks; ++kb)
+        if ((qb + kb + h) % 2 == 0 || qb == kb) all.mask.set(h, qb, kb);
+  return all;
+}
+
+// Small blocks where the method has that parameter, so that tests see many blocks.
+Params small_blocks(const Method& method) {
+  Params params(method.specs());
+  for (const ParamSpec& spec : method.specs()) {
+    if (spec.name == "block") params.set("block", 32);
+    if (spec.name.starts_with("tile_")) params.set(spec.name, spec.name == "tile_frames" ? 2 : 3);
+    if (spec.name.starts_with("window_")) params.set(spec.name, 1);
+  }
+  return params;
+}
+
+bool has_param(const Method& method, std::string_view name) {
+  const auto specs = method.specs();
+  return std::any_of(specs.begin(), specs.end(),
+                     [&](const ParamSpec& s) { return s.name == name; });
+}
+
+void expect_equal(const Selection& a, const Selection& b) {
+  EXPECT_EQ(a.mask, b.mask);
+  EXPECT_EQ(a.q_order.order, b.q_order.order);
+  EXPECT_EQ(a.k_order.order, b.k_order.order);
+  EXPECT_EQ(a.q_layout.offsets, b.q_layout.offsets);
+  EXPECT_EQ(a.k_layout.offsets, b.k_layout.offsets);
+}
+
+class MethodContract : public testing::TestWithParam<const Method*> {
+ protected:
+  Selection run(const Input& in, const Params& params, std::vector<int32_t> heads = {},
+                Backend* backend = nullptr) {
+    const Selection masks = checkers(in.shape);
+    return select(method_, params, in, backend == nullptr ? *ref_ : *backend, std::move(heads),
+                  &masks);
+  }
+
+  const Method& method_ = *GetParam();
+  std::unique_ptr<Backend> ref_ = make_backend("ref");
+};
+
+TEST_P(MethodContract, SelectionsKeepTheInvariants) {
+  for (const Shape& shape : kShapes)
+    for (const Params& params : {Params(method_.specs()), small_blocks(method_)}) {
+      SCOPED_TRACE(testing::Message() << shape);
+      const Selection s = run(make_input(shape), params);
+      EXPECT_EQ(error_of([&] {
+                  check_selection(s, method_.name(), shape.num_heads, shape.grid.tokens(),
+                                  shape.text_tokens);
+                }),
+                "");
+    }
+}
+
+TEST_P(MethodContract, SameInputSameBitsForAnyThreadCount) {
+  const Input in = make_input(kShapes[1]);
+  const Params params = small_blocks(method_);
+  const Selection first = run(in, params);
+  for (int threads : {1, 2}) {
+    ThreadCount count(threads);
+    expect_equal(run(in, params), first);
+  }
+}
+
+TEST_P(MethodContract, ASubsetEqualsTheSameHeadsOfAll) {
+  const Input in = make_input(kShapes[1]);
+  const Params params = small_blocks(method_);
+  const Selection all = run(in, params);
+  for (const std::vector<int32_t>& heads : {std::vector{0}, std::vector{2}, std::vector{0, 2}})
+    expect_equal(run(in, params, heads), pick_heads(all, heads));
+}
+
+TEST_P(MethodContract, DropsSomething) {
+  const Shape shape{{4, 16, 16}, 0, 1};
+  const Selection s = run(make_input(shape), small_blocks(method_));
+  if (s.mask.empty()) GTEST_SKIP() << method_.name() << " is dense";
+  EXPECT_LT(s.mask.density(s.q_layout, s.k_layout), 1.0)
+      << "no block of " << s.mask.num_k_blocks() << " was dropped";
+}
+
+// Estimates may differ in the last bit between backends, so near ties a block may flip.
+TEST_P(MethodContract, BackendsSelectTheSameBlocks) {
+  for (std::string_view name : backend_names()) {
+    const std::unique_ptr<Backend> backend = make_backend(name);
+    for (const Shape& shape : kShapes) {
+      SCOPED_TRACE(testing::Message() << name << " " << shape);
+      const Input in = make_input(shape);
+      const Selection want = run(in, small_blocks(method_));
+      const Selection got = run(in, small_blocks(method_), {}, backend.get());
+      ASSERT_EQ(got.mask.empty(), want.mask.empty());
+      int64_t differ = 0, total = 0;
+      for (int64_t h = 0; h < want.mask.num_heads(); ++h)
+        for (int32_t qb = 0; qb < want.mask.num_q_blocks(); ++qb)
+          for (int32_t kb = 0; kb < want.mask.num_k_blocks(); ++kb, ++total)
+            differ += want.mask.get(h, qb, kb) != got.mask.get(h, qb, kb);
+      EXPECT_LE(differ, total / 500) << "of " << total;
+    }
+  }
+}
+
+TEST_P(MethodContract, DensityDoesNotFallAsTopPRises) {
+  if (!has_param(method_, "top_p")) GTEST_SKIP() << method_.name() << " has no top_p";
+  const Input in = make_input(kShapes[1]);
+  Params params = small_blocks(method_);
+  BlockMask previous;
+  for (const double top_p : {0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 1.0}) {
+    params.set("top_p", top_p);
+    const BlockMask mask = run(in, params).mask;
+    if (!previous.empty()) {
+      BlockMask both = previous;
+      both |= mask;
+      EXPECT_EQ(both, mask) << "top_p " << top_p << " dropped a block that less mass kept";
+    }
+    previous = mask;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(AllMethods, MethodContract,
+                         testing::ValuesIn(all_methods().begin(), all_methods().end()),
+                         [](const auto& info) { return std::string(info.param->name()); });
+
+}  // namespace
+}  // namespace lacuna::test
