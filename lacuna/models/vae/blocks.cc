@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/models/vae/blocks.h"
+
+#include <cmath>
+
+#include "lacuna/core/error.h"
+
+namespace lacuna {
+namespace {
+
+int64_t bytes_of(const TensorView& view) {
+  return storage_bytes(view.dtype, view.numel());
+}
+
+int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+// One head of width c over the positions of one frame: qkv [n, 3c] -> out [n, c].
+void attend_frame(Context& ctx, const TensorView& qkv, const TensorView& out) {
+  const int64_t n = out.shape[0], c = out.shape[1];
+  AttendParams p;
+  const auto column = [&](int64_t i) {
+    return static_cast<char*>(qkv.data) + storage_bytes(qkv.dtype, i * c);
+  };
+  p.q = column(0);
+  p.k = column(1);
+  p.v = column(2);
+  p.out = out.data;
+  p.dtype = qkv.dtype == DType::bf16 ? AttendDType::bf16 : AttendDType::f32;
+  p.q_token_stride = p.k_token_stride = p.v_token_stride = 3 * c;
+  p.out_token_stride = c;
+  p.q_head_stride = p.k_head_stride = p.v_head_stride = 3 * c * n;
+  p.out_head_stride = c * n;
+  p.num_heads = 1;
+  p.q_len = p.k_len = n;
+  p.head_dim = static_cast<int32_t>(c);
+  p.sm_scale = 1.0f / std::sqrt(static_cast<float>(c));
+  p.num_q_blocks = static_cast<int32_t>(ceil_div(n, p.block_q));
+  p.num_k_blocks = static_cast<int32_t>(ceil_div(n, p.block_k));
+  ctx.backend.attend(p);
+}
+
+}  // namespace
+
+void norm_silu(Context& ctx, const TensorView& x, const Tensor& gamma, const TensorView& out) {
+  ctx.backend.channel_norm(x, gamma.as<float>(), /*silu=*/true, out);
+}
+
+void Conv::forward(Context& ctx, const TensorView& x, const TensorView* residual,
+                   const TensorView& out) const {
+  ctx.backend.conv3d(x, ctx.weight(weight), bias.as<float>(), params, residual, out);
+}
+
+TensorView CausalConv::window(Stream& stream, int64_t t, int64_t h, int64_t w) const {
+  const int64_t c = conv.in_channels();
+  const TensorView window = stream.scratch("window", {history + t, h, w, c});
+  if (history > 0) {
+    const TensorView& kept = stream.history(this, history, h, w, c);
+    copy_bytes(window.data, kept.data, bytes_of(kept));
+  }
+  return window;
+}
+
+void CausalConv::remember(Stream& stream, const TensorView& window) const {
+  if (history == 0) return;
+  const TensorView& kept =
+      stream.history(this, history, window.shape[1], window.shape[2], window.shape[3]);
+  const TensorView last = window.slice(window.shape[0] - history, window.shape[0]);
+  copy_bytes(kept.data, last.data, bytes_of(kept));
+}
+
+void CausalConv::forward(Context& ctx, Stream& stream, const TensorView& window,
+                         const TensorView* residual, const TensorView& out) const {
+  conv.forward(ctx, window, residual, out);
+  remember(stream, window);
+}
+
+Feature ResBlock::forward(Context& ctx, Stream& stream, const Feature& x, int pinned) const {
+  const int64_t t = x.frames(), h = x.height(), w = x.width();
+  const int64_t c = conv1.conv.out_channels();
+  TensorView window = conv1.window(stream, t, h, w);
+  norm_silu(ctx, x.view, gamma1, conv1.fresh(window));
+  const Feature hidden = stream.feature({x.buffer, pinned}, t, h, w, c);
+  conv1.forward(ctx, stream, window, nullptr, hidden.view);
+
+  window = conv2.window(stream, t, h, w);
+  norm_silu(ctx, hidden.view, gamma2, conv2.fresh(window));
+  // `hidden` is dead from here: it takes the result, or the shortcut if that has its own weights.
+  if (!shortcut) {
+    conv2.forward(ctx, stream, window, &x.view, hidden.view);
+    return hidden;
+  }
+  shortcut->forward(ctx, x.view, nullptr, hidden.view);
+  const Feature out = stream.feature({hidden.buffer, pinned}, t, h, w, c);
+  conv2.forward(ctx, stream, window, &hidden.view, out.view);
+  return out;
+}
+
+Feature MidAttention::forward(Context& ctx, Stream& stream, const Feature& x) const {
+  const int64_t c = x.channels(), n = x.height() * x.width();
+  const TensorView normed = stream.scratch("window", {x.frames(), n, c});
+  ctx.backend.channel_norm(x.view.reshape({x.frames(), n, c}), gamma.as<float>(), /*silu=*/false,
+                           normed);
+  const TensorView qkv_rows = stream.scratch("qkv", {n, 3 * c});
+  const Feature mixed = stream.feature({x.buffer}, x.frames(), x.height(), x.width(), c);
+  for (int64_t f = 0; f < x.frames(); ++f) {
+    qkv.forward(ctx, normed.slice(f, f + 1).reshape({n, c}), qkv_rows);
+    attend_frame(ctx, qkv_rows, mixed.view.slice(f, f + 1).reshape({n, c}));
+  }
+  const Feature out =
+      stream.feature({x.buffer, mixed.buffer}, x.frames(), x.height(), x.width(), c);
+  proj.forward(ctx, mixed.view, &x.view, out.view);
+  return out;
+}
+
+Feature MidBlock::forward(Context& ctx, Stream& stream, const Feature& x) const {
+  const Feature a = before.forward(ctx, stream, x);
+  const Feature b = attention.forward(ctx, stream, a);
+  return after.forward(ctx, stream, b);
+}
+
+Feature Upsample::double_time(Context& ctx, Stream& stream, const Feature& x, int pinned) const {
+  // Frame 0 of the video passes untouched and is not part of the convolution's history.
+  const int64_t bypassed = stream.first() ? 1 : 0, t = x.frames() - bypassed;
+  if (t == 0) return x;
+  const int64_t h = x.height(), w = x.width(), c = x.channels();
+  const TensorView window = time->window(stream, t, h, w);
+  copy_bytes(time->fresh(window).data, x.view.slice(bypassed, x.frames()).data,
+             storage_bytes(x.view.dtype, t * h * w * c));
+  const Feature out = stream.feature({x.buffer, pinned}, bypassed + 2 * t, h, w, c);
+  if (bypassed != 0) copy_bytes(out.view.data, x.view.data, storage_bytes(x.view.dtype, h * w * c));
+  // Channels [0, c) of the result are frame 2k, the others frame 2k + 1: each half of the weight
+  // writes its frames in place.
+  const TensorView weight = ctx.weight(time->conv.weight);
+  for (int64_t half = 0; half < 2; ++half) {
+    const TensorView w_half = weight.slice(half * c, (half + 1) * c);
+    const float* bias_half = time->conv.bias.as<float>() + half * c;
+    for (int64_t k = 0; k < t; ++k) {
+      const int64_t frame = bypassed + 2 * k + half;
+      ctx.backend.conv3d(window.slice(k, k + time->history + 1), w_half, bias_half, {}, nullptr,
+                         out.view.slice(frame, frame + 1));
+    }
+  }
+  time->remember(stream, window);
+  return out;
+}
+
+Feature Upsample::forward(Context& ctx, Stream& stream, const Feature& x,
+                          const Feature* block_input, const Region* region) const {
+  const int pinned = block_input == nullptr ? -1 : block_input->buffer;
+  const Feature wide = time ? double_time(ctx, stream, x, pinned) : x;
+  const int64_t t = wide.frames(), h = wide.height(), w = wide.width(), c = bias.numel();
+  const Region kept = region == nullptr ? Region{0, 0, 2 * h, 2 * w} : *region;
+  const Feature out = stream.feature({wide.buffer, pinned}, t, kept.height, kept.width, c);
+  const TensorView phase = stream.scratch("phase", {t, h, w, c});
+  DupShortcut dup;
+  if (block_input != nullptr) {
+    dup.x = block_input->view;
+    dup.factor_t = dup_factor_t;
+    dup.skip = stream.first() ? dup_factor_t - 1 : 0;
+  }
+  for (int i = 0; i < 4; ++i) {
+    const int dy = i / 2, dx = i % 2;
+    ConvParams params;
+    params.pad_top = 1 - dy;
+    params.pad_bottom = dy;
+    params.pad_left = 1 - dx;
+    params.pad_right = dx;
+    ctx.backend.conv3d(wide.view, ctx.weight(phases[i]), bias.as<float>(), params, nullptr, phase);
+    dup.index = dup_index[i].data();
+    interleave_phase(phase, dy, dx, kept, block_input == nullptr ? nullptr : &dup, out.view);
+  }
+  return out;
+}
+
+Feature Downsample::forward(Context& ctx, Stream& stream, const Feature& x, int pinned) const {
+  const int64_t t = x.frames(), h = x.height() / 2, w = x.width() / 2, c = x.channels();
+  if (!time) {
+    const Feature out = stream.feature({x.buffer, pinned}, t, h, w, c);
+    conv.forward(ctx, x.view, nullptr, out.view);
+    return out;
+  }
+  const TensorView window = time->window(stream, t, h, w);
+  conv.forward(ctx, x.view, nullptr, time->fresh(window));
+  if (stream.first()) {
+    // Nothing comes before frame 0: it is passed on, and is the first tap of the next window.
+    LACUNA_CHECK(t == 1, "vae: first pass of {} frames through a temporal downsample, expected 1",
+                 t);
+    const Feature out = stream.feature({x.buffer, pinned}, 1, h, w, c);
+    copy_bytes(out.view.data, time->fresh(window).data, bytes_of(out.view));
+    time->remember(stream, window);
+    return out;
+  }
+  const Feature out = stream.feature({x.buffer, pinned}, t / 2, h, w, c);
+  time->forward(ctx, stream, window, nullptr, out.view);
+  return out;
+}
+
+}  // namespace lacuna

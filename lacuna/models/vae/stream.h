@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// What one pass over a video holds: the last frames seen by each causal convolution and a few
+// activation buffers.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <unordered_map>
+
+#include "lacuna/core/tensor.h"
+#include "lacuna/core/workspace.h"
+
+namespace lacuna {
+
+// Activations [t, h, w, c] and the stream buffer that holds them (-1: memory of somebody else).
+struct Feature {
+  TensorView view;
+  int buffer = -1;
+
+  int64_t frames() const { return view.shape[0]; }
+  int64_t height() const { return view.shape[1]; }
+  int64_t width() const { return view.shape[2]; }
+  int64_t channels() const { return view.shape[3]; }
+};
+
+class Stream {
+ public:
+  explicit Stream(DType dtype) : dtype_(dtype) {}
+
+  DType dtype() const { return dtype_; }
+  // True until finish_pass(): the pass holds frame 0 of the video.
+  bool first() const { return first_; }
+  void finish_pass() { first_ = false; }
+
+  // A feature buffer that is none of `busy` (buffer numbers; -1 is ignored).
+  Feature feature(std::initializer_list<int> busy, int64_t t, int64_t h, int64_t w, int64_t c);
+  // Scratch memory by name, overwritten by the next call with the same name.
+  TensorView scratch(const char* name, std::initializer_list<int64_t> shape);
+  // The frames kept for one layer, [frames, h, w, c]; zeros when first asked for.
+  const TensorView& history(const void* layer, int64_t frames, int64_t h, int64_t w, int64_t c);
+
+  int64_t bytes() const { return buffers_.bytes() + history_bytes_; }
+
+ private:
+  DType dtype_;
+  bool first_ = true;
+  Workspace buffers_;
+  std::unordered_map<const void*, Tensor> history_;
+  int64_t history_bytes_ = 0;
+};
+
+}  // namespace lacuna
