@@ -48,11 +48,11 @@ struct TileKernel {
   static F load_units(const RowsView& x, int64_t i, int unit, int n) {
     if constexpr (V::kPairs) {
       const uint16_t* row = static_cast<const uint16_t*>(x.data) + i * x.stride;
-      return V::load_some(reinterpret_cast<const float*>(row) + unit, V::mask(n));
+      return V::load_n(reinterpret_cast<const float*>(row) + unit, n);
     } else if (x.dtype == AttendDType::bf16) {
       return V::load_bf16(static_cast<const uint16_t*>(x.data) + i * x.stride + unit, n);
     } else {
-      return V::load_some(static_cast<const float*>(x.data) + i * x.stride + unit, V::mask(n));
+      return V::load_n(static_cast<const float*>(x.data) + i * x.stride + unit, n);
     }
   }
 
@@ -81,14 +81,13 @@ struct TileKernel {
     float* dst = static_cast<float*>(packed);
     for (int key = 0; key < keys;) {
       const int width = panel_width(keys - key);
-      const typename V::M lanes = V::mask(width);
       for (int unit = 0; unit < depth; unit += kLanes) {
         const int n = depth - unit < kLanes ? depth - unit : kLanes;
         F r[kLanes];
         for (int i = 0; i < kLanes; ++i)
           r[i] = i < width ? load_units(k, key + i, unit, n) : V::zero();
         V::transpose(r);
-        for (int j = 0; j < n; ++j) V::store_some(dst + int64_t{unit + j} * width, r[j], lanes);
+        for (int j = 0; j < n; ++j) V::store_n(dst + int64_t{unit + j} * width, r[j], width);
       }
       dst += int64_t{width} * depth;
       key += width;
@@ -110,7 +109,7 @@ struct TileKernel {
         } else {
           x = load_units(v, unit, channel, width);
         }
-        V::store_some(dst + int64_t{unit} * width, x, V::mask(width));
+        V::store_n(dst + int64_t{unit} * width, x, width);
         dst += int64_t{width} * units;
         channel += width;
       }
@@ -271,21 +270,13 @@ struct TileKernel {
 
   template <int R, int N>
   static void value_panel(const ValueArgs& a, const float* v) {
+    // The piece is summed from zero and then added: one long running sum over all keys would cost
+    // f32 a digit at 32k keys.
     F acc[R][N];
-    if (a.first) {
 #pragma GCC unroll 16
-      for (int i = 0; i < R; ++i)
+    for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
-        for (int j = 0; j < N; ++j) acc[i][j] = V::zero();
-    } else {
-#pragma GCC unroll 4
-      for (int j = 0; j < N; ++j) {
-        const F alpha = V::load(a.alpha + j * kLanes);
-#pragma GCC unroll 16
-        for (int i = 0; i < R; ++i)
-          acc[i][j] = V::mul(V::load(a.o + i * kGranule + j * a.o_stride), alpha);
-      }
-    }
+      for (int j = 0; j < N; ++j) acc[i][j] = V::zero();
     const float* p = a.p;
     for (int unit = 0; unit < a.units; ++unit, v += R, p += kGranule) {
       F x[N];
@@ -298,10 +289,15 @@ struct TileKernel {
         for (int j = 0; j < N; ++j) acc[i][j] = V::dot(y, x[j], acc[i][j]);
       }
     }
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
-      for (int j = 0; j < N; ++j) V::store(a.o + i * kGranule + j * a.o_stride, acc[i][j]);
+    for (int j = 0; j < N; ++j) {
+      const F alpha = V::load(a.alpha + j * kLanes);
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) {
+        float* o = a.o + i * kGranule + j * a.o_stride;
+        V::store(o, a.first ? acc[i][j] : V::fma(V::load(o), alpha, acc[i][j]));
+      }
+    }
   }
 
   template <int N>
@@ -368,7 +364,7 @@ struct TileKernel {
           if (bf16) {
             V::store_bf16(static_cast<uint16_t*>(out) + at, r[i], n);
           } else {
-            V::store_some(static_cast<float*>(out) + at, r[i], V::mask(n));
+            V::store_n(static_cast<float*>(out) + at, r[i], n);
           }
         }
       }

@@ -10,7 +10,6 @@ namespace {
 
 struct VecAvx2 {
   using F = __m256;
-  using M = __m256i;  // lanes selected for partial loads and stores
   static constexpr int kLanes = 8;
   static constexpr int kPanel =
       6;  // 6 x 2 accumulators, 2 operands, 1 broadcast: 15 of 16 registers
@@ -47,15 +46,33 @@ struct VecAvx2 {
     p = fma(p, f, set(2.40221197e-1f));
     p = fma(p, f, set(6.93146967e-1f));
     p = fma(p, f, set(1.0f));
-    const M n = _mm256_add_epi32(_mm256_cvtps_epi32(r), _mm256_set1_epi32(127));
+    const __m256i n = _mm256_add_epi32(_mm256_cvtps_epi32(r), _mm256_set1_epi32(127));
     return _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32(n, 23)));
   }
 
-  static M mask(int n) {
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  // The first n lanes, n at most 8; the rest load as zero and are not stored. No masked stores: AMD
+  // runs vmaskmovps to memory in microcode.
+  static F load_n(const float* p, int n) {
+    if (n >= 8) return _mm256_loadu_ps(p);
+    const __m256i lanes =
+        _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    return _mm256_maskload_ps(p, lanes);
   }
-  static F load_some(const float* p, M m) { return _mm256_maskload_ps(p, m); }
-  static void store_some(float* p, F x, M m) { _mm256_maskstore_ps(p, m, x); }
+  static void store_n(float* p, F x, int n) {
+    if (n >= 8) return _mm256_storeu_ps(p, x);
+    __m128 part = _mm256_castps256_ps128(x);
+    if (n & 4) {
+      _mm_storeu_ps(p, part);
+      part = _mm256_extractf128_ps(x, 1);
+      p += 4;
+    }
+    if (n & 2) {
+      _mm_storel_pi(reinterpret_cast<__m64*>(p), part);
+      part = _mm_movehl_ps(part, part);
+      p += 2;
+    }
+    if (n & 1) _mm_store_ss(p, part);
+  }
   // n (at most 8) 16-bit units, zero-extended to 32 bits.
   static __m256i load_u16(const uint16_t* p, int n) {
     if (n >= 8) return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));

@@ -16,7 +16,6 @@ namespace {
 
 struct VecAvx512 {
   using F = __m512;
-  using M = __mmask16;  // lanes selected for partial loads and stores
   static constexpr int kLanes = 16;
   static constexpr int kPanel =
       12;  // 12 x 2 accumulators: 32 rows of Q or P fit L1 at head_dim 128
@@ -55,9 +54,15 @@ struct VecAvx512 {
     return _mm512_scalef_ps(p, r);
   }
 
-  static M mask(int n) { return static_cast<M>((1u << n) - 1u); }
-  static F load_some(const float* p, M m) { return _mm512_maskz_loadu_ps(m, p); }
-  static void store_some(float* p, F x, M m) { _mm512_mask_storeu_ps(p, m, x); }
+  static __mmask16 mask(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
+  // The first n lanes, n at most 16; the rest load as zero and are not stored.
+  static F load_n(const float* p, int n) {
+    return n >= 16 ? _mm512_loadu_ps(p) : _mm512_maskz_loadu_ps(mask(n), p);
+  }
+  static void store_n(float* p, F x, int n) {
+    if (n >= 16) return _mm512_storeu_ps(p, x);
+    _mm512_mask_storeu_ps(p, mask(n), x);
+  }
   // n (at most 16) 16-bit units, zero-extended to 32 bits.
   static __m512i load_u16(const uint16_t* p, int n) {
     return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask(n), p));
