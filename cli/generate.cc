@@ -11,6 +11,7 @@
 #include "cli/progress.h"
 #include "lacuna/core/atomic_file.h"
 #include "lacuna/core/error.h"
+#include "lacuna/models/pipeline/family.h"
 #include "lacuna/models/pipeline/generation.h"
 
 namespace lacuna::cli {
@@ -23,7 +24,8 @@ struct Options {
   ModelOptions model;
   AttentionOptions attention;
   DecodeSettings decode;
-  std::string prompt, prompt_file, negative_prompt;
+  std::string prompt, prompt_file;
+  std::optional<std::string> negative_prompt;
   std::optional<int> width, height, frames, steps, fps;
   std::string size;
   std::optional<double> guidance, guidance_low, shift, boundary;
@@ -40,7 +42,8 @@ void add_content_options(CLI::App& command, Options& o) {
   auto* content = command.add_option_group("Content");
   content->add_option("-p,--prompt", o.prompt, "What the video shows");
   content->add_option("--prompt-file", o.prompt_file, "Read the prompt from a file");
-  content->add_option("-n,--negative-prompt", o.negative_prompt, "What it should not show");
+  content->add_option("-n,--negative-prompt", o.negative_prompt,
+                      "What it should not show; default: the list of Wan's authors");
   content->add_option("-W,--width", o.width, "Pixels; default of the model");
   content->add_option("-H,--height", o.height, "Pixels; default of the model");
   content->add_option("--size", o.size, "WIDTHxHEIGHT or WIDTH*HEIGHT, instead of -W and -H");
@@ -92,7 +95,7 @@ Request make_request(const Options& o, const Model& model) {
   Request r;
   r.model = fmt::format("{} {:016x}", model.name(), model.fingerprint());
   r.prompt = o.prompt_file.empty() ? o.prompt : read_text(o.prompt_file);
-  r.negative_prompt = o.negative_prompt;
+  r.negative_prompt = o.negative_prompt.value_or(std::string(wan_negative_prompt()));
   r.width = o.width.value_or(d.width);
   r.height = o.height.value_or(d.height);
   if (!o.size.empty()) parse_size(o.size, r);

@@ -6,13 +6,15 @@
 #include <cstdlib>
 
 #include "lacuna/backend/backend.h"
+#include "lacuna/backend/cpu/cpu_backend.h"
 #include "lacuna/backend/ref/ref_backend.h"
 #include "lacuna/core/error.h"
 
 namespace lacuna {
 namespace {
 
-constexpr std::array<std::string_view, 1> kNames = {"ref"};
+// In order of preference.
+constexpr std::array<std::string_view, 2> kNames = {"cpu", "ref"};
 
 }  // namespace
 
@@ -21,12 +23,19 @@ std::span<const std::string_view> backend_names() {
 }
 
 std::unique_ptr<Backend> make_backend(std::string_view name) {
+  std::string_view who = "backend";
   if (name.empty()) {
     const char* chosen = std::getenv("LACUNA_BACKEND");
-    name = chosen != nullptr && chosen[0] != '\0' ? chosen : kNames[0];
+    if (chosen != nullptr && chosen[0] != '\0') {
+      who = "LACUNA_BACKEND";
+      name = chosen;
+    } else {
+      name = kNames.front();
+    }
   }
+  if (name == "cpu") return make_cpu_backend();
   if (name == "ref") return make_ref_backend();
-  fail("backend: {}, expected one of {}", name, fmt::join(kNames, ", "));
+  fail("{}: '{}', expected one of {}", who, name, fmt::join(kNames, ", "));
 }
 
 }  // namespace lacuna

@@ -31,7 +31,7 @@ class Model {
 
   const std::string& name() const { return name_; }  // "Wan2.1 T2V 1.3B", "synthetic tiny", ...
   bool is_synthetic() const { return !synthetic_.empty(); }
-  // Of tensor names, shapes and sampled bytes: tells checkpoints apart, not formats.
+  // Of tensor names, shapes and sampled bytes.
   uint64_t fingerprint() const { return fingerprint_; }
   const FamilyDefaults& defaults() const { return defaults_; }
   const WanConfig& transformer_config() const { return config_; }
@@ -60,9 +60,9 @@ class Model {
 
  private:
   Model() = default;
-  void open_transformer_headers();
-  void identify();
-  WeightSource& source(const std::vector<std::filesystem::path>& files);
+  void read_pipeline_settings();
+  Tensor embed_with_encoder(Context& ctx, const std::string& text,
+                            const std::filesystem::path& cache);
 
   std::string name_, synthetic_;
   DType storage_ = DType::bf16;

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+// lacuna info: what a checkpoint is and what it costs.
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "cli/command.h"
+#include "cli/options.h"
+#include "cli/progress.h"
+
+namespace lacuna::cli {
+namespace {
+
+struct Options {
+  ModelOptions model;
+  bool json = false;
+};
+
+struct Size {
+  int frames, height, width;
+};
+constexpr Size kSizes[] = {
+    {17, 480, 832}, {33, 480, 832}, {81, 480, 832}, {81, 720, 1280}, {121, 704, 1280}};
+
+nlohmann::ordered_json describe(Model& model) {
+  const WanConfig& c = model.transformer_config();
+  const FamilyDefaults& d = model.defaults();
+  nlohmann::ordered_json json;
+  json["name"] = model.name();
+  json["fingerprint"] = fmt::format("{:016x}", model.fingerprint());
+  json["licence"] = d.license;
+  json["parameters"] = c.num_parameters();
+  json["experts"] = model.num_experts();
+  json["stored_bytes_per_expert"] = model.transformer_bytes();
+  json["layers"] = c.num_layers;
+  json["heads"] = c.num_heads;
+  json["head_dim"] = c.head_dim;
+  json["width"] = c.dim();
+  json["ffn_dim"] = c.ffn_dim;
+  json["patch"] = {c.patch_t, c.patch_h, c.patch_w};
+  json["defaults"] = {{"size", fmt::format("{}x{}", d.width, d.height)},
+                      {"frames", d.frames},
+                      {"fps", d.fps},
+                      {"steps", d.steps},
+                      {"shift", d.shift},
+                      {"guidance", d.guidance}};
+  for (const Size& s : kSizes) {
+    nlohmann::ordered_json row;
+    row["size"] = fmt::format("{}x{}x{}", s.frames, s.height, s.width);
+    try {
+      const VideoGrid grid = model.grid(model.latent_shape(s.width, s.height, s.frames));
+      const WanFlops flops = c.flops(grid.tokens(), c.text_len);
+      row["grid"] = {grid.frames, grid.height, grid.width};
+      row["tokens"] = grid.tokens();
+      row["tflop_per_forward"] = flops.total() / 1e12;
+      row["attention_share"] = flops.self_attention / flops.total();
+    } catch (const Error&) {
+      continue;  // a size this model cannot make
+    }
+    json["sizes"].push_back(row);
+  }
+  return json;
+}
+
+void print(const nlohmann::ordered_json& j) {
+  fmt::print("{}\n", j["name"].get<std::string>());
+  fmt::print("  fingerprint  {}\n  licence      {}\n", j["fingerprint"].get<std::string>(),
+             j["licence"].get<std::string>());
+  fmt::print(
+      "  network      {} layers, width {}, {} heads x {}, feed-forward {}, {:.4f} B parameters\n",
+      j["layers"].get<int>(), j["width"].get<int>(), j["heads"].get<int>(),
+      j["head_dim"].get<int>(), j["ffn_dim"].get<int>(), j["parameters"].get<double>() / 1e9);
+  fmt::print("  stored       {}{}\n", format_bytes(j["stored_bytes_per_expert"].get<double>()),
+             j["experts"] == 2 ? " for each of two experts" : "");
+  const auto& d = j["defaults"];
+  fmt::print("  defaults     {}, {} frames at {} fps, {} steps, shift {}, guidance {}\n",
+             d["size"].get<std::string>(), d["frames"].get<int>(), d["fps"].get<int>(),
+             d["steps"].get<int>(), d["shift"].get<double>(), d["guidance"].get<double>());
+  fmt::print("\n  {:<14} {:>14} {:>8} {:>13} {:>16}\n", "frames x size", "grid", "tokens",
+             "TFLOP/forward", "self-attention");
+  for (const auto& s : j["sizes"]) {
+    fmt::print("  {:<14} {:>14} {:>8} {:>13.1f} {:>14.0f} %\n", s["size"].get<std::string>(),
+               fmt::format("{}x{}x{}", s["grid"][0].get<int>(), s["grid"][1].get<int>(),
+                           s["grid"][2].get<int>()),
+               s["tokens"].get<int64_t>(), s["tflop_per_forward"].get<double>(),
+               100 * s["attention_share"].get<double>());
+  }
+}
+
+void run(const Options& o) {
+  const auto model = o.model.open();
+  const auto json = describe(*model);
+  if (o.json) {
+    fmt::print("{}\n", json.dump(1));
+  } else {
+    print(json);
+  }
+}
+
+}  // namespace
+
+void add_info(CLI::App& app) {
+  auto* command = app.add_subcommand("info", "What a checkpoint is, and what it costs to run");
+  command->group("Commands");
+  auto options = std::make_shared<Options>();
+  options->model.add_to(*command);
+  command->add_option("checkpoint", options->model.paths, "Folder or files; same as --model");
+  command->add_flag("--json", options->json, "As one JSON object");
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace lacuna::cli

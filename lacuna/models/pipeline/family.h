@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// The released Wan families: how to recognise them, what their authors recommend, their licence.
+#pragma once
+
+#include <string_view>
+
+#include "lacuna/models/pipeline/request.h"
+#include "lacuna/models/wan/wan_config.h"
+
+namespace lacuna {
+
+struct Family {
+  std::string_view name;
+  std::string_view vae;  // preset of its video decoder
+  FamilyDefaults defaults;
+};
+
+// By the sizes of the network. What fits no release is "Wan (custom)".
+const Family& identify_family(const WanConfig& config, int num_experts);
+
+// The negative prompt that Wan's authors use by default (models.md 6): with guidance above 1
+// quality drops visibly without it.
+std::string_view wan_negative_prompt();
+
+}  // namespace lacuna

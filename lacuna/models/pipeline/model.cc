@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/models/pipeline/model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+
+#include "lacuna/core/error.h"
+#include "lacuna/core/rng.h"
+#include "lacuna/models/pipeline/family.h"
+#include "lacuna/models/text/prompt.h"
+#include "lacuna/models/text/prompt_cache.h"
+#include "lacuna/models/text/tokenizer.h"
+#include "lacuna/models/vae/wan_decoder.h"
+#include "lacuna/models/wan/names.h"
+
+namespace lacuna {
+
+// A network with the source its weights live in.
+struct Model::Network {
+  int expert;
+  std::unique_ptr<WeightSource> source;
+  std::unique_ptr<WanDit> dit;
+};
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kSyntheticExperts[] = {"w:", "w2:"};
+
+// Names, shapes and the first bytes of every tensor.
+uint64_t fingerprint_of(WeightSource& source) {
+  std::vector<std::string> names = source.names();
+  std::sort(names.begin(), names.end());
+  std::string text;
+  for (const std::string& name : names) {
+    text += name;
+    const std::vector<int64_t> shape = source.shape(name);
+    for (int64_t d : shape) text += fmt::format(",{}", d);
+    const TensorView view = source.load(name, shape);
+    constexpr int64_t kSampledBytes = 64;
+    const int64_t bytes = std::min(kSampledBytes, storage_bytes(view.dtype, view.numel()));
+    text.append(static_cast<const char*>(view.data), static_cast<size_t>(bytes));
+    text = fmt::format("{:016x}", fnv1a64(text));
+  }
+  return fnv1a64(text);
+}
+
+int64_t file_bytes(const std::vector<fs::path>& files) {
+  int64_t total = 0;
+  for (const fs::path& file : files) total += static_cast<int64_t>(fs::file_size(file));
+  return total;
+}
+
+VaeConfig synthetic_vae(const Family& family, const WanConfig& config) {
+  if (family.vae != "tiny") return vae_preset(family.vae);
+  VaeConfig vae = vae_preset("tiny");
+  vae.z_dim = config.in_channels;
+  vae.latents_mean.assign(static_cast<size_t>(vae.z_dim), 0.0f);
+  vae.latents_std.assign(static_cast<size_t>(vae.z_dim), 1.0f);
+  return vae;
+}
+
+}  // namespace
+
+Model::~Model() = default;
+
+std::unique_ptr<Model> Model::open(std::span<const fs::path> paths) {
+  std::unique_ptr<Model> model(new Model());
+  model->checkpoint_ = find_checkpoint(paths);
+  const CheckpointPart& part = model->checkpoint_.transformer;
+  LACUNA_CHECK(!part.empty(), "model: no diffusion transformer in {}",
+               model->checkpoint_.root.string());
+  const auto source = open_weights(part.files);
+  const auto rename = wan_rename(detect_wan_names(*source));
+  model->config_ = part.config ? wan_config_from_json(part.config_text, part.config_file.string())
+                               : infer_wan_config(*source, rename);
+  model->num_experts_ = model->checkpoint_.transformer_2.empty() ? 1 : 2;
+  model->fingerprint_ = fingerprint_of(*source);
+  const Family& family = identify_family(model->config_, model->num_experts_);
+  model->name_ = family.name;
+  model->defaults_ = family.defaults;
+  model->read_pipeline_settings();
+  return model;
+}
+
+// What model_index.json and scheduler_config.json say beats the family's habits.
+void Model::read_pipeline_settings() {
+  if (checkpoint_.layout == CheckpointLayout::original) convention_ = SigmaConvention::wan;
+  if (const auto& index = checkpoint_.model_index) {
+    const auto boundary = index->find("boundary_ratio");
+    if (boundary != index->end() && boundary->is_number()) {
+      defaults_.boundary = boundary->get<double>();
+    }
+  }
+  if (const auto& scheduler = checkpoint_.scheduler) {
+    for (const char* key : {"flow_shift", "shift"}) {
+      const auto shift = scheduler->find(key);
+      if (shift != scheduler->end() && shift->is_number()) defaults_.shift = shift->get<double>();
+    }
+    const auto name = scheduler->find("_class_name");
+    if (name != scheduler->end() && *name == "FlowMatchEulerDiscreteScheduler") {
+      sampler_ = SamplerKind::euler;
+    }
+  }
+}
+
+std::unique_ptr<Model> Model::synthetic(std::string_view preset, DType storage) {
+  std::unique_ptr<Model> model(new Model());
+  model->synthetic_ = preset;
+  model->storage_ = storage;
+  model->config_ = wan_preset(preset);
+  model->num_experts_ = preset == "wan2.2-a14b" ? 2 : 1;
+  const Family& family = identify_family(model->config_, model->num_experts_);
+  model->name_ = fmt::format("synthetic {}", preset);
+  model->defaults_ = family.defaults;
+  model->fingerprint_ = fnv1a64(model->name_);
+  return model;
+}
+
+int64_t Model::transformer_bytes() const {
+  if (is_synthetic()) return storage_bytes(storage_, config_.num_parameters());
+  return file_bytes(checkpoint_.transformer.files);
+}
+
+Model::LatentShape Model::latent_shape(int width, int height, int frames) {
+  const VideoDecoder& vae = decoder();
+  const int64_t step_h = vae.spatial_factor() * config_.patch_h;
+  const int64_t step_w = vae.spatial_factor() * config_.patch_w;
+  constexpr int kMaxSide = 8192, kMaxFrames = 4096;
+  LACUNA_CHECK(width > 0 && height > 0 && width <= kMaxSide && height <= kMaxSide,
+               "size: {}x{}, expected 1 to {} pixels each way", width, height, kMaxSide);
+  LACUNA_CHECK(frames > 0 && frames <= kMaxFrames, "frames: {}, expected 1 to {}", frames,
+               kMaxFrames);
+  LACUNA_CHECK(width % step_w == 0 && height % step_h == 0,
+               "size: {}x{}, expected multiples of {} x {}, such as {}x{}", width, height, step_w,
+               step_h, std::max(width / step_w, int64_t{1}) * step_w,
+               std::max(height / step_h, int64_t{1}) * step_h);
+  const LatentShape shape{vae.latent_channels(), vae.latent_frames(frames),
+                          height / vae.spatial_factor(), width / vae.spatial_factor()};
+  LACUNA_CHECK(shape.channels == config_.in_channels,
+               "model: the decoder has {} latent channels, the transformer {}; they do not belong "
+               "together",
+               shape.channels, config_.in_channels);
+  grid(shape);  // patch and rotary limits
+  return shape;
+}
+
+const WanDit& Model::transformer(int expert) {
+  if (network_ != nullptr && network_->expert == expert) return *network_->dit;
+  network_.reset();  // before the other one comes: only one is resident
+  auto network = std::make_unique<Network>();
+  network->expert = expert;
+  if (is_synthetic()) {
+    network->source = hash_weights(std::string(kSyntheticExperts[expert]), storage_);
+    WeightReader reader(*network->source);
+    network->dit = std::make_unique<WanDit>(config_, reader);
+  } else {
+    const CheckpointPart& part = expert == 0 ? checkpoint_.transformer : checkpoint_.transformer_2;
+    network->source = open_weights(part.files);
+    WeightReader reader(*network->source, wan_rename(detect_wan_names(*network->source)));
+    network->dit = std::make_unique<WanDit>(config_, reader);
+  }
+  network_ = std::move(network);
+  return *network_->dit;
+}
+
+void Model::release_transformer() {
+  network_.reset();
+}
+
+const VideoDecoder& Model::decoder() {
+  if (decoder_ != nullptr) return *decoder_;
+  if (is_synthetic()) {
+    vae_source_ = hash_weights("w:", storage_);
+    decoder_ = std::make_unique<WanDecoder>(
+        synthetic_vae(identify_family(config_, num_experts_), config_), *vae_source_);
+    return *decoder_;
+  }
+  const CheckpointPart& part = checkpoint_.vae;
+  LACUNA_CHECK(!part.empty(), "model: no video decoder beside {}; give its file with --vae",
+               checkpoint_.root.string());
+  vae_source_ = open_weights(part.files);
+  if (part.config) {
+    decoder_ = make_video_decoder(part.config_text, part.config_file.string(), *vae_source_);
+  } else {
+    const bool is22 =
+        part.tensors == TensorSet::vae22_diffusers || part.tensors == TensorSet::vae22_original;
+    decoder_ = std::make_unique<WanDecoder>(vae_preset(is22 ? "wan2.2" : "wan2.1"), *vae_source_);
+  }
+  return *decoder_;
+}
+
+Tensor Model::embed_prompt(Context& ctx, const std::string& prompt, const fs::path& cache) {
+  const std::string text = clean_prompt(prompt);
+  if (is_synthetic()) {
+    // As many rows as a tokenizer would roughly give: about four tokens for three words.
+    const auto words = std::count(text.begin(), text.end(), ' ') + 1;
+    const int64_t rows = std::min<int64_t>(words * 4 / 3 + 1, config_.text_len - 1);
+    Tensor rows_f32(DType::f32, {rows, config_.text_dim});
+    fill_hash("prompt:" + text, 0.0, 0.3,
+              {rows_f32.as<float>(), static_cast<size_t>(rows_f32.numel())});
+    return rows_f32;
+  }
+  LACUNA_CHECK(!checkpoint_.text_encoder.empty(),
+               "model: no text encoder beside {}; give its file with --text-encoder",
+               checkpoint_.root.string());
+  LACUNA_CHECK(!checkpoint_.tokenizer.empty(),
+               "model: no tokenizer.json or spiece.model beside {}; give its file with --model",
+               checkpoint_.root.string());
+  return embed_with_encoder(ctx, text, cache);
+}
+
+Tensor Model::embed_with_encoder(Context& ctx, const std::string& text, const fs::path&) {
+  const Tokenizer tokenizer = Tokenizer::from_file(checkpoint_.tokenizer);
+  const std::vector<int32_t> ids = tokenizer.encode(text, config_.text_len);
+  const CheckpointPart& part = checkpoint_.text_encoder;
+  const auto source = open_weights(part.files);
+  const Umt5Names names = detect_umt5_names(*source);
+  const Umt5Config config =
+      part.config ? umt5_config_from_json(part.config_text, part.config_file.string())
+                  : infer_umt5_config(*source, names);
+  LACUNA_CHECK(config.dim == config_.text_dim,
+               "model: the text encoder is {} wide, the transformer expects {}; they do not belong "
+               "together",
+               config.dim, config_.text_dim);
+  const Umt5Encoder encoder(config, *source, names);
+  return encoder.encode(ctx, ids);
+}
+
+}  // namespace lacuna

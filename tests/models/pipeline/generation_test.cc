@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/models/pipeline/generation.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cmath>
+#include <fstream>
+
+#include "lacuna/core/error.h"
+#include "lacuna/core/metrics.h"
+#include "lacuna/core/threads.h"
+
+namespace lacuna {
+namespace {
+
+namespace fs = std::filesystem;
+
+class GenerationTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string name = (fs::temp_directory_path() / "lacuna-gen-XXXXXX").string();
+    ASSERT_NE(mkdtemp(name.data()), nullptr);
+    folder_ = name;
+    threads_ = num_threads();
+    backend_ = make_backend("cpu");
+  }
+  void TearDown() override {
+    set_num_threads(threads_);
+    fs::remove_all(folder_);
+  }
+
+  Request request() const {
+    Request r;
+    r.model = "test";
+    r.prompt = "a red ball";
+    r.width = 96, r.height = 64, r.frames = 9;  // 3 x 4 x 6 tokens
+    r.sampler.num_steps = 4;
+    r.seed = 3;
+    return r;
+  }
+  GenerationFiles files(const std::string& name) const {
+    GenerationFiles f;
+    f.video = folder_ / (name + ".y4m");
+    f.latents = folder_ / (name + ".safetensors");
+    f.keep_latents = true;
+    return f;
+  }
+  GenerationResult make(const Request& r, const std::string& name,
+                        const GenerationHooks& hooks = {},
+                        std::optional<SamplingState> resume = std::nullopt) {
+    const auto model = Model::synthetic("tiny", DType::bf16);
+    Context ctx{*backend_, DType::bf16, {}};
+    ctx.cancel = &cancel_;
+    return generate(*model, ctx, r, files(name), {}, 0, hooks, std::move(resume));
+  }
+  std::string bytes(const std::string& name) const {
+    std::ifstream in(folder_ / name, std::ios::binary);
+    return {std::istreambuf_iterator<char>(in), {}};
+  }
+  Tensor latents(const std::string& name) const {
+    return std::move(load_state(folder_ / (name + ".safetensors")).state.latents);
+  }
+
+  fs::path folder_;
+  int threads_ = 1;
+  std::unique_ptr<Backend> backend_;
+  std::atomic<bool> cancel_{false};
+};
+
+TEST_F(GenerationTest, SameSeedSameBytes) {
+  make(request(), "a");
+  make(request(), "b");
+  set_num_threads(threads_ == 1 ? 2 : 1);
+  make(request(), "c");
+  Request other = request();
+  other.seed = 4;
+  make(other, "d");
+  const std::string a = bytes("a.safetensors");
+  EXPECT_GT(a.size(), 1000u);
+  EXPECT_EQ(a, bytes("b.safetensors"));
+  EXPECT_EQ(a, bytes("c.safetensors"));
+  EXPECT_EQ(bytes("a.y4m"), bytes("c.y4m"));
+  EXPECT_NE(bytes("a.y4m"), bytes("d.y4m"));
+}
+
+TEST_F(GenerationTest, ResumesBitForBitAfterCancel) {
+  make(request(), "whole");
+  for (int stop = 1; stop < 4; ++stop) {
+    cancel_ = false;
+    GenerationHooks hooks;
+    hooks.step = [&](const StepReport& report) { cancel_ = report.step + 1 == stop; };
+    EXPECT_THROW(make(request(), "part", hooks), Cancelled);
+    EXPECT_FALSE(fs::exists(folder_ / "part.y4m"));
+    cancel_ = false;
+    LoadedState loaded = load_state(folder_ / "part.safetensors");
+    EXPECT_EQ(loaded.state.next_step, stop);
+    make(loaded.request, "part", {}, std::move(loaded.state));
+    EXPECT_EQ(bytes("part.safetensors"), bytes("whole.safetensors")) << stop;
+    EXPECT_EQ(bytes("part.y4m"), bytes("whole.y4m")) << stop;
+    fs::remove(folder_ / "part.y4m");
+  }
+}
+
+TEST_F(GenerationTest, FullMaskEqualsDense) {
+  Request r = request();
+  r.dtype = "f32";
+  make(r, "dense");
+  r.attention = "xattention:top_p=1";
+  const GenerationResult result = make(r, "full");
+  EXPECT_EQ(result.trace.qk_density(), 1.0);
+  const ErrorStats stats = compare(latents("full"), latents("dense"));
+  EXPECT_LE(stats.rel_l2, 1e-5);
+}
+
+TEST_F(GenerationTest, SparseReportsTheDensityItComputed) {
+  Request r = request();
+  r.width = 256, r.height = 256;
+  r.sampler.num_steps = 2;
+  r.attention = "xattention:top_p=0.5";
+  r.dense_steps = "1";
+  const GenerationResult result = make(r, "sparse");
+  EXPECT_EQ(result.tokens, 3 * 16 * 16);
+  EXPECT_EQ(result.trace.qk_density(0), 1.0);
+  const double sparse = result.trace.qk_density(1);
+  EXPECT_LT(sparse, 0.8);
+  EXPECT_GT(sparse, 0.1);
+  EXPECT_NEAR(result.trace.pv_density(1), sparse,
+              1e-9);  // no skip rule: what is listed is computed
+}
+
+TEST_F(GenerationTest, LatentsCanBeDecodedLater) {
+  make(request(), "a");
+  const auto model = Model::synthetic("tiny", DType::bf16);
+  Context ctx{*backend_, DType::bf16, {}};
+  const LoadedState loaded = load_state(folder_ / "a.safetensors");
+  decode_to_file(*model, ctx, loaded.request, loaded.state.latents, folder_ / "later.y4m", {}, {});
+  EXPECT_EQ(bytes("later.y4m"), bytes("a.y4m"));
+}
+
+TEST_F(GenerationTest, RefusesBeforeAnyWork) {
+  const auto refuses = [&](auto change) {
+    Request r = request();
+    change(r);
+    int steps = 0;
+    GenerationHooks hooks;
+    hooks.step = [&](const StepReport&) { ++steps; };
+    EXPECT_THROW(make(r, "x", hooks), Error);
+    EXPECT_EQ(steps, 0);
+    EXPECT_TRUE(fs::is_empty(folder_));
+  };
+  refuses([](Request& r) { r.width = 100; });
+  refuses([](Request& r) { r.height = 0; });
+  refuses([](Request& r) { r.width = 1 << 30; });
+  refuses([](Request& r) { r.frames = 8; });
+  refuses([](Request& r) { r.frames = -1; });
+  refuses([](Request& r) { r.attention = "nothing"; });
+  refuses([](Request& r) { r.attention = "xattention:top_p=7"; });
+  refuses([](Request& r) { r.skip = "running_max:lambda=-1"; });
+  refuses([](Request& r) { r.dense_steps = "9"; });
+  refuses([](Request& r) { r.dtype = "int3"; });
+  refuses([](Request& r) { r.sampler.num_steps = 0; });
+}
+
+TEST_F(GenerationTest, RefusesMoreMemoryThanAllowed) {
+  const auto model = Model::synthetic("tiny", DType::bf16);
+  Context ctx{*backend_, DType::bf16, {}};
+  try {
+    generate(*model, ctx, request(), files("m"), {}, 1 << 20, {});
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("may be used"), std::string::npos) << error.what();
+  }
+}
+
+TEST_F(GenerationTest, RefusesHostileLatentsFiles) {
+  make(request(), "a");
+  const std::string good = bytes("a.safetensors");
+  const fs::path bad = folder_ / "bad.safetensors";
+  const auto write = [&](const std::string& text) {
+    std::ofstream(bad, std::ios::binary) << text;
+    EXPECT_THROW(load_state(bad), Error);
+  };
+  write("");
+  write(good.substr(0, good.size() / 2));
+  for (const auto& [from, to] : {std::pair<std::string, std::string>{"latents-1", "latents-9"},
+                                 {"\"next_step\":\"4\"", "\"next_step\":\"5\""},
+                                 {"\"next_step\":\"4\"", "\"next_step\":\"x\""},
+                                 {"unipc", "unipq"}}) {
+    std::string text = good;
+    const size_t at = text.find(from);
+    ASSERT_NE(at, std::string::npos) << from;
+    write(text.replace(at, from.size(), to));
+  }
+}
+
+TEST(Request, RoundTripsThroughJson) {
+  Request r;
+  r.prompt = "line\nbreak \"quotes\" \xF0\x9F\x90\x88";
+  r.seed = UINT64_MAX;
+  r.sampler.timesteps = {1000, 757, 522};
+  r.sampler.kind = SamplerKind::renoise;
+  r.guidance = 0.1;
+  const Request back = Request::from_json(r.to_json());
+  EXPECT_EQ(back.to_json(), r.to_json());
+  EXPECT_EQ(back.prompt, r.prompt);
+  EXPECT_EQ(back.seed, r.seed);
+  EXPECT_EQ(back.sampler.seed, r.seed);
+  EXPECT_THROW(Request::from_json("{}"), Error);
+  EXPECT_THROW(Request::from_json("[1]"), Error);
+  std::string extra = r.to_json();
+  extra.insert(extra.size() - 1, ",\"more\":1");
+  EXPECT_THROW(Request::from_json(extra), Error);
+}
+
+}  // namespace
+}  // namespace lacuna
