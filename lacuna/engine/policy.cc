@@ -33,13 +33,14 @@ constexpr RefreshInfo kRefreshRules[] = {
     {RefreshKind::never, "never", "Selects once, at the first sparse step", {}, 1},
 };
 
+// Bounds of skip parameters are floats, so that a value at the bound survives rounding.
 constexpr ParamSpec kRunningMaxSpecs[] = {
-    {"lambda", 0.01, 1e-12, 1.0, false, "skips when tile max - running max < ln(lambda)"}};
+    {"lambda", 0.01, 0.0, 1.0, false, "skips when tile max - running max < ln(lambda)"}};
 constexpr ParamSpec kRunningLseSpecs[] = {
     {"lambda", -6.0, -60.0, 20.0, false, "skips when tile max - running LSE < lambda"}};
 constexpr ParamSpec kRecallSpecs[] = {
-    {"r", 0.95, 0.01, 1.0, false, "softmax mass each row keeps at least"},
-    {"kappa", 1.0, 1e-6, 1.0, false, "tile mass / (keys * exp(tile max)); 1 certifies r"},
+    {"r", 0.95, 0x1p-10, 1.0, false, "softmax mass each row keeps at least"},
+    {"kappa", 1.0, 0x1p-20, 1.0, false, "tile mass / (keys * exp(tile max)); 1 certifies r"},
 };
 constexpr SkipInfo kSkipRules[] = {
     {SkipKind::none, "none", "Drops nothing", {}, 1},
@@ -120,45 +121,27 @@ bool has_spec(std::span<const ParamSpec> specs, std::string_view name) {
                      [&](const ParamSpec& s) { return s.name == name; });
 }
 
-const RefreshInfo& find_refresh(std::string_view name) {
-  for (const RefreshInfo& info : kRefreshRules)
-    if (info.name == name) return info;
-  fail("refresh: '{}', expected one of {}", name, names_of(all_refresh_rules()));
-}
-
 // Takes the refresh keys out of `pairs`; what is left belongs to the method.
 Refresh take_refresh(std::vector<KeyValue>& pairs, RefreshKind default_kind) {
-  Refresh refresh;
-  refresh.kind = default_kind;
+  RefreshKind kind = default_kind;
   for (const KeyValue& pair : pairs)
-    if (pair.key == "refresh") refresh.kind = find_refresh(pair.value).kind;
+    if (pair.key == "refresh") kind = find_refresh(pair.value).kind;
   std::erase_if(pairs, [](const KeyValue& pair) { return pair.key == "refresh"; });
-  const RefreshInfo& info = refresh_info(refresh.kind);
+  const RefreshInfo& info = refresh_info(kind);
   Params params(info.specs);
+  std::vector<int> steps;
   std::erase_if(pairs, [&](const KeyValue& pair) {
-    if (refresh.kind == RefreshKind::at_steps && pair.key == "at") {
+    if (kind == RefreshKind::at_steps && pair.key == "at") {
       std::string list(pair.value);
       std::replace(list.begin(), list.end(), '+', ',');
-      refresh.steps = parse_index_list(list);
+      steps = parse_index_list(list);
       return true;
     }
     if (!has_spec(info.specs, pair.key)) return false;
     params.set(pair.key, parse_number(pair.key, pair.value));
     return true;
   });
-  if (refresh.kind == RefreshKind::at_steps)
-    LACUNA_CHECK(!refresh.steps.empty(), "refresh: at_steps without steps, expected e.g. at=10+30");
-  if (refresh.kind == RefreshKind::drift) {
-    refresh.delta = params.get("delta");
-    refresh.gate_low = params.get("gate_low");
-    refresh.gate_high = params.get("gate_high");
-    refresh.relative = params.get_int("relative") != 0;
-    refresh.pool = static_cast<int32_t>(params.get_int("pool"));
-    LACUNA_CHECK(refresh.gate_low <= refresh.gate_high,
-                 "refresh: gate_low {}, expected at most gate_high {}", refresh.gate_low,
-                 refresh.gate_high);
-  }
-  return refresh;
+  return make_refresh(kind, params, std::move(steps));
 }
 
 Rule dense_rule(std::string reason) {
@@ -180,6 +163,50 @@ const RefreshInfo& refresh_info(RefreshKind kind) {
 }
 const SkipInfo& skip_info(SkipKind kind) {
   return kSkipRules[static_cast<size_t>(kind)];
+}
+
+const RefreshInfo& find_refresh(std::string_view name) {
+  for (const RefreshInfo& info : kRefreshRules)
+    if (info.name == name) return info;
+  fail("refresh: '{}', expected one of {}", name, names_of(all_refresh_rules()));
+}
+
+const SkipInfo& find_skip(std::string_view name) {
+  for (const SkipInfo& info : kSkipRules)
+    if (info.name == name) return info;
+  fail("skip: '{}', expected one of {}", name, names_of(all_skip_rules()));
+}
+
+Refresh make_refresh(RefreshKind kind, const Params& params, std::vector<int> steps) {
+  Refresh refresh;
+  refresh.kind = kind;
+  refresh.steps = std::move(steps);
+  if (kind == RefreshKind::at_steps)
+    LACUNA_CHECK(!refresh.steps.empty(), "refresh: at_steps without steps, expected e.g. at=10+30");
+  if (kind == RefreshKind::drift) {
+    refresh.delta = params.get("delta");
+    refresh.gate_low = params.get("gate_low");
+    refresh.gate_high = params.get("gate_high");
+    refresh.relative = params.get_int("relative") != 0;
+    refresh.pool = static_cast<int32_t>(params.get_int("pool"));
+    LACUNA_CHECK(refresh.gate_low <= refresh.gate_high,
+                 "refresh: gate_low {}, expected at most gate_high {}", refresh.gate_low,
+                 refresh.gate_high);
+  }
+  return refresh;
+}
+
+SkipRule make_skip(SkipKind kind, const Params& params) {
+  SkipRule rule;
+  rule.kind = kind;
+  const auto floats = [&](const ParamSpec& spec) {
+    const auto values = params.values(spec.name);
+    return std::vector<float>(values.begin(), values.end());
+  };
+  const SkipInfo& info = skip_info(kind);
+  if (!info.specs.empty()) rule.param = floats(info.specs[0]);
+  if (info.specs.size() > 1) rule.kappa = floats(info.specs[1]);
+  return rule;
 }
 
 bool SiteMatch::matches(const Site& site, int64_t seq_len) const {
@@ -231,18 +258,10 @@ Plan parse_plan(std::string_view method_spec) {
 
 SkipRule parse_skip(std::string_view text) {
   const Spec spec = parse_spec("skip", text);
-  for (const SkipInfo& info : kSkipRules) {
-    if (info.name != spec.name) continue;
-    Params params(info.specs);
-    for (const KeyValue& pair : spec.pairs)
-      params.set(pair.key, parse_number(pair.key, pair.value));
-    SkipRule rule;
-    rule.kind = info.kind;
-    if (!info.specs.empty()) rule.param = {static_cast<float>(params.get(info.specs[0].name))};
-    if (info.specs.size() > 1) rule.kappa = {static_cast<float>(params.get(info.specs[1].name))};
-    return rule;
-  }
-  fail("skip: '{}', expected one of {}", spec.name, names_of(all_skip_rules()));
+  const SkipInfo& info = find_skip(spec.name);
+  Params params(info.specs);
+  for (const KeyValue& pair : spec.pairs) params.set(pair.key, parse_number(pair.key, pair.value));
+  return make_skip(info.kind, params);
 }
 
 Policy make_policy(const Plan& plan, const SkipRule& skip, std::string_view dense_steps,

@@ -118,5 +118,11 @@ std::span<const RefreshInfo> all_refresh_rules();
 std::span<const SkipInfo> all_skip_rules();
 const RefreshInfo& refresh_info(RefreshKind kind);
 const SkipInfo& skip_info(SkipKind kind);
+// Throw Error listing the names when unknown.
+const RefreshInfo& find_refresh(std::string_view name);
+const SkipInfo& find_skip(std::string_view name);
+// Rules from values of their specs. Throw Error when values do not fit together.
+Refresh make_refresh(RefreshKind kind, const Params& params, std::vector<int> steps);
+SkipRule make_skip(SkipKind kind, const Params& params);
 
 }  // namespace lacuna
