@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/backend/cpu/cpu_backend.h"
+
+#include "lacuna/backend/cpu/attend.h"
+#include "lacuna/backend/cpu/nn.h"
+#include "lacuna/backend/cpu/select.h"
+#include "lacuna/core/error.h"
+#include "lacuna/core/threads.h"
+
+namespace lacuna {
+namespace {
+
+// oneDNN's own exception becomes ours.
+template <typename F>
+void translate(const char* who, F&& f) {
+  try {
+    f();
+  } catch (const dnnl::error& e) {
+    fail("{}: oneDNN status {}, {}", who, static_cast<int>(e.status), e.what());
+  }
+}
+
+class CpuBackend final : public Backend {
+ public:
+  explicit CpuBackend(cpu::Isa isa) : isa_(isa), dnn_(isa) {}
+
+  std::string_view name() const override { return "cpu"; }
+  std::string description() const override {
+    return fmt::format("cpu {}, {} threads", cpu::isa_name(isa_), num_threads());
+  }
+  std::string unsupported(const AttendParams& params) const override {
+    return cpu::attend_unsupported(params);
+  }
+
+  void attend(const AttendParams& params) override { cpu::attend(params, isa_); }
+  void merge_lse(const TensorView& out_a, float* lse_a, const TensorView& out_b,
+                 const float* lse_b) override {
+    cpu::merge_lse(out_a, lse_a, out_b, lse_b);
+  }
+
+  void block_mean(const TensorView& x, std::span<const int32_t> head_ids, const BlockLayout& layout,
+                  const TensorView& out) override {
+    cpu::block_mean(x, head_ids, layout, out);
+  }
+  void antidiagonal_scores(const TensorView& q, const TensorView& k,
+                           std::span<const int32_t> head_ids, const BlockLayout& q_layout,
+                           const BlockLayout& k_layout, float sm_scale, int32_t stride, bool compat,
+                           const TensorView& out) override {
+    translate("antidiagonal_scores", [&] {
+      cpu::antidiagonal_scores(dnn_, q, k, head_ids, q_layout, k_layout, sm_scale, stride, compat,
+                               out);
+    });
+  }
+  void select_top_p(const TensorView& scores, std::span<const float> top_p,
+                    BlockMask& mask) override {
+    cpu::select_top_p(scores, top_p, mask);
+  }
+  void select_top_k(const TensorView& scores, std::span<const int32_t> top_k,
+                    BlockMask& mask) override {
+    cpu::select_top_k(scores, top_k, mask);
+  }
+  BlockIndex compact(const BlockMask& mask, VisitOrder order) override {
+    return compact_blocks(mask, order);
+  }
+  void gather_tokens(const TensorView& x, const int32_t* order, int64_t order_head_stride,
+                     const TensorView& out) override {
+    cpu::gather_tokens(x, order, order_head_stride, out);
+  }
+  void scatter_tokens(const TensorView& x, const int32_t* order, int64_t order_head_stride,
+                      const TensorView& out) override {
+    cpu::scatter_tokens(x, order, order_head_stride, out);
+  }
+
+  void linear(const TensorView& x, const TensorView& w, const float* bias, Epilogue epilogue,
+              const float* gate, const TensorView& out) override {
+    translate("linear", [&] { cpu::linear(dnn_, x, w, bias, epilogue, gate, out); });
+  }
+  void layer_norm(const TensorView& x, const float* weight, const float* bias, const float* scale,
+                  const float* shift, float eps, const TensorView& out) override {
+    cpu::layer_norm(x, weight, bias, scale, shift, eps, out);
+  }
+  void rms_norm(const TensorView& x, const float* weight, float eps, const RopeTables* rope,
+                int32_t num_heads, const TensorView& out) override {
+    cpu::rms_norm(x, weight, eps, rope, num_heads, out);
+  }
+  void gelu_mul(const TensorView& gate, const TensorView& up, const TensorView& out) override {
+    cpu::gelu_mul(gate, up, out);
+  }
+  void conv3d(const TensorView& x, const TensorView& w, const float* bias, const ConvParams& conv,
+              const TensorView* residual, const TensorView& out) override {
+    translate("conv3d", [&] { cpu::conv3d(dnn_, x, w, bias, conv, residual, out); });
+  }
+  void channel_norm(const TensorView& x, const float* gamma, bool silu,
+                    const TensorView& out) override {
+    cpu::channel_norm(x, gamma, silu, out);
+  }
+
+ private:
+  cpu::Isa isa_;
+  cpu::OneDnn dnn_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cpu_backend() {
+  return make_cpu_backend(cpu::active_isa());
+}
+
+std::unique_ptr<Backend> make_cpu_backend(cpu::Isa isa) {
+  LACUNA_CHECK(isa <= cpu::machine_isa(), "cpu: level {}, this machine has at most {}",
+               cpu::isa_name(isa), cpu::isa_name(cpu::machine_isa()));
+  std::unique_ptr<Backend> backend;
+  translate("cpu", [&] { backend = std::make_unique<CpuBackend>(isa); });
+  return backend;
+}
+
+}  // namespace lacuna

@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+// Norms, rotary embedding and gated activation: one pass over memory each, rows in parallel.
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <type_traits>
+#include <vector>
+
+#include "lacuna/backend/cpu/nn.h"
+#include "lacuna/backend/cpu/nn_checks.h"
+#include "lacuna/backend/cpu/nn_math.h"
+#include "lacuna/core/threads.h"
+
+#define LACUNA_INLINE __attribute__((always_inline))
+
+namespace lacuna::cpu {
+namespace {
+
+// Rows of one task: about 64 KiB of f32.
+int64_t row_grain(int64_t channels) {
+  return std::max<int64_t>(1, 16384 / std::max<int64_t>(channels, 1));
+}
+
+template <typename T>
+T* row_of(const TensorView& x, int64_t row) {
+  return static_cast<T*>(x.data) + row * x.stride[0];
+}
+
+// The affine parameters of the norm and the modulation as one multiply-add.
+struct Affine {
+  std::vector<float> factor, offset;
+};
+
+Affine merge_affine(const float* weight, const float* bias, const float* scale, const float* shift,
+                    int64_t d) {
+  Affine a{std::vector<float>(static_cast<size_t>(d)), std::vector<float>(static_cast<size_t>(d))};
+  for (int64_t c = 0; c < d; ++c) {
+    const float s = scale != nullptr ? 1.0f + scale[c] : 1.0f;
+    a.factor[c] = weight != nullptr ? weight[c] * s : s;
+    a.offset[c] = (bias != nullptr ? bias[c] * s : 0.0f) + (shift != nullptr ? shift[c] : 0.0f);
+  }
+  return a;
+}
+
+template <typename Out>
+void layer_norm_row(const float* x, const Affine& affine, float eps, int64_t d, Out* out) {
+  const float mean = reduce_lanes(d, [&](int64_t c, int64_t lanes)
+                                         LACUNA_INLINE { return load_lanes(x + c, lanes); }) /
+                     static_cast<float>(d);
+  const __m256 m = _mm256_set1_ps(mean);
+  const float variance = reduce_lanes(d,
+                                      [&](int64_t c, int64_t lanes) LACUNA_INLINE {
+                                        const __m256 v = _mm256_sub_ps(load_lanes(x + c, lanes), m);
+                                        return keep_lanes(_mm256_mul_ps(v, v), lanes);
+                                      }) /
+                         static_cast<float>(d);
+  const __m256 inv = _mm256_set1_ps(1.0f / std::sqrt(variance + eps));
+  for_lanes(d, [&](int64_t c, int64_t lanes) LACUNA_INLINE {
+    const __m256 v = _mm256_mul_ps(_mm256_sub_ps(load_lanes(x + c, lanes), m), inv);
+    const __m256 y = _mm256_fmadd_ps(v, load_lanes(affine.factor.data() + c, lanes),
+                                     load_lanes(affine.offset.data() + c, lanes));
+    store_lanes(out + c, y, lanes);
+  });
+}
+
+template <typename X>
+float sum_of_squares(const X* x, int64_t d) {
+  return reduce_lanes(d, [&](int64_t c, int64_t lanes) LACUNA_INLINE {
+    const __m256 v = load_lanes(x + c, lanes);
+    return _mm256_mul_ps(v, v);
+  });
+}
+
+// cos and +-sin of one token, spread so that a rotation is x * cos + swapped(x) * sin.
+class TokenRope {
+ public:
+  TokenRope(const RopeTables& tables, int64_t head_dim)
+      : tables_(tables), cos_(static_cast<size_t>(head_dim)), sin_(static_cast<size_t>(head_dim)) {}
+
+  void move_to(int64_t token) {
+    const RopeTables& t = tables_;
+    const int64_t column = token % t.width, line = token / t.width % t.height;
+    const int64_t frame = token / (t.width * t.height);
+    if (frame != frame_) spread(t.cos_frames, t.sin_frames, frame, 0, t.pairs_frames);
+    if (line != line_) spread(t.cos_height, t.sin_height, line, t.pairs_frames, t.pairs_height);
+    spread(t.cos_width, t.sin_width, column, t.pairs_frames + t.pairs_height, t.pairs_width);
+    frame_ = frame;
+    line_ = line;
+  }
+  const float* cos() const { return cos_.data(); }
+  const float* sin() const { return sin_.data(); }
+
+ private:
+  void spread(const float* cos, const float* sin, int64_t position, int64_t first, int64_t pairs) {
+    for (int64_t i = 0; i < pairs; ++i) {
+      const float c = cos[position * pairs + i], s = sin[position * pairs + i];
+      cos_[2 * (first + i)] = cos_[2 * (first + i) + 1] = c;
+      sin_[2 * (first + i)] = -s;
+      sin_[2 * (first + i) + 1] = s;
+    }
+  }
+
+  const RopeTables& tables_;
+  std::vector<float> cos_, sin_;
+  int64_t frame_ = -1, line_ = -1;
+};
+
+template <typename X, typename Out>
+void scale_row(const X* x, const float* weight, float factor, int64_t d, Out* out) {
+  const __m256 f = _mm256_set1_ps(factor);
+  for_lanes(d, [&](int64_t c, int64_t lanes) LACUNA_INLINE {
+    const __m256 v = _mm256_mul_ps(load_lanes(x + c, lanes), f);
+    store_lanes(out + c, _mm256_mul_ps(v, load_lanes(weight + c, lanes)), lanes);
+  });
+}
+
+template <typename X, typename Out>
+void scale_rotate_row(const X* x, const float* weight, float factor, const TokenRope& rope,
+                      int64_t head_dim, int64_t d, Out* out) {
+  const __m256 f = _mm256_set1_ps(factor);
+  for (int64_t head = 0; head < d; head += head_dim)
+    for_lanes(head_dim, [&](int64_t c, int64_t lanes) LACUNA_INLINE {
+      const int64_t i = head + c;
+      const __m256 v =
+          _mm256_mul_ps(_mm256_mul_ps(load_lanes(x + i, lanes), f), load_lanes(weight + i, lanes));
+      const __m256 swapped = _mm256_permute_ps(v, 0xb1);
+      const __m256 y = _mm256_fmadd_ps(v, load_lanes(rope.cos() + c, lanes),
+                                       _mm256_mul_ps(swapped, load_lanes(rope.sin() + c, lanes)));
+      store_lanes(out + i, y, lanes);
+    });
+}
+
+template <typename X, typename Out>
+void rms_norm_rows(const TensorView& x, const float* weight, float eps, const RopeTables* rope,
+                   int64_t head_dim, const TensorView& out) {
+  const int64_t d = x.shape[1];
+  parallel_ranges(x.shape[0], row_grain(d), [&](int64_t begin, int64_t end) {
+    std::optional<TokenRope> token;
+    if (rope != nullptr) token.emplace(*rope, head_dim);
+    for (int64_t i = begin; i < end; ++i) {
+      const X* from = row_of<X>(x, i);
+      const float mean_square = sum_of_squares(from, d) / static_cast<float>(d);
+      const float factor = 1.0f / std::sqrt(mean_square + eps);
+      if (token) {
+        token->move_to(i);
+        scale_rotate_row(from, weight, factor, *token, head_dim, d, row_of<Out>(out, i));
+      } else {
+        scale_row(from, weight, factor, d, row_of<Out>(out, i));
+      }
+    }
+  });
+}
+
+int64_t check_rope(const RopeTables& rope, const TensorView& x, int32_t num_heads) {
+  LACUNA_CHECK(num_heads > 0 && x.shape[1] % num_heads == 0,
+               "rms_norm: {} channels in {} heads, expected whole heads", x.shape[1], num_heads);
+  const int64_t head_dim = x.shape[1] / num_heads;
+  const int64_t pairs = int64_t{rope.pairs_frames} + rope.pairs_height + rope.pairs_width;
+  LACUNA_CHECK(rope.pairs_frames >= 0 && rope.pairs_height >= 0 && rope.pairs_width >= 0 &&
+                   2 * pairs == head_dim,
+               "rms_norm: {} rotary pairs, expected half of head_dim {}", pairs, head_dim);
+  LACUNA_CHECK(rope.frames > 0 && rope.height > 0 && rope.width > 0 &&
+                   rope.frames * rope.height * rope.width == x.shape[0],
+               "rms_norm: {} tokens, expected the grid's {}x{}x{}", x.shape[0], rope.frames,
+               rope.height, rope.width);
+  return head_dim;
+}
+
+// Rows of a tensor of any rank whose channels are contiguous; index over all other dimensions.
+struct AnyRows {
+  const TensorView& x;
+
+  int64_t offset(int64_t row) const {
+    int64_t at = 0;
+    for (int i = x.rank - 2; i >= 0; --i) {
+      at += row % x.shape[i] * x.stride[i];
+      row /= x.shape[i];
+    }
+    return at;
+  }
+};
+
+template <typename T>
+void channel_norm_row(const T* x, const float* gamma, bool silu, int64_t c, T* out) {
+  const float norm = std::max(std::sqrt(sum_of_squares(x, c)), 1e-12f);
+  const __m256 f = _mm256_set1_ps(std::sqrt(static_cast<float>(c)) / norm);
+  const auto scaled = [&](int64_t i, int64_t lanes) LACUNA_INLINE {
+    return _mm256_mul_ps(_mm256_mul_ps(load_lanes(x + i, lanes), f), load_lanes(gamma + i, lanes));
+  };
+  if (silu) {
+    for_lanes(c, [&](int64_t i, int64_t lanes)
+                     LACUNA_INLINE { store_lanes(out + i, silu8(scaled(i, lanes)), lanes); });
+  } else {
+    for_lanes(c, [&](int64_t i, int64_t lanes)
+                     LACUNA_INLINE { store_lanes(out + i, scaled(i, lanes), lanes); });
+  }
+}
+
+}  // namespace
+
+void layer_norm(const TensorView& x, const float* weight, const float* bias, const float* scale,
+                const float* shift, float eps, const TensorView& out) {
+  check_rows("layer_norm", x);
+  check_rows("layer_norm", out);
+  check_same_shape("layer_norm", x, out);
+  LACUNA_CHECK(x.dtype == DType::f32, "layer_norm: x {}, expected f32", x.describe());
+  const int64_t d = x.shape[1];
+  if (x.numel() == 0) return;
+  const Affine affine = merge_affine(weight, bias, scale, shift, d);
+  with_type(out.dtype, [&](auto* type) {
+    using Out = std::remove_pointer_t<decltype(type)>;
+    parallel_ranges(x.shape[0], row_grain(d), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        layer_norm_row(row_of<float>(x, i), affine, eps, d, row_of<Out>(out, i));
+    });
+  });
+}
+
+void rms_norm(const TensorView& x, const float* weight, float eps, const RopeTables* rope,
+              int32_t num_heads, const TensorView& out) {
+  check_rows("rms_norm", x);
+  check_rows("rms_norm", out);
+  check_same_shape("rms_norm", x, out);
+  LACUNA_CHECK(weight != nullptr, "rms_norm: weight null");
+  const int64_t head_dim = rope != nullptr ? check_rope(*rope, x, num_heads) : 0;
+  if (x.numel() == 0) return;
+  with_type(x.dtype, [&](auto* x_type) {
+    with_type(out.dtype, [&](auto* out_type) {
+      rms_norm_rows<std::remove_pointer_t<decltype(x_type)>,
+                    std::remove_pointer_t<decltype(out_type)>>(x, weight, eps, rope, head_dim, out);
+    });
+  });
+}
+
+void gelu_mul(const TensorView& gate, const TensorView& up, const TensorView& out) {
+  for (const TensorView* t : {&gate, &up, &out}) {
+    check_real("gelu_mul", *t);
+    check_channels("gelu_mul", *t);
+    check_same_shape("gelu_mul", gate, *t);
+    LACUNA_CHECK(t->dtype == gate.dtype, "gelu_mul: {} and {}, expected one dtype", gate.describe(),
+                 t->describe());
+  }
+  if (gate.numel() == 0) return;
+  const int64_t d = gate.shape[gate.rank - 1];
+  with_type(gate.dtype, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    parallel_ranges(gate.numel() / d, row_grain(d), [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        const T* g = static_cast<const T*>(gate.data) + AnyRows{gate}.offset(row);
+        const T* u = static_cast<const T*>(up.data) + AnyRows{up}.offset(row);
+        T* o = static_cast<T*>(out.data) + AnyRows{out}.offset(row);
+        for_lanes(d, [&](int64_t c, int64_t lanes) LACUNA_INLINE {
+          const __m256 y = gelu_tanh8(load_lanes(g + c, lanes));
+          store_lanes(o + c, _mm256_mul_ps(y, load_lanes(u + c, lanes)), lanes);
+        });
+      }
+    });
+  });
+}
+
+void channel_norm(const TensorView& x, const float* gamma, bool silu, const TensorView& out) {
+  check_real("channel_norm", x);
+  check_same_shape("channel_norm", x, out);
+  LACUNA_CHECK(x.rank >= 1 && x.dtype == out.dtype && x.contiguous() && out.contiguous(),
+               "channel_norm: {} to {}, expected contiguous and one dtype", x.describe(),
+               out.describe());
+  LACUNA_CHECK(gamma != nullptr, "channel_norm: gamma null");
+  if (x.numel() == 0) return;
+  const int64_t c = x.shape[x.rank - 1];
+  with_type(x.dtype, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    parallel_ranges(x.numel() / c, row_grain(c), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        channel_norm_row(static_cast<const T*>(x.data) + i * c, gamma, silu, c,
+                         static_cast<T*>(out.data) + i * c);
+    });
+  });
+}
+
+}  // namespace lacuna::cpu

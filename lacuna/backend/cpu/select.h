@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// Selection operations of the CPU backend as plain functions; the contract of each is Backend's in
+// backend.h. Results do not depend on the thread count.
+#pragma once
+
+#include "lacuna/backend/backend.h"
+#include "lacuna/backend/cpu/onednn.h"
+
+namespace lacuna::cpu {
+
+void merge_lse(const TensorView& out_a, float* lse_a, const TensorView& out_b, const float* lse_b);
+void block_mean(const TensorView& x, std::span<const int32_t> head_ids, const BlockLayout& layout,
+                const TensorView& out);
+// As a matrix product over groups of `stride` tokens, softmax and block sums chunk by chunk:
+// scratch stays below about 70 MiB plus 2 MiB per thread, whatever the sequence length.
+void antidiagonal_scores(OneDnn& dnn, const TensorView& q, const TensorView& k,
+                         std::span<const int32_t> head_ids, const BlockLayout& q_layout,
+                         const BlockLayout& k_layout, float sm_scale, int32_t stride, bool compat,
+                         const TensorView& out);
+// Scores must be finite and not negative.
+void select_top_p(const TensorView& scores, std::span<const float> top_p, BlockMask& mask);
+// Scores must not be NaN.
+void select_top_k(const TensorView& scores, std::span<const int32_t> top_k, BlockMask& mask);
+void gather_tokens(const TensorView& x, const int32_t* order, int64_t order_head_stride,
+                   const TensorView& out);
+void scatter_tokens(const TensorView& x, const int32_t* order, int64_t order_head_stride,
+                    const TensorView& out);
+
+}  // namespace lacuna::cpu

@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: Apache-2.0
+// XAttention block scores, arXiv 2503.16428 Alg. 1 with the scale of the published code (see
+// Backend::antidiagonal_scores). A group is `stride` tokens laid end to end, queries backwards;
+// then all antidiagonal sums are one product of [q groups, stride * d] and [k groups, stride * d].
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <type_traits>
+#include <vector>
+
+#include "lacuna/backend/cpu/nn_checks.h"
+#include "lacuna/backend/cpu/nn_math.h"
+#include "lacuna/backend/cpu/select.h"
+#include "lacuna/core/threads.h"
+
+namespace lacuna::cpu {
+namespace {
+
+constexpr const char* kWho = "antidiagonal_scores";
+constexpr int64_t kPanelBytes = int64_t{64} << 20;  // packed key groups held at one time
+constexpr int64_t kColumns = 512;                   // key groups of one product
+constexpr int64_t kLogitBytes = int64_t{1} << 20;   // logits of one chunk of query groups
+
+// One operand seen as groups of tokens.
+struct Groups {
+  const TensorView& x;
+  int64_t stride, count;
+
+  int64_t size(int64_t g) const { return std::min(stride, x.shape[1] - g * stride); }
+  int64_t tail() const { return size(count - 1); }
+};
+
+struct Scorer {
+  OneDnn& dnn;
+  Groups q, k;
+  std::span<const int32_t> head_ids;
+  int64_t d, stride, q_per_block, k_per_block, q_blocks, k_blocks;
+  float sm_scale;
+  bool compat;
+  float num_zero = 0, zero_in_last = 0;  // padding groups with logit 0 (compat)
+  const TensorView& out;
+  bool widen = false;
+  DType compute = DType::f32;
+  int64_t chunk_blocks = 1, columns = 0, logit_stride = 0;
+  std::shared_ptr<const GemmPlan> main, edge;  // kColumns and the last columns
+
+  int64_t group_width() const { return stride * d; }
+  int64_t group_bytes() const { return group_width() * element_bytes(compute); }
+  int64_t chunk_rows() const { return std::min(q.count, chunk_blocks * q_per_block); }
+  int64_t column_tiles() const { return ceil_div(k.count, columns); }
+  const GemmPlan& plan(int64_t width) const { return width == columns ? *main : *edge; }
+  int64_t tile_bytes() const {
+    return round_up(std::max(main->weights_bytes(), edge ? edge->weights_bytes() : 0), 64);
+  }
+};
+
+// Key length after the padding of the published code: a whole number of query chunks.
+int64_t padded_len(int64_t len) {
+  const auto pow2 = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(len)));
+  const int64_t chunk =
+      std::max<int64_t>(std::min(std::max<int64_t>(2048, pow2), (int64_t{1} << 28) / pow2), 2048);
+  return round_up(len, chunk);
+}
+
+// Groups [first, first + rows) of a head -> `to`, dense; absent tokens of a short group are zero.
+void read_groups(const Scorer& s, const Groups& groups, int64_t head, int64_t first, int64_t rows,
+                 bool backwards, char* to) {
+  const int64_t token_bytes = s.d * element_bytes(s.compute);
+  for (int64_t g = first; g < first + rows; ++g, to += s.group_bytes()) {
+    const int64_t size = groups.size(g);
+    if (size < s.stride) std::memset(to, 0, static_cast<size_t>(s.group_bytes()));
+    // compat turns the padded group round, so a short one starts with its zeros.
+    const int64_t last = (s.compat ? s.stride : size) - 1;
+    for (int64_t i = 0; i < size; ++i) {
+      const int64_t from = head * groups.x.stride[0] + (g * s.stride + i) * groups.x.stride[1];
+      char* slot = to + (backwards ? last - i : i) * token_bytes;
+      if (s.widen) {
+        convert_row(static_cast<const BFloat16*>(groups.x.data) + from,
+                    reinterpret_cast<float*>(slot), s.d);
+      } else {
+        std::memcpy(slot, at(groups.x, from), static_cast<size_t>(token_bytes));
+      }
+    }
+  }
+}
+
+std::shared_ptr<const GemmPlan> make_plan(const Scorer& s, int64_t columns) {
+  GemmSpec spec;
+  spec.m = s.chunk_rows();
+  spec.n = columns;
+  spec.k = spec.src_stride = spec.weights_stride = s.group_width();
+  spec.dst_stride = s.logit_stride;
+  spec.src = s.compute;
+  spec.dst = DType::f32;
+  spec.pack = true;
+  return s.dnn.gemm(spec, s.q.count % spec.m);
+}
+
+// Softmax over one row of dot products, summed per key block and added to mass. `size` = tokens of
+// the query group.
+void add_row(const Scorer& s, float* z, int64_t size, float* block, float* mass) {
+  const int64_t n = s.k.count;
+  const float last_pairs = static_cast<float>(s.compat ? s.stride : std::min(size, s.k.tail()));
+  const float last = z[n - 1] * (s.sm_scale / last_pairs);
+  const float scale = s.sm_scale / static_cast<float>(s.compat ? s.stride : size);
+  const __m256 factor = _mm256_set1_ps(scale);
+  float top = s.num_zero > 0 ? std::max(last, 0.0f) : last;
+  __m256 high = _mm256_set1_ps(top);
+  for_lanes(
+      n - 1, [&](int64_t u, int64_t lanes) __attribute__((always_inline)) {
+        const __m256 v = _mm256_mul_ps(load_lanes(z + u, lanes), factor);
+        // Absent lanes repeat the first, which is never beyond the maximum.
+        high = _mm256_max_ps(
+            high, lanes < 8 ? _mm256_blendv_ps(
+                                  _mm256_set1_ps(z[u] * scale), v,
+                                  keep_lanes(_mm256_castsi256_ps(_mm256_set1_epi32(-1)), lanes))
+                            : v);
+        store_lanes(z + u, v, lanes);
+      });
+  z[n - 1] = last;
+  top = max8(high);
+  const __m256 minus = _mm256_set1_ps(top);
+  float total = s.num_zero > 0 ? s.num_zero * std::exp(-top) : 0.0f;
+  for (int64_t b = 0; b < s.k_blocks; ++b) {
+    const int64_t first = b * s.k_per_block, width = std::min(s.k_per_block, n - first);
+    __m256 sum = _mm256_setzero_ps();
+    for_lanes(
+        width, [&](int64_t u, int64_t lanes) __attribute__((always_inline)) {
+          const __m256 e = exp8(_mm256_sub_ps(load_lanes(z + first + u, lanes), minus));
+          sum = _mm256_add_ps(sum, keep_lanes(e, lanes));
+        });
+    block[b] = sum8(sum);
+    total += block[b];
+  }
+  // Padding groups inside the last real block count for that block.
+  if (s.zero_in_last > 0) block[s.k_blocks - 1] += s.zero_in_last * std::exp(-top);
+  const __m256 inv = _mm256_set1_ps(1.0f / total);
+  for_lanes(
+      s.k_blocks, [&](int64_t b, int64_t lanes) __attribute__((always_inline)) {
+        const __m256 m = load_lanes(mass + b, lanes);
+        store_lanes(mass + b, _mm256_fmadd_ps(load_lanes(block + b, lanes), inv, m), lanes);
+      });
+}
+
+struct ChunkScratch {
+  int64_t product, rows, logits, masses;
+  int64_t total() const { return product + rows + logits + masses; }
+};
+
+ChunkScratch chunk_scratch(const Scorer& s) {
+  const int64_t product = std::max(s.main->scratch_bytes(), s.edge ? s.edge->scratch_bytes() : 0);
+  // The rows' memory also holds the key groups of one tile while they are packed.
+  return {round_up(product, 64),
+          round_up(std::max(s.chunk_rows(), s.columns) * s.group_bytes(), 64),
+          round_up(s.chunk_rows() * s.logit_stride * 4, 64), round_up(2 * s.k_blocks * 4, 64)};
+}
+
+void pack_tile(const Scorer& s, int64_t head, int64_t tile, const ChunkScratch& sizes, char* own,
+               char* packed) {
+  const int64_t first = tile * s.columns, width = std::min(s.columns, s.k.count - first);
+  const GemmPlan& plan = s.plan(width);
+  const bool dense =
+      !s.widen && s.k.x.stride[1] == s.d && (first + width) * s.stride <= s.k.x.shape[1];
+  const char* plain = nullptr;
+  if (dense) {
+    plain = at(s.k.x, head * s.k.x.stride[0] + first * s.group_width());
+  } else {
+    char* groups = plan.packs() ? own + sizes.product : packed;
+    read_groups(s, s.k, head, first, width, false, groups);
+    plain = groups;
+  }
+  if (plan.packs()) {
+    plan.pack(plain, packed);
+  } else if (plain != packed) {
+    std::memcpy(packed, plain, static_cast<size_t>(width * s.group_bytes()));
+  }
+}
+
+// Query blocks [first_block, ...) of a chunk of head_ids[index].
+void score_chunk(const Scorer& s, int64_t index, int64_t first_block, const char* keys,
+                 const ChunkScratch& sizes, char* own) {
+  const int64_t first = first_block * s.q_per_block;
+  const int64_t rows = std::min(s.chunk_rows(), s.q.count - first);
+  char* groups = own + sizes.product;
+  auto* logits = reinterpret_cast<float*>(groups + sizes.rows);
+  auto* block = reinterpret_cast<float*>(groups + sizes.rows + sizes.logits);
+  float* mass = block + s.k_blocks;
+  read_groups(s, s.q, s.head_ids[index], first, rows, true, groups);
+  for (int64_t tile = 0; tile < s.column_tiles(); ++tile) {
+    const int64_t column = tile * s.columns;
+    s.plan(std::min(s.columns, s.k.count - column))
+        .run(rows, groups, keys + tile * s.tile_bytes(), nullptr, nullptr, logits + column, own);
+  }
+  for (int64_t at_row = 0; at_row < rows; at_row += s.q_per_block) {
+    const int64_t count = std::min(s.q_per_block, rows - at_row);
+    std::fill(mass, mass + s.k_blocks, 0.0f);
+    for (int64_t r = at_row; r < at_row + count; ++r)
+      add_row(s, logits + r * s.logit_stride, s.q.size(first + r), block, mass);
+    const int64_t qb = first_block + at_row / s.q_per_block;
+    float* to = static_cast<float*>(s.out.data) + index * s.out.stride[0] + qb * s.out.stride[1];
+    for (int64_t kb = 0; kb < s.k_blocks; ++kb)
+      to[kb * s.out.stride[2]] = mass[kb] / static_cast<float>(count);
+  }
+}
+
+void run(const Scorer& s) {
+  const ChunkScratch sizes = chunk_scratch(s);
+  char* memory = s.dnn.scratch("antidiagonal.worker", sizes.total() * num_threads());
+  const int64_t tiles = s.column_tiles(), head_bytes = tiles * s.tile_bytes();
+  const auto heads = static_cast<int64_t>(s.head_ids.size());
+  const int64_t group = std::clamp<int64_t>(kPanelBytes / head_bytes, 1, heads);
+  char* keys = s.dnn.scratch("antidiagonal.keys", group * head_bytes);
+  const int64_t chunks = ceil_div(s.q_blocks, s.chunk_blocks);
+  for (int64_t first = 0; first < heads; first += group) {
+    const int64_t count = std::min(group, heads - first);
+    parallel_tasks(count * tiles, [&](int64_t task, int worker) {
+      pack_tile(s, s.head_ids[first + task / tiles], task % tiles, sizes,
+                memory + worker * sizes.total(), keys + task * s.tile_bytes());
+    });
+    parallel_tasks(count * chunks, [&](int64_t task, int worker) {
+      score_chunk(s, first + task / chunks, task % chunks * s.chunk_blocks,
+                  keys + task / chunks * head_bytes, sizes, memory + worker * sizes.total());
+    });
+  }
+}
+
+void check_side(const char* what, const TensorView& x, const BlockLayout& layout, int32_t stride) {
+  check_real(kWho, x);
+  check_rank(kWho, x, 3);
+  check_channels(kWho, x);
+  LACUNA_CHECK(layout.offsets.empty() && layout.block > 0 && layout.block % stride == 0,
+               "{}: {} blocks of {}, expected uniform and a multiple of stride {}", kWho, what,
+               layout.block, stride);
+  LACUNA_CHECK(layout.seq_len == x.shape[1] && x.shape[1] > 0,
+               "{}: {} layout of {} tokens for {}, expected equal and 1 or more", kWho, what,
+               layout.seq_len, x.describe());
+}
+
+}  // namespace
+
+void antidiagonal_scores(OneDnn& dnn, const TensorView& q, const TensorView& k,
+                         std::span<const int32_t> head_ids, const BlockLayout& q_layout,
+                         const BlockLayout& k_layout, float sm_scale, int32_t stride, bool compat,
+                         const TensorView& out) {
+  LACUNA_CHECK(stride > 0, "{}: stride {}, expected 1 or more", kWho, stride);
+  check_side("query", q, q_layout, stride);
+  check_side("key", k, k_layout, stride);
+  LACUNA_CHECK(q.shape[2] == k.shape[2] && q.dtype == k.dtype && q.shape[2] > 0,
+               "{}: q {} and k {}, expected one head_dim and dtype", kWho, q.describe(),
+               k.describe());
+  check_real(kWho, out);
+  check_rank(kWho, out, 3);
+  LACUNA_CHECK(out.dtype == DType::f32 && out.shape[0] == static_cast<int64_t>(head_ids.size()) &&
+                   out.shape[1] == q_layout.num_blocks && out.shape[2] == k_layout.num_blocks,
+               "{}: out {}, expected [{}, {}, {}] f32", kWho, out.describe(), head_ids.size(),
+               q_layout.num_blocks, k_layout.num_blocks);
+  for (int32_t h : head_ids)
+    LACUNA_CHECK(h >= 0 && h < q.shape[0] && h < k.shape[0], "{}: head {} of q {} and k {}", kWho,
+                 h, q.describe(), k.describe());
+  if (head_ids.empty()) return;
+  Scorer s{.dnn = dnn,
+           .q = {q, stride, ceil_div(q.shape[1], stride)},
+           .k = {k, stride, ceil_div(k.shape[1], stride)},
+           .head_ids = head_ids,
+           .d = q.shape[2],
+           .stride = stride,
+           .q_per_block = q_layout.block / stride,
+           .k_per_block = k_layout.block / stride,
+           .q_blocks = q_layout.num_blocks,
+           .k_blocks = k_layout.num_blocks,
+           .sm_scale = sm_scale,
+           .compat = compat,
+           .out = out};
+  if (compat) {
+    const int64_t zeros = ceil_div(padded_len(k.shape[1]), stride) - s.k.count;
+    s.num_zero = static_cast<float>(zeros);
+    s.zero_in_last = static_cast<float>(std::min(zeros, s.k_blocks * s.k_per_block - s.k.count));
+  }
+  s.widen = q.dtype == DType::bf16 && !dnn.native_bf16();
+  s.compute = s.widen ? DType::f32 : q.dtype;
+  s.columns = std::min(kColumns, s.k.count);
+  s.logit_stride = round_up(s.k.count, 16);
+  const int64_t rows = std::clamp<int64_t>(kLogitBytes / (s.logit_stride * 4), 1, 128);
+  s.chunk_blocks = std::max<int64_t>(1, rows / s.q_per_block);
+  s.main = make_plan(s, s.columns);
+  if (s.k.count % s.columns != 0) s.edge = make_plan(s, s.k.count % s.columns);
+  run(s);
+}
+
+}  // namespace lacuna::cpu
