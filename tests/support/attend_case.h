@@ -42,10 +42,10 @@ struct AttendSpec {
 
   std::string describe() const {
     return fmt::format(
-        "{} heads {} (of {} asked) q_len {} k_len {} head_dim {} blocks {}x{}{} {} density {} "
+        "{} {} of {} heads q_len {} k_len {} head_dim {} blocks {}x{}{} {} density {} "
         "visit {} "
         "bias {} skip {} param {} kappa {} sharpness {} seed {}",
-        dtype_name(dtype), heads, head_ids.empty() ? heads : static_cast<int>(head_ids.size()),
+        dtype_name(dtype), head_ids.empty() ? heads : static_cast<int>(head_ids.size()), heads,
         q_len, k_len, head_dim, block_q, block_k, explicit_blocks ? " explicit" : "",
         storage_name(storage), density, static_cast<int>(visit), static_cast<int>(bias),
         static_cast<int>(skip), skip_param, skip_kappa, sharpness, seed);
@@ -144,8 +144,7 @@ class AttendCase {
 
   AttendResult run(Backend& backend, bool with_stats = true) const {
     const Poisoned out(spec_.dtype, spec_.heads, spec_.q_len, spec_.head_dim, spec_.storage);
-    for (int64_t n = 0; n < out.view().numel(); ++n)
-      put(out.view(), offset_of(out.view(), n), std::nan(""));
+    for_each(out.view(), [&](int64_t, int64_t at) { put(out.view(), at, std::nan("")); });
     AttendParams p = params();
     p.out = out.view().data;
     p.out_head_stride = out.view().stride[0], p.out_token_stride = out.view().stride[1];

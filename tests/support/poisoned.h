@@ -64,8 +64,9 @@ class Poisoned {
     std::vector<unsigned char> inside(bytes_.size(), 0);
     const int64_t size = storage_bytes(view_.dtype, 1);
     const int64_t start = static_cast<unsigned char*>(view_.data) - bytes_.data();
-    for (int64_t n = 0; n < view_.numel(); ++n)
-      std::memset(inside.data() + start + offset_of(view_, n) * size, 1, static_cast<size_t>(size));
+    for_each(view_, [&](int64_t, int64_t at) {
+      std::memset(inside.data() + start + at * size, 1, static_cast<size_t>(size));
+    });
     for (size_t i = 0; i < bytes_.size(); ++i)
       if (!inside[i] && bytes_[i] != 0xFF) return false;
     return true;

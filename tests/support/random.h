@@ -14,7 +14,8 @@ namespace lacuna::test {
 
 class Rng {
  public:
-  explicit Rng(uint64_t seed) : state_(seed * 0x9E3779B97F4A7C15ull + 0x632BE59BD9B4E019ull) {}
+  // The seed is mixed first: neighbouring seeds must not give shifted copies of one stream.
+  explicit Rng(uint64_t seed) : state_(seed) { state_ = next() ^ 0x632BE59BD9B4E019ull; }
 
   uint64_t next() {
     uint64_t z = (state_ += 0x9E3779B97F4A7C15ull);
@@ -65,17 +66,29 @@ inline int64_t offset_of(const TensorView& x, int64_t n) {
   return at;
 }
 
+// f(logical index, offset in elements) for every element, row-major.
+template <typename F>
+void for_each(const TensorView& x, F&& f) {
+  const int64_t n = x.numel();
+  if (n == 0) return;
+  const int64_t row = x.rank > 0 ? x.shape[x.rank - 1] : 1;
+  const int64_t step = x.rank > 0 ? x.stride[x.rank - 1] : 1;
+  for (int64_t begin = 0; begin < n; begin += row) {
+    const int64_t at = offset_of(x, begin);
+    for (int64_t c = 0; c < row; ++c) f(begin + c, at + c * step);
+  }
+}
+
 inline std::vector<double> values(const TensorView& x) {
   std::vector<double> out(static_cast<size_t>(x.numel()));
-  for (size_t n = 0; n < out.size(); ++n) out[n] = get(x, offset_of(x, static_cast<int64_t>(n)));
+  for_each(x, [&](int64_t n, int64_t at) { out[static_cast<size_t>(n)] = get(x, at); });
   return out;
 }
 
 inline void fill_normal(const TensorView& x, uint64_t seed, double scale = 1.0,
                         double offset = 0.0) {
   Rng rng(seed);
-  const int64_t n = x.numel();
-  for (int64_t i = 0; i < n; ++i) put(x, offset_of(x, i), offset + scale * rng.normal());
+  for_each(x, [&](int64_t, int64_t at) { put(x, at, offset + scale * rng.normal()); });
 }
 
 inline Tensor random_tensor(DType dtype, std::initializer_list<int64_t> shape, uint64_t seed,

@@ -27,21 +27,23 @@ inline constexpr Limits rounding(DType dtype, double spacings = 1.0) {
   return {spacings * 0.5 * eps, spacings * eps, 1.0 - spacings * eps};
 }
 
-// Attention output. bf16: probabilities are rounded before the product with v (2.2e-3), and both
-// outputs are rounded once.
-inline constexpr Limits attend_out(DType dtype) {
-  if (dtype == DType::bf16) return {2.2e-3 + 0.3 * kEpsBf16, 2.0 * kEpsBf16, 0.9999};
-  return {3e-6, 160 * kEpsF32, 0.999999};
+// Attention. Errors of the logits enter outputs and lse directly: sharp inputs have large logits,
+// and with them `logit_peak` (the largest |lse| of the reference will do) spacings of f32 more.
+// bf16: probabilities are rounded before the product with v (2.2e-3), outputs are rounded once.
+inline constexpr Limits attend_out(DType dtype, double logit_peak = 0.0) {
+  const double logits = 4.0 * kEpsF32 * logit_peak;
+  if (dtype == DType::bf16) return {2.2e-3 + 0.3 * kEpsBf16 + logits, 2.0 * kEpsBf16, 0.9999};
+  return {3e-6 + logits, 160 * kEpsF32 + 8.0 * logits, 0.999999};
 }
 
 // Absolute: lse is a natural logarithm.
-inline constexpr double lse_abs(DType dtype) {
-  return dtype == DType::bf16 ? 2e-3 : 1e-5;
+inline constexpr double lse_abs(DType dtype, double logit_peak = 0.0) {
+  return (dtype == DType::bf16 ? 2e-3 : 1e-5) + 4.0 * kEpsF32 * logit_peak;
 }
 
 // Absolute: block mass is a share of 1.
-inline constexpr double mass_abs(DType dtype) {
-  return dtype == DType::bf16 ? 2e-3 : 1e-5;
+inline constexpr double mass_abs(DType dtype, double logit_peak = 0.0) {
+  return (dtype == DType::bf16 ? 2e-3 : 1e-5) + 4.0 * kEpsF32 * logit_peak;
 }
 
 // Matrix product, convolution and fused rows with f32 sums over some hundred terms.

@@ -99,9 +99,6 @@ void QueryBlock::list_pieces() {
   const int64_t last = dense ? p_.num_k_blocks : p_.row_begin[row + 1];
   for (int64_t i = first; i < last; ++i) {
     const int32_t kb = dense ? static_cast<int32_t>(i) : p_.cols[i];
-    LACUNA_CHECK(kb >= 0 && kb < p_.num_k_blocks,
-                 "attend: key block {} listed for head {} query block {}, expected 0 to {}", kb,
-                 head_, qb_, p_.num_k_blocks - 1);
     const Range keys = block_range(p_.k_offsets, p_.num_k_blocks, p_.block_k, p_.k_len, call_, kb);
     for (int64_t begin = keys.begin; begin < keys.end; begin += kVoteKeys) {
       const Range piece{begin, std::min<int64_t>(begin + kVoteKeys, keys.end)};
@@ -238,6 +235,20 @@ std::string check_blocks(const char* what, int64_t len, int32_t block, int32_t n
   return {};
 }
 
+std::string check_lists(const AttendParams& p) {
+  if (p.row_begin == nullptr) return {};
+  const int64_t rows = int64_t{p.num_heads} * p.num_q_blocks;
+  if (p.row_begin[0] < 0 || !std::is_sorted(p.row_begin, p.row_begin + rows + 1))
+    return "attend: row_begin, expected to rise from 0";
+  if (p.cols == nullptr && p.row_begin[rows] > p.row_begin[0])
+    return "attend: cols null, expected a list with row_begin";
+  for (int64_t i = p.row_begin[0]; i < p.row_begin[rows]; ++i)
+    if (p.cols[i] < 0 || p.cols[i] >= p.num_k_blocks)
+      return fmt::format("attend: key block {} listed, expected 0 to {}", p.cols[i],
+                         p.num_k_blocks - 1);
+  return {};
+}
+
 std::string check_skip(const AttendParams& p) {
   if (p.skip == SkipKind::none) return {};
   if (p.skip_param == nullptr) return "attend: skip_param null, expected one value per head";
@@ -270,12 +281,10 @@ std::string attend_unsupported(const AttendParams& p) {
   if (p.num_heads == 0 || p.q_len == 0) return {};
   if (p.q == nullptr || p.out == nullptr || (p.k_len > 0 && (p.k == nullptr || p.v == nullptr)))
     return "attend: q, k, v or out null";
-  if (p.row_begin != nullptr && p.cols == nullptr &&
-      p.row_begin[int64_t{p.num_heads} * p.num_q_blocks] > 0)
-    return "attend: row_begin without cols";
   std::string why = check_blocks("q", p.q_len, p.block_q, p.num_q_blocks, p.q_offsets, p.num_heads);
   if (why.empty())
     why = check_blocks("k", p.k_len, p.block_k, p.num_k_blocks, p.k_offsets, p.num_heads);
+  if (why.empty()) why = check_lists(p);
   return why.empty() ? check_skip(p) : why;
 }
 

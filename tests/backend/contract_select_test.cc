@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+// Selection operations of every backend against the reference.
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+#include "lacuna/core/error.h"
+#include "lacuna/core/threads.h"
+#include "tests/support/backends.h"
+#include "tests/support/compare.h"
+#include "tests/support/poisoned.h"
+
+namespace lacuna::test {
+namespace {
+
+using SelectContract = BackendTest;
+
+TEST_P(SelectContract, BlockMean) {
+  Rng rng(1);
+  for (int turn = 0; turn < 40; ++turn) {
+    const DType dtype = turn % 2 == 0 ? DType::f32 : DType::bf16;
+    const int64_t len = rng.integer(1, 300), d = rng.pick<int64_t>({1, 7, 64, 80, 128});
+    const Poisoned x(dtype, 3, len, d, static_cast<Storage>(turn % 4));
+    fill_normal(x.view(), turn, 1.0, 0.5);
+    BlockLayout layout = BlockLayout::uniform(len, static_cast<int32_t>(rng.integer(1, 130)));
+    if (turn % 5 == 0) {
+      const auto cut = static_cast<int32_t>(len / 2), end = static_cast<int32_t>(len);
+      layout = BlockLayout::explicit_offsets(len, 2, {0, cut, cut, end, 0, 0, 1, end});
+    }
+    const std::vector<int32_t> heads{2, 0};
+    const Tensor out(DType::f32, {2, layout.num_blocks, d}),
+        expected(DType::f32, {2, layout.num_blocks, d});
+    ref_->block_mean(x.view(), heads, layout, expected);
+    backend_->block_mean(x.view(), heads, layout, out);
+    EXPECT_TRUE(close(out, expected, network(DType::f32), fmt::format("len {} d {}", len, d)));
+  }
+}
+
+TEST_P(SelectContract, AntidiagonalScores) {
+  Rng rng(2);
+  for (int turn = 0; turn < 40; ++turn) {
+    const DType dtype = turn % 2 == 0 ? DType::f32 : DType::bf16;
+    const int32_t stride = rng.pick<int32_t>({4, 8, 16});
+    const int32_t block_q = rng.pick<int32_t>({16, 64, 128}),
+                  block_k = rng.pick<int32_t>({16, 64, 128});
+    const int64_t q_len = rng.integer(1, 400), k_len = turn % 3 == 0 ? rng.integer(1, 400) : q_len;
+    const int64_t d = rng.pick<int64_t>({64, 128, 40});
+    const bool compat = turn % 4 == 3;
+    const Poisoned q(dtype, 3, q_len, d, static_cast<Storage>(turn % 4)),
+        k(dtype, 3, k_len, d, static_cast<Storage>(turn % 4));
+    fill_normal(q.view(), 2 * turn, 3.0);
+    fill_normal(k.view(), 2 * turn + 1);
+    const BlockLayout ql = BlockLayout::uniform(q_len, block_q),
+                      kl = BlockLayout::uniform(k_len, block_k);
+    const std::vector<int32_t> heads{2, 1};
+    const Tensor out(DType::f32, {2, ql.num_blocks, kl.num_blocks});
+    const Tensor expected(DType::f32, {2, ql.num_blocks, kl.num_blocks});
+    const float scale = 1.0f / std::sqrt(static_cast<float>(d));
+    ref_->antidiagonal_scores(q.view(), k.view(), heads, ql, kl, scale, stride, compat, expected);
+    backend_->antidiagonal_scores(q.view(), k.view(), heads, ql, kl, scale, stride, compat, out);
+    const int64_t shape[] = {2, ql.num_blocks, kl.num_blocks};
+    EXPECT_TRUE(near_abs(
+        values(out), values(expected), mass_abs(dtype), shape,
+        fmt::format("{} q_len {} k_len {} d {} blocks {}x{} stride {} compat {}", dtype_name(dtype),
+                    q_len, k_len, d, block_q, block_k, stride, compat)));
+  }
+}
+
+// Scores in eighths, so that ties and exact crossings are common.
+TEST_P(SelectContract, TopPAndTopKEqualIncludingTies) {
+  Rng rng(3);
+  for (int turn = 0; turn < 60; ++turn) {
+    const int64_t heads = rng.integer(1, 3);
+    const auto nq = static_cast<int32_t>(rng.integer(1, 5));
+    const auto nk = static_cast<int32_t>(rng.pick<int64_t>({1, 2, 63, 64, 65, 129, 300}));
+    const Tensor scores(DType::f32, {heads, nq, nk});
+    const bool eighths = turn % 2 == 0;
+    for (int64_t i = 0; i < scores.numel(); ++i)
+      scores.as<float>()[i] = eighths ? static_cast<float>(rng.integer(0, 8)) / 8.0f
+                                      : static_cast<float>(std::exp(3.0 * rng.normal()));
+    std::vector<float> p;
+    std::vector<int32_t> top_k;
+    for (int64_t h = 0; h < heads; ++h) {
+      p.push_back(eighths ? static_cast<float>(rng.integer(0, 4)) / 4.0f
+                          : static_cast<float>(rng.uniform()));
+      top_k.push_back(static_cast<int32_t>(rng.integer(0, nk + 2)));
+    }
+    BlockMask a(heads, nq, nk), b(heads, nq, nk);
+    a.set(0, 0, nk - 1);  // bits are added to what is there
+    b.set(0, 0, nk - 1);
+    ref_->select_top_p(scores, p, a);
+    backend_->select_top_p(scores, p, b);
+    EXPECT_EQ(a, b) << "top_p turn " << turn << " nk " << nk;
+    BlockMask c(heads, nq, nk), d(heads, nq, nk);
+    ref_->select_top_k(scores, top_k, c);
+    backend_->select_top_k(scores, top_k, d);
+    EXPECT_EQ(c, d) << "top_k turn " << turn << " nk " << nk;
+    for (VisitOrder order : {VisitOrder::ascending, VisitOrder::coarse_to_fine}) {
+      const BlockIndex x = ref_->compact(a, order), y = backend_->compact(a, order);
+      EXPECT_EQ(x.row_begin, y.row_begin);
+      EXPECT_EQ(x.cols, y.cols);
+    }
+  }
+}
+
+TEST_P(SelectContract, SelectionEdges) {
+  const Tensor zeros = Tensor::zeros(DType::f32, {1, 2, 70});
+  BlockMask a(1, 2, 70), b(1, 2, 70);
+  ref_->select_top_p(zeros, std::vector<float>{0.9f}, a);
+  backend_->select_top_p(zeros, std::vector<float>{0.9f}, b);
+  EXPECT_EQ(a, b);
+  b.validate();
+  Tensor bad = Tensor::zeros(DType::f32, {1, 2, 70});
+  bad.as<float>()[80] = std::nanf("");
+  EXPECT_THROW(backend_->select_top_p(bad, std::vector<float>{0.9f}, b), Error);
+  EXPECT_THROW(backend_->select_top_k(bad, std::vector<int32_t>{2}, b), Error);
+  bad.as<float>()[80] = -1.0f;
+  EXPECT_THROW(backend_->select_top_p(bad, std::vector<float>{0.9f}, b), Error);
+  EXPECT_THROW(backend_->select_top_p(zeros, std::vector<float>{0.9f, 0.9f}, b), Error);
+  BlockMask wrong(1, 2, 71);
+  EXPECT_THROW(backend_->select_top_k(zeros, std::vector<int32_t>{2}, wrong), Error);
+}
+
+TEST_P(SelectContract, GatherAndScatter) {
+  Rng rng(4);
+  for (int turn = 0; turn < 16; ++turn) {
+    const DType dtype = turn % 2 == 0 ? DType::f32 : DType::bf16;
+    const int64_t len = rng.integer(1, 200), d = rng.pick<int64_t>({1, 5, 64, 128});
+    const auto storage = static_cast<Storage>(turn % 4);
+    const Poisoned x(dtype, 2, len, d, storage), a(dtype, 2, len, d, Storage::padded),
+        b(dtype, 2, len, d, Storage::padded);
+    fill_normal(x.view(), turn);
+    std::vector<int32_t> order;
+    for (int h = 0; h < 2; ++h) {
+      std::vector<int32_t> row(static_cast<size_t>(len));
+      std::iota(row.begin(), row.end(), 0);
+      for (int64_t i = len - 1; i > 0; --i) std::swap(row[i], row[rng.integer(0, i)]);
+      order.insert(order.end(), row.begin(), row.end());
+    }
+    const int64_t head_stride = turn % 3 == 0 ? 0 : len;
+    ref_->gather_tokens(x.view(), order.data(), head_stride, a.view());
+    backend_->gather_tokens(x.view(), order.data(), head_stride, b.view());
+    EXPECT_EQ(values(a.view()), values(b.view()));
+    ref_->scatter_tokens(x.view(), order.data(), head_stride, a.view());
+    backend_->scatter_tokens(x.view(), order.data(), head_stride, b.view());
+    EXPECT_EQ(values(a.view()), values(b.view()));
+    EXPECT_TRUE(b.intact());
+  }
+}
+
+TEST_P(SelectContract, SameBitsForOneAndTwoThreads) {
+  const int before = num_threads();
+  const Tensor q = random_tensor(DType::bf16, {3, 700, 64}, 1, 3.0);
+  const BlockLayout layout = BlockLayout::uniform(700, 64);
+  const std::vector<int32_t> heads{0, 1, 2};
+  std::vector<std::vector<double>> means, scores;
+  for (int threads : {1, 2}) {
+    set_num_threads(threads);
+    const Tensor mean(DType::f32, {3, 11, 64}), score(DType::f32, {3, 11, 11});
+    backend_->block_mean(q, heads, layout, mean);
+    backend_->antidiagonal_scores(q, q, heads, layout, layout, 0.125f, 8, false, score);
+    means.push_back(values(mean));
+    scores.push_back(values(score));
+  }
+  set_num_threads(before);
+  EXPECT_EQ(means[0], means[1]);
+  EXPECT_EQ(scores[0], scores[1]);
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, SelectContract, testing::ValuesIn(backends_under_test()),
+                         choice_name);
+
+}  // namespace
+}  // namespace lacuna::test
