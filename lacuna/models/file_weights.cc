@@ -22,6 +22,9 @@ namespace fs = std::filesystem;
 
 // ComfyUI's marker of scaled 8-bit checkpoints; it stands outside the prefix of the other names.
 constexpr std::string_view kScaledMarker = "scaled_fp8";
+// Tensors that describe another tensor's storage: applied here, not shown to models.
+constexpr std::array<std::string_view, 5> kSideTensors = {
+    ".scale_weight", ".weight_scale", ".scale_input", ".input_scale", ".comfy_quant"};
 constexpr std::array<std::string_view, 3> kPrefixes = {"model.diffusion_model.", "diffusion_model.",
                                                        "model."};
 
@@ -150,11 +153,18 @@ class FileSource : public WeightSource {
     const size_t prefix = common_prefix(tensors).size();
     for (const auto& [full_name, view] : tensors) {
       if (full_name.ends_with("comfy_quant")) check_quantization(full_name, view, path);
-      std::string name = full_name == kScaledMarker ? full_name : full_name.substr(prefix);
+      if (full_name == kScaledMarker) continue;
+      std::string name = full_name.substr(prefix);
+      const bool side = std::any_of(kSideTensors.begin(), kSideTensors.end(),
+                                    [&](std::string_view s) { return name.ends_with(s); });
+      if (side) {
+        side_.emplace(std::move(name), view);
+        continue;
+      }
       const auto [where, fresh] =
           tensors_.emplace(std::move(name), Stored{view, files_.size() - 1});
-      LACUNA_CHECK(fresh || full_name == kScaledMarker, "{}: tensor {} also stands in {}",
-                   path.string(), where->first, files_[where->second.file].path.string());
+      LACUNA_CHECK(fresh, "{}: tensor {} also stands in {}", path.string(), where->first,
+                   files_[where->second.file].path.string());
     }
   }
 
@@ -164,18 +174,22 @@ class FileSource : public WeightSource {
     return found->second;
   }
 
-  // The scale of an 8-bit tensor; 1 when the file has none.
+  // The scale that belongs to a tensor; 1 when the file has none.
   float scale_of(std::string_view name, const Stored& stored) const {
     constexpr std::string_view kWeight = ".weight";
     if (!name.ends_with(kWeight)) return 1.0f;
     const std::string_view stem = name.substr(0, name.size() - kWeight.size());
     for (std::string_view suffix : {".scale_weight", ".weight_scale"}) {
-      const auto found = tensors_.find(fmt::format("{}{}", stem, suffix));
-      if (found == tensors_.end()) continue;
-      const TensorView& scale = found->second.view;
-      LACUNA_CHECK(scale.numel() == 1, "{}: {} has shape {}, expected one scale per tensor",
-                   files_[stored.file].path.string(), found->first, shape_text(shape_of(scale)));
-      return converted(scale, DType::f32).as<float>()[0];
+      const auto found = side_.find(fmt::format("{}{}", stem, suffix));
+      if (found == side_.end()) continue;
+      const std::string file = files_[stored.file].path.string();
+      const DType dtype = stored.view.dtype;
+      LACUNA_CHECK(dtype == DType::f8_e4m3 || dtype == DType::f8_e5m2,
+                   "{}: {} is {} with a scale, expected an 8-bit float", file, name,
+                   dtype_name(dtype));
+      LACUNA_CHECK(found->second.numel() == 1, "{}: {} has shape {}, expected one scale per tensor",
+                   file, found->first, shape_text(shape_of(found->second)));
+      return converted(found->second, DType::f32).as<float>()[0];
     }
     return 1.0f;
   }
@@ -184,8 +198,7 @@ class FileSource : public WeightSource {
   // an owned copy made once.
   TensorView ready(std::string_view name, const Stored& stored) {
     const TensorView& view = stored.view;
-    const bool is_f8 = view.dtype == DType::f8_e4m3 || view.dtype == DType::f8_e5m2;
-    const float scale = is_f8 ? scale_of(name, stored) : 1.0f;
+    const float scale = scale_of(name, stored);
     // Dequantisation reads bytes, whatever their address.
     const auto element =
         is_quantized(view.dtype) ? 1u : static_cast<uintptr_t>(storage_bytes(view.dtype, 1));
@@ -204,6 +217,7 @@ class FileSource : public WeightSource {
 
   std::vector<OpenFile> files_;
   std::map<std::string, Stored, std::less<>> tensors_;
+  TensorMap side_;
   std::unordered_map<std::string, Tensor> owned_;
 };
 

@@ -65,8 +65,8 @@ TEST_F(FileWeights, MergesSafetensorsAndGgufWithoutTheirPrefixes) {
                            .tensor("merged.weight", 0, {2, 2, 6}, std::string(96, '\0'))
                            .write(directory_ / "two.gguf");
   const auto source = open_weights({one, two});
-  EXPECT_THAT(source->names(), testing::ElementsAre("a.weight", "blocks.0.b.bias", "g.weight",
-                                                    "merged.weight", "scaled_fp8"));
+  EXPECT_THAT(source->names(),
+              testing::ElementsAre("a.weight", "blocks.0.b.bias", "g.weight", "merged.weight"));
   const TensorView view = source->load("a.weight", dims({2, 3}));
   EXPECT_EQ(view.dtype, DType::bf16);
   EXPECT_EQ(static_cast<float>(view.as<BFloat16>()[5]), 6.0f);
@@ -108,7 +108,9 @@ TEST_F(FileWeights, ScaledEightBitFloatsComeAsTheirProduct) {
                            {"b.weight_scale", scalar},
                            {"plain.weight", w},
                            {"rows.weight", w},
-                           {"rows.weight_scale", counting(DType::f32, {2, 1}, 1)}});
+                           {"rows.weight_scale", counting(DType::f32, {2, 1}, 1)},
+                           {"int8.weight", Tensor::zeros(DType::i8, {2, 2})},
+                           {"int8.weight_scale", scalar}});
   const auto source = open_weights({path});
   const TensorView a = source->load("a.weight", dims({2, 2}));
   ASSERT_EQ(a.dtype, DType::bf16);
@@ -121,6 +123,11 @@ TEST_F(FileWeights, ScaledEightBitFloatsComeAsTheirProduct) {
                 source->load("rows.weight", dims({2, 2}));
               }),
               HasSubstr("one scale per tensor"));
+  EXPECT_THAT(error_of([&] {
+                source->load("int8.weight", dims({2, 2}));
+              }),
+              HasSubstr("i8 with a scale"));
+  EXPECT_THAT(source->names(), testing::Each(testing::EndsWith(".weight")));
 }
 
 TEST_F(FileWeights, UnalignedTensorsAreCopiedSoThatViewsAreAligned) {

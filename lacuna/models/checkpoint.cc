@@ -1,0 +1,489 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/models/checkpoint.h"
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <map>
+#include <memory>
+#include <set>
+#include <system_error>
+#include <utility>
+
+#include "lacuna/core/error.h"
+#include "lacuna/core/gguf.h"
+#include "lacuna/core/mapped_file.h"
+#include "lacuna/models/weights.h"
+
+namespace lacuna {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr size_t kMaxConfig = size_t{1} << 20;
+constexpr size_t kMaxIndex = size_t{64} << 20;
+constexpr int kMaxDepth = 64;
+
+std::string read_text(const fs::path& path, size_t limit) {
+  const MappedFile file(path);
+  const auto bytes = file.bytes();
+  LACUNA_CHECK(bytes.size() <= limit, "{}: {} bytes, expected at most {}", path.string(),
+               bytes.size(), limit);
+  return {bytes.begin(), bytes.end()};
+}
+
+nlohmann::json read_object(const std::string& text, const fs::path& path) {
+  nlohmann::json json = parse_json(text, path.string());
+  LACUNA_CHECK(json.is_object(), "{}: expected a JSON object", path.string());
+  return json;
+}
+
+std::string lower(std::string text) {
+  std::transform(text.begin(), text.end(), text.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return text;
+}
+
+bool is_weight_file(const fs::path& path) {
+  const std::string extension = lower(path.extension().string());
+  return extension == ".safetensors" || extension == ".gguf";
+}
+
+bool is_pickle(const fs::path& path) {
+  const std::string extension = lower(path.extension().string());
+  return extension == ".pth" || extension == ".pt" || extension == ".bin" || extension == ".ckpt";
+}
+
+bool is_index(const fs::path& path) {
+  return path.filename().string().ends_with(".index.json");
+}
+
+std::vector<fs::path> list_files(const fs::path& folder) {
+  std::vector<fs::path> files;
+  std::error_code error;
+  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+    if (it->is_regular_file(error)) files.push_back(it->path());
+  }
+  LACUNA_CHECK(!error, "{}: {}", folder.string(), error.message());
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+// --- shards --------------------------------------------------------------------------------------
+
+// `stem-00002-of-00006.safetensors`
+struct ShardName {
+  std::string stem;
+  int index = 0, count = 0;
+};
+
+std::optional<ShardName> parse_shard_name(const fs::path& path) {
+  const std::string name = path.filename().string();
+  constexpr std::string_view kPattern = "-#####-of-#####.safetensors";
+  if (name.size() <= kPattern.size()) return {};
+  const std::string_view tail = std::string_view(name).substr(name.size() - kPattern.size());
+  for (size_t i = 0; i < tail.size(); ++i) {
+    const bool fits = kPattern[i] == '#' ? std::isdigit(static_cast<unsigned char>(tail[i])) != 0
+                                         : kPattern[i] == tail[i];
+    if (!fits) return {};
+  }
+  return ShardName{name.substr(0, name.size() - tail.size()),
+                   std::stoi(std::string(tail.substr(1, 5))),
+                   std::stoi(std::string(tail.substr(10, 5)))};
+}
+
+using FileGroup = std::vector<fs::path>;  // the shards of one set of tensors
+
+FileGroup expand_index(const fs::path& index) {
+  FileGroup files;
+  for (const std::string& name : shard_files(read_text(index, kMaxIndex), index.string())) {
+    files.push_back(index.parent_path() / name);
+    LACUNA_CHECK(fs::is_regular_file(files.back()), "{}: shard {} is missing", index.string(),
+                 name);
+  }
+  return files;
+}
+
+// Weight files and indexes -> groups, in the order of their first file. A file named by an index
+// belongs to it.
+std::vector<FileGroup> group_files(const std::vector<fs::path>& files) {
+  std::vector<FileGroup> groups;
+  std::set<fs::path> taken;
+  for (const fs::path& file : files) {
+    if (!is_index(file)) continue;
+    groups.push_back(expand_index(file));
+    taken.insert(groups.back().begin(), groups.back().end());
+  }
+  std::map<std::string, size_t> sharded;  // folder and stem -> group
+  for (const fs::path& file : files) {
+    if (!is_weight_file(file) || taken.contains(file)) continue;
+    const auto shard = parse_shard_name(file);
+    if (!shard) {
+      groups.push_back({file});
+      continue;
+    }
+    const std::string key =
+        fmt::format("{}-of-{}", (file.parent_path() / shard->stem).string(), shard->count);
+    const auto [found, fresh] = sharded.emplace(key, groups.size());
+    if (fresh) groups.emplace_back();
+    groups[found->second].push_back(file);
+  }
+  for (const auto& [key, group] : sharded) {
+    const int count = parse_shard_name(groups[group].front())->count;
+    LACUNA_CHECK(static_cast<int>(groups[group].size()) == count,
+                 "{}: {} of {} shards, expected all", groups[group].front().string(),
+                 groups[group].size(), count);
+  }
+  return groups;
+}
+
+// --- parts ---------------------------------------------------------------------------------------
+
+bool is_transformer(TensorSet set) {
+  return set == TensorSet::wan_diffusers || set == TensorSet::wan_original;
+}
+bool is_text_encoder(TensorSet set) {
+  return set == TensorSet::umt5_hugging_face || set == TensorSet::umt5_original ||
+         set == TensorSet::umt5_gguf;
+}
+
+void refuse_other_networks(std::span<const std::string> names, const std::string& who) {
+  struct Sign {
+    std::string_view component, meaning;
+  };
+  static constexpr std::array<Sign, 4> kSigns = {{
+      {"to_gate_compress",
+       "trained for video sparse attention (VSA): its attention is gated and "
+       "not a plain softmax"},
+      {"proj_l", "trained for sparse-linear attention (SLA): it adds a linear attention branch"},
+      {"add_k_proj", "an image-to-video network"},
+      {"k_img", "an image-to-video network"},
+  }};
+  for (const std::string& name : names) {
+    const std::string dotted = "." + name + ".";
+    for (const Sign& sign : kSigns) {
+      LACUNA_CHECK(dotted.find(fmt::format(".{}.", sign.component)) == std::string::npos,
+                   "{}: holds {}, so it is {}; expected a text-to-video network", who, name,
+                   sign.meaning);
+    }
+  }
+}
+
+void read_config(CheckpointPart& part, const fs::path& file) {
+  if (!fs::is_regular_file(file)) return;
+  part.config_file = file;
+  part.config_text = read_text(file, kMaxConfig);
+  part.config = read_object(part.config_text, file);
+}
+
+// Names that only stand in a part's own folder, beside its own config.json.
+bool has_folder_name(const FileGroup& files) {
+  const std::string name = files.front().filename().string();
+  return name.starts_with("diffusion_pytorch_model") || name == "model.safetensors" ||
+         name.starts_with("model-0");
+}
+
+// A group of files with its kind, and the config.json in its folder if that can only be its own.
+CheckpointPart make_part(const FileGroup& files, bool folder_config) {
+  CheckpointPart part;
+  part.files = files;
+  const std::vector<std::string> names = open_weights(files)->names();
+  part.tensors = classify_tensors(names);
+  if (is_transformer(part.tensors)) refuse_other_networks(names, files.front().string());
+  if (folder_config) read_config(part, files.front().parent_path() / "config.json");
+  return part;
+}
+
+std::string_view part_name(TensorSet set) {
+  return is_transformer(set) ? "transformer" : is_text_encoder(set) ? "text encoder" : "VAE";
+}
+
+// Puts each part in its place. Replaces parts that `checkpoint` already has.
+void place_parts(std::vector<CheckpointPart> parts, Checkpoint& checkpoint) {
+  std::vector<CheckpointPart> transformers, others;
+  for (CheckpointPart& part : parts) {
+    LACUNA_CHECK(part.tensors != TensorSet::unknown,
+                 "{}: holds no Wan transformer, VAE or UMT5 text encoder",
+                 part.files.front().string());
+    (is_transformer(part.tensors) ? transformers : others).push_back(std::move(part));
+  }
+  LACUNA_CHECK(transformers.size() <= 2, "{}: one of {} transformers, expected one or two",
+               transformers.empty() ? "" : transformers.front().files.front().string(),
+               transformers.size());
+  if (!transformers.empty()) {
+    const auto says = [](const CheckpointPart& part, std::string_view word) {
+      return lower(part.files.front().filename().string()).find(word) != std::string::npos;
+    };
+    if (transformers.size() == 2 && !says(transformers[0], "high") &&
+        (says(transformers[0], "low") || says(transformers[1], "high"))) {
+      std::swap(transformers[0], transformers[1]);
+    }
+    checkpoint.transformer = std::move(transformers[0]);
+    checkpoint.transformer_2 =
+        transformers.size() == 2 ? std::move(transformers[1]) : CheckpointPart{};
+  }
+  std::set<std::string_view> placed;
+  for (CheckpointPart& part : others) {
+    CheckpointPart& place =
+        is_text_encoder(part.tensors) ? checkpoint.text_encoder : checkpoint.vae;
+    const std::string_view name = part_name(part.tensors);
+    LACUNA_CHECK(placed.insert(name).second, "{} and {}: two {} candidates, expected one",
+                 place.files.front().string(), part.files.front().string(), name);
+    place = std::move(part);
+  }
+}
+
+// --- layouts -------------------------------------------------------------------------------------
+
+void refuse_pickle(const fs::path& path) {
+  fail(
+      "{}: a pickled PyTorch file, which can run code when loaded; convert it to safetensors, or "
+      "take a repackaged .safetensors or .gguf file, and give that as well",
+      path.string());
+}
+
+// The weights of one diffusers subfolder: the index if there is one, else the plain name, else the
+// only candidate (precision variants lie side by side).
+CheckpointPart diffusers_part(const fs::path& folder) {
+  CheckpointPart part;
+  if (!fs::is_directory(folder)) return part;
+  const std::vector<fs::path> files = list_files(folder);
+  FileGroup chosen;
+  for (const fs::path& file : files) {
+    if (chosen.empty() && is_index(file) && !file.filename().string().starts_with("pytorch_model"))
+      chosen = expand_index(file);
+  }
+  for (const char* name : {"diffusion_pytorch_model.safetensors", "model.safetensors"}) {
+    if (chosen.empty() && fs::is_regular_file(folder / name)) chosen = {folder / name};
+  }
+  if (chosen.empty()) {
+    const std::vector<FileGroup> groups = group_files(files);
+    LACUNA_CHECK(groups.size() <= 1, "{}: {} and {} both look like weights, expected one set",
+                 folder.string(), groups[0].front().filename().string(),
+                 groups[1].front().filename().string());
+    if (!groups.empty()) chosen = groups.front();
+  }
+  if (chosen.empty()) {
+    const auto pickle = std::find_if(files.begin(), files.end(), is_pickle);
+    if (pickle != files.end()) refuse_pickle(*pickle);
+    fail("{}: no weights, expected *.safetensors or *.gguf", folder.string());
+  }
+  part = make_part(chosen, true);
+  return part;
+}
+
+void read_diffusers(const fs::path& root, Checkpoint& checkpoint) {
+  checkpoint.layout = CheckpointLayout::diffusers;
+  const fs::path index = root / "model_index.json";
+  checkpoint.model_index = read_object(read_text(index, kMaxConfig), index);
+  struct Slot {
+    const char* folder;
+    CheckpointPart& part;
+    bool (*fits)(TensorSet);
+  };
+  const auto is_vae = [](TensorSet set) {
+    return set != TensorSet::unknown && !is_transformer(set) && !is_text_encoder(set);
+  };
+  const Slot slots[] = {{"transformer", checkpoint.transformer, is_transformer},
+                        {"transformer_2", checkpoint.transformer_2, is_transformer},
+                        {"vae", checkpoint.vae, is_vae},
+                        {"text_encoder", checkpoint.text_encoder, is_text_encoder}};
+  for (const Slot& slot : slots) {
+    slot.part = diffusers_part(root / slot.folder);
+    LACUNA_CHECK(slot.part.empty() || slot.fits(slot.part.tensors),
+                 "{}: the tensors are not those of a Wan {}", (root / slot.folder).string(),
+                 slot.folder);
+  }
+  const fs::path scheduler = root / "scheduler" / "scheduler_config.json";
+  if (fs::is_regular_file(scheduler)) {
+    checkpoint.scheduler = read_object(read_text(scheduler, kMaxConfig), scheduler);
+  }
+}
+
+// Reads a folder of weight files, with A14B's two subfolders if present. Returns the pickles.
+std::vector<fs::path> read_original(const fs::path& root, Checkpoint& checkpoint) {
+  checkpoint.layout = CheckpointLayout::original;
+  const std::vector<fs::path> files = list_files(root);
+  const std::vector<FileGroup> groups = group_files(files);
+  std::vector<CheckpointPart> parts;
+  for (const FileGroup& group : groups) parts.push_back(make_part(group, has_folder_name(group)));
+  // config.json at the root is the transformer's, unless the folder holds a single other part.
+  for (CheckpointPart& part : parts) {
+    if (is_transformer(part.tensors) || parts.size() == 1) read_config(part, root / "config.json");
+  }
+  place_parts(std::move(parts), checkpoint);
+  for (const auto& [name, part] : {std::pair("high_noise_model", &checkpoint.transformer),
+                                   std::pair("low_noise_model", &checkpoint.transformer_2)}) {
+    if (!fs::is_directory(root / name)) continue;
+    LACUNA_CHECK(part->empty(), "{}: transformers in the folder and in {}, expected one place",
+                 root.string(), name);
+    *part = diffusers_part(root / name);
+    LACUNA_CHECK(is_transformer(part->tensors),
+                 "{}: the tensors are not those of a Wan transformer", (root / name).string());
+  }
+  std::vector<fs::path> pickles;
+  std::copy_if(files.begin(), files.end(), std::back_inserter(pickles), is_pickle);
+  return pickles;
+}
+
+// --- tokenizer -----------------------------------------------------------------------------------
+
+bool embeds_tokenizer(const CheckpointPart& encoder) {
+  if (encoder.files.size() != 1) return false;
+  if (encoder.tensors == TensorSet::umt5_gguf) {
+    return GgufFile(encoder.files.front()).metadata().contains("tokenizer.ggml.tokens");
+  }
+  return open_weights(encoder.files)->has("spiece_model");
+}
+
+fs::path find_tokenizer(const Checkpoint& checkpoint) {
+  if (!checkpoint.text_encoder.empty() && embeds_tokenizer(checkpoint.text_encoder)) {
+    return checkpoint.text_encoder.files.front();
+  }
+  std::vector<fs::path> folders;
+  if (checkpoint.layout != CheckpointLayout::files) folders.push_back(checkpoint.root);
+  if (!checkpoint.text_encoder.empty()) {
+    folders.push_back(checkpoint.text_encoder.files.front().parent_path());
+  }
+  for (const fs::path& folder : folders) {
+    for (const char* sub : {"tokenizer", ".", "google/umt5-xxl"}) {
+      for (const char* name : {"tokenizer.json", "spiece.model"}) {
+        const fs::path file = (folder / sub / name).lexically_normal();
+        if (fs::is_regular_file(file)) return file;
+      }
+    }
+  }
+  return {};
+}
+
+void check_pickles(const std::vector<fs::path>& pickles, const Checkpoint& checkpoint) {
+  for (const fs::path& pickle : pickles) {
+    const std::string name = lower(pickle.filename().string());
+    const bool vae = name.find("vae") != std::string::npos;
+    const bool encoder = name.find("t5") != std::string::npos;
+    if ((vae && checkpoint.vae.empty()) || (encoder && checkpoint.text_encoder.empty()) ||
+        (!vae && !encoder && checkpoint.transformer.empty())) {
+      refuse_pickle(pickle);
+    }
+  }
+}
+
+bool is_tokenizer_file(const fs::path& path) {
+  return path.filename() == "tokenizer.json" || path.extension() == ".model";
+}
+
+Checkpoint find_parts(std::span<const fs::path> paths) {
+  Checkpoint checkpoint;
+  checkpoint.root = paths.front();
+  std::vector<fs::path> files, pickles;
+  fs::path tokenizer;
+  bool folder_seen = false;
+  for (const fs::path& path : paths) {
+    LACUNA_CHECK(fs::exists(path), "{}: no such file or folder", path.string());
+    if (fs::is_directory(path)) {
+      LACUNA_CHECK(!folder_seen, "{}: a second folder, expected one folder and single files",
+                   path.string());
+      folder_seen = true;
+      checkpoint.root = path;
+      if (fs::is_regular_file(path / "model_index.json")) {
+        read_diffusers(path, checkpoint);
+      } else {
+        pickles = read_original(path, checkpoint);
+      }
+    } else if (is_tokenizer_file(path)) {
+      tokenizer = path;
+    } else {
+      if (is_pickle(path)) refuse_pickle(path);
+      LACUNA_CHECK(is_weight_file(path) || is_index(path),
+                   "{}: expected *.safetensors, *.index.json, *.gguf, tokenizer.json or *.model",
+                   path.string());
+      files.push_back(path);
+    }
+  }
+  std::vector<CheckpointPart> parts;
+  for (const FileGroup& group : group_files(files))
+    parts.push_back(make_part(group, has_folder_name(group)));
+  place_parts(std::move(parts), checkpoint);
+  check_pickles(pickles, checkpoint);
+  checkpoint.tokenizer = tokenizer.empty() ? find_tokenizer(checkpoint) : tokenizer;
+  LACUNA_CHECK(
+      !checkpoint.transformer.empty() || !checkpoint.vae.empty() ||
+          !checkpoint.text_encoder.empty(),
+      "{}: no weights, expected a diffusers folder, an original Wan folder or weight files",
+      checkpoint.root.string());
+  return checkpoint;
+}
+
+}  // namespace
+
+nlohmann::json parse_json(std::string_view text, std::string_view who) {
+  const auto limit_depth = [&](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
+    LACUNA_CHECK(depth <= kMaxDepth, "{}: JSON nested deeper than {}", who, kMaxDepth);
+    return true;
+  };
+  try {
+    return nlohmann::json::parse(text.begin(), text.end(), limit_depth);
+  } catch (const nlohmann::json::exception& error) {
+    fail("{}: not JSON: {}", who, error.what());
+  }
+}
+
+std::vector<std::string> shard_files(std::string_view index_json, std::string_view who) {
+  const nlohmann::json index = parse_json(index_json, who);
+  const auto map = index.is_object() ? index.find("weight_map") : index.end();
+  LACUNA_CHECK(map != index.end() && map->is_object() && !map->empty(),
+               "{}: no weight_map, expected tensor names and their files", who);
+  std::set<std::string> names;
+  for (const auto& [tensor, file] : map->items()) {
+    LACUNA_CHECK(file.is_string(), "{}: the file of {} is not a string", who, tensor);
+    const auto& name = file.get_ref<const std::string&>();
+    // A name, not a path: nothing that could lead out of the folder.
+    LACUNA_CHECK(name.size() <= 255 && name.ends_with(".safetensors") && name.front() != '.' &&
+                     name.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos,
+                 "{}: shard name `{}` of {}, expected a plain *.safetensors name", who, name,
+                 tensor);
+    names.insert(name);
+  }
+  return {names.begin(), names.end()};
+}
+
+TensorSet classify_tensors(std::span<const std::string> names) {
+  const std::set<std::string_view> set(names.begin(), names.end());
+  const auto has = [&](std::string_view name) { return set.contains(name); };
+  const auto has_prefix = [&](std::string_view prefix) {
+    const auto next = set.lower_bound(prefix);
+    return next != set.end() && next->starts_with(prefix);
+  };
+  if (has("blocks.0.self_attn.norm_q.weight") && has("head.modulation")) {
+    return TensorSet::wan_original;
+  }
+  if (has("blocks.0.attn1.norm_q.weight") && has_prefix("condition_embedder.")) {
+    return TensorSet::wan_diffusers;
+  }
+  if (has("decoder.middle.0.residual.0.gamma")) {
+    return has_prefix("decoder.upsamples.0.upsamples.") ? TensorSet::vae22_original
+                                                        : TensorSet::vae21_original;
+  }
+  if (has("decoder.mid_block.resnets.0.norm1.gamma")) {
+    return has_prefix("decoder.up_blocks.0.upsampler.") ? TensorSet::vae22_diffusers
+                                                        : TensorSet::vae21_diffusers;
+  }
+  if (has("encoder.block.0.layer.0.SelfAttention.q.weight")) return TensorSet::umt5_hugging_face;
+  if (has("enc.blk.0.attn_q.weight")) return TensorSet::umt5_gguf;
+  if (has("blocks.0.attn.q.weight") && has("token_embedding.weight")) {
+    return TensorSet::umt5_original;
+  }
+  if (has("basis") && has("mean") && has("scale")) return TensorSet::linear_vae;
+  return TensorSet::unknown;
+}
+
+Checkpoint find_checkpoint(std::span<const fs::path> paths) {
+  LACUNA_CHECK(!paths.empty(), "checkpoint: no path, expected a folder or weight files");
+  try {
+    return find_parts(paths);
+  } catch (const fs::filesystem_error& error) {
+    fail("checkpoint: {}", error.what());  // permissions, loops of links
+  }
+}
+
+}  // namespace lacuna

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// What lies at a path: which files hold which part of a Wan checkpoint. Only names and headers are
+// read here; weights are opened later (open_weights).
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace lacuna {
+
+enum class CheckpointLayout : uint8_t {
+  diffusers,  // folder with model_index.json
+  original,   // folder as the authors publish it, or any folder of weight files
+  files,      // files given one by one
+};
+
+// What a set of tensors is, by its names (models.md 2.2, 3, 4).
+enum class TensorSet : uint8_t {
+  unknown,
+  wan_diffusers,
+  wan_original,  // also ComfyUI and GGUF
+  vae21_diffusers,
+  vae21_original,
+  vae22_diffusers,
+  vae22_original,
+  linear_vae,
+  umt5_hugging_face,
+  umt5_original,
+  umt5_gguf,
+};
+
+struct CheckpointPart {
+  TensorSet tensors = TensorSet::unknown;
+  std::vector<std::filesystem::path> files;  // all shards; empty = the part is absent
+  std::filesystem::path config_file;         // config.json beside the files, or empty
+  std::string config_text;                   // its content, which parses as a JSON object
+  std::optional<nlohmann::json> config;      // the same, parsed
+
+  bool empty() const { return files.empty(); }
+};
+
+struct Checkpoint {
+  CheckpointLayout layout = CheckpointLayout::files;
+  std::filesystem::path root;  // the folder, or the first file
+  std::optional<nlohmann::json> model_index;
+  CheckpointPart transformer;    // the only or high-noise network
+  CheckpointPart transformer_2;  // the low-noise network of a two-expert model
+  CheckpointPart vae;
+  CheckpointPart text_encoder;
+  // tokenizer.json or spiece.model; or the text encoder's own file when it embeds one (GGUF
+  // tokenizer.ggml.*, safetensors tensor `spiece_model`). Empty when there is none.
+  std::filesystem::path tokenizer;
+  std::optional<nlohmann::json> scheduler;  // scheduler_config.json
+};
+
+// Finds the parts. `paths`: at most one folder (diffusers or original layout), and files that add
+// parts or replace the folder's: weights in any order, shard by shard or as an index.json, and
+// tokenizer.json / *.model. Two transformer files are told apart by `high` and `low` in their
+// names, else high-noise comes first. Parts may stay absent, but one whose only file is a pickle
+// (.pth, .bin) is an error that says how to go on. Throws Error naming the path for: nothing found,
+// two candidates for one part, missing shards, malformed JSON, shard names that leave the folder,
+// tensors this library does not compute (VSA gates, SLA projections, image conditioning), each by
+// name.
+Checkpoint find_checkpoint(std::span<const std::filesystem::path> paths);
+
+// By tensor names alone, prefixes already stripped.
+TensorSet classify_tensors(std::span<const std::string> names);
+
+// JSON of a hostile file: nesting at most 64. Throws Error naming `who`.
+nlohmann::json parse_json(std::string_view text, std::string_view who);
+
+// The distinct file names in `weight_map` of a *.index.json, sorted. Plain names ending in
+// .safetensors only: a path would let a checkpoint read outside its folder.
+std::vector<std::string> shard_files(std::string_view index_json, std::string_view who);
+
+}  // namespace lacuna

@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/models/checkpoint.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <fstream>
+
+#include "lacuna/core/error.h"
+#include "lacuna/core/safetensors.h"
+#include "tests/core/gguf_builder.h"
+
+namespace lacuna {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::AllOf;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+using Names = std::vector<std::string>;
+const Names kDitDiffusers = {"blocks.0.attn1.norm_q.weight", "condition_embedder.time_proj.weight"};
+const Names kDitOriginal = {"blocks.0.self_attn.norm_q.weight", "head.modulation"};
+const Names kVae21 = {"decoder.mid_block.resnets.0.norm1.gamma",
+                      "decoder.up_blocks.0.upsamplers.0.resample.1.weight"};
+const Names kVae21Original = {"decoder.middle.0.residual.0.gamma",
+                              "decoder.upsamples.0.residual.0.gamma"};
+const Names kVae22 = {"decoder.mid_block.resnets.0.norm1.gamma",
+                      "decoder.up_blocks.0.upsampler.resample.1.weight"};
+const Names kVae22Original = {"decoder.middle.0.residual.0.gamma",
+                              "decoder.upsamples.0.upsamples.0.residual.0.gamma"};
+const Names kT5 = {"encoder.block.0.layer.0.SelfAttention.q.weight", "shared.weight"};
+const Names kT5Original = {"blocks.0.attn.q.weight", "token_embedding.weight"};
+const Names kT5Gguf = {"enc.blk.0.attn_q.weight", "token_embd.weight"};
+
+class CheckpointTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    root_ =
+        fs::temp_directory_path() / ("lacuna-checkpoint-" + std::to_string(::getpid()) + "-" +
+                                     testing::UnitTest::GetInstance()->current_test_info()->name());
+    fs::create_directories(root_);
+  }
+  void TearDown() override { fs::remove_all(root_); }
+
+  fs::path weights(const std::string& relative, const Names& names) {
+    const fs::path path = root_ / relative;
+    fs::create_directories(path.parent_path());
+    const Tensor one = Tensor::zeros(DType::f32, {1});
+    std::vector<std::pair<std::string, TensorView>> tensors;
+    for (const std::string& name : names) tensors.emplace_back(name, one);
+    write_safetensors(path, tensors);
+    return path;
+  }
+  fs::path text(const std::string& relative, const std::string& content) {
+    const fs::path path = root_ / relative;
+    fs::create_directories(path.parent_path());
+    std::ofstream(path) << content;
+    return path;
+  }
+  static Checkpoint find(std::vector<fs::path> paths) { return find_checkpoint(paths); }
+  static std::string error_of(std::vector<fs::path> paths) {
+    try {
+      find_checkpoint(paths);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "accepted";
+  }
+
+  fs::path root_;
+};
+
+TEST_F(CheckpointTest, ReadsADiffusersFolderWithTwoExpertsAndShards) {
+  text("model_index.json", R"({"_class_name": "WanPipeline", "boundary_ratio": 0.875})");
+  text("scheduler/scheduler_config.json", R"({"flow_shift": 3.0})");
+  text("transformer/config.json", R"({"num_layers": 30})");
+  const auto one =
+      weights("transformer/diffusion_pytorch_model-00001-of-00002.safetensors", {kDitDiffusers[0]});
+  const auto two =
+      weights("transformer/diffusion_pytorch_model-00002-of-00002.safetensors", {kDitDiffusers[1]});
+  text("transformer/diffusion_pytorch_model.safetensors.index.json",
+       R"({"metadata": {}, "weight_map": {
+         "a": "diffusion_pytorch_model-00002-of-00002.safetensors",
+         "b": "diffusion_pytorch_model-00001-of-00002.safetensors",
+         "c": "diffusion_pytorch_model-00002-of-00002.safetensors"}})");
+  weights("transformer_2/diffusion_pytorch_model.safetensors", kDitDiffusers);
+  weights("vae/diffusion_pytorch_model.safetensors", kVae21);
+  // A precision variant beside the plain file is not a second part.
+  weights("vae/diffusion_pytorch_model.fp16.safetensors", kVae21);
+  weights("text_encoder/model.safetensors", kT5);
+  text("tokenizer/spiece.model", "x");
+  const auto tokenizer = text("tokenizer/tokenizer.json", "{}");
+
+  const Checkpoint c = find({root_});
+  EXPECT_EQ(c.layout, CheckpointLayout::diffusers);
+  EXPECT_THAT(c.transformer.files, ElementsAre(one, two));
+  EXPECT_EQ(c.transformer.tensors, TensorSet::wan_diffusers);
+  EXPECT_EQ(c.transformer.config->at("num_layers"), 30);
+  EXPECT_EQ(c.transformer.config_text, R"({"num_layers": 30})");
+  EXPECT_FALSE(c.transformer_2.empty());
+  EXPECT_FALSE(c.transformer_2.config.has_value());
+  EXPECT_THAT(c.vae.files, ElementsAre(root_ / "vae/diffusion_pytorch_model.safetensors"));
+  EXPECT_EQ(c.text_encoder.tensors, TensorSet::umt5_hugging_face);
+  EXPECT_EQ(c.tokenizer, tokenizer);
+  EXPECT_EQ(c.model_index->at("boundary_ratio"), 0.875);
+  EXPECT_EQ(c.scheduler->at("flow_shift"), 3.0);
+}
+
+TEST_F(CheckpointTest, DiffusersFoldersThatDoNotFitAreRefused) {
+  text("model_index.json", "[]");
+  EXPECT_THAT(error_of({root_}), HasSubstr("JSON object"));
+  text("model_index.json", "{}");
+  EXPECT_THAT(error_of({root_}), HasSubstr("no weights"));
+  weights("vae/diffusion_pytorch_model.safetensors", kT5);
+  EXPECT_THAT(error_of({root_}), AllOf(HasSubstr("vae"), HasSubstr("not those of")));
+  fs::remove_all(root_ / "vae");
+  text("vae/diffusion_pytorch_model.bin", "x");
+  EXPECT_THAT(error_of({root_}), HasSubstr("convert it to safetensors"));
+  fs::remove_all(root_ / "vae");
+  weights("vae/a.safetensors", kVae21);
+  weights("vae/b.safetensors", kVae21);
+  EXPECT_THAT(error_of({root_}), AllOf(HasSubstr("a.safetensors"), HasSubstr("b.safetensors")));
+  fs::remove(root_ / "vae/b.safetensors");
+  EXPECT_EQ(find({root_}).vae.tensors, TensorSet::vae21_diffusers);
+}
+
+TEST_F(CheckpointTest, ReadsTheAuthorsFolderAndSaysWhatToDoAboutPickles) {
+  text("config.json", R"({"dim": 1536})");
+  weights("diffusion_pytorch_model.safetensors", kDitOriginal);
+  text("Wan2.1_VAE.pth", "PK");
+  text("models_t5_umt5-xxl-enc-bf16.pth", "PK");
+  EXPECT_THAT(error_of({root_}), AllOf(HasSubstr("Wan2.1_VAE.pth"), HasSubstr("convert")));
+  const auto vae = weights("elsewhere/wan_2.1_vae.safetensors", kVae21Original);
+  EXPECT_THAT(error_of({root_, vae}), HasSubstr("models_t5"));
+  const auto t5 = weights("elsewhere/umt5.safetensors", kT5Original);
+  const auto spiece = text("google/umt5-xxl/spiece.model", "x");
+  const Checkpoint c = find({root_, vae, t5});
+  EXPECT_EQ(c.layout, CheckpointLayout::original);
+  EXPECT_EQ(c.transformer.tensors, TensorSet::wan_original);
+  EXPECT_EQ(c.transformer.config->at("dim"), 1536);
+  EXPECT_EQ(c.vae.tensors, TensorSet::vae21_original);
+  EXPECT_FALSE(c.vae.config.has_value());
+  EXPECT_EQ(c.text_encoder.tensors, TensorSet::umt5_original);
+  EXPECT_EQ(c.tokenizer, spiece);
+}
+
+TEST_F(CheckpointTest, ReadsTheTwoExpertFoldersOfA14B) {
+  for (const char* name : {"high_noise_model", "low_noise_model"}) {
+    text(std::string(name) + "/config.json", std::string(R"({"name": ")") + name + "\"}");
+    weights(std::string(name) + "/diffusion_pytorch_model-00001-of-00002.safetensors",
+            {kDitOriginal[0]});
+    weights(std::string(name) + "/diffusion_pytorch_model-00002-of-00002.safetensors",
+            {kDitOriginal[1]});
+  }
+  const Checkpoint c = find({root_});
+  EXPECT_EQ(c.transformer.config->at("name"), "high_noise_model");
+  EXPECT_EQ(c.transformer_2.config->at("name"), "low_noise_model");
+  EXPECT_EQ(c.transformer_2.files.size(), 2u);
+  fs::remove(root_ / "low_noise_model/diffusion_pytorch_model-00001-of-00002.safetensors");
+  EXPECT_THAT(error_of({root_}), HasSubstr("1 of 2 shards"));
+}
+
+TEST_F(CheckpointTest, SingleFilesAreToldApartByTheirTensors) {
+  const auto high = weights("a_HIGH_noise.safetensors", kDitOriginal);
+  const auto low = weights("b_low_noise.safetensors", kDitOriginal);
+  const auto vae = weights("vae.safetensors", kVae22Original);
+  GgufBuilder builder;
+  for (const std::string& name : kT5Gguf) builder.tensor(name, 0, {1}, std::string(4, '\0'));
+  builder.strings("tokenizer.ggml.tokens", {"<pad>"});
+  const auto t5 = builder.write(root_ / "t5.gguf");
+  for (const auto& order : {std::vector<fs::path>{high, vae, low, t5}, {t5, low, high, vae}}) {
+    const Checkpoint c = find(order);
+    EXPECT_EQ(c.layout, CheckpointLayout::files);
+    EXPECT_THAT(c.transformer.files, ElementsAre(high));
+    EXPECT_THAT(c.transformer_2.files, ElementsAre(low));
+    EXPECT_EQ(c.vae.tensors, TensorSet::vae22_original);
+    EXPECT_EQ(c.text_encoder.tensors, TensorSet::umt5_gguf);
+    EXPECT_EQ(c.tokenizer, t5) << "embedded";
+  }
+  const auto explicit_tokenizer = text("my.model", "x");
+  EXPECT_EQ(find({high, t5, explicit_tokenizer}).tokenizer, explicit_tokenizer);
+  // Without a hint in the names the first is the high-noise network.
+  const auto x = weights("x.safetensors", kDitDiffusers),
+             y = weights("y.safetensors", kDitOriginal);
+  EXPECT_THAT(find({y, x}).transformer.files, ElementsAre(y));
+  EXPECT_THAT(error_of({x, y, high}), HasSubstr("3 transformers"));
+  EXPECT_THAT(error_of({vae, weights("vae2.safetensors", kVae21)}), HasSubstr("two VAE"));
+  EXPECT_THAT(error_of({weights("other.safetensors", {"a"})}), HasSubstr("holds no Wan"));
+}
+
+TEST_F(CheckpointTest, AFileReplacesThePartOfAFolder) {
+  text("model_index.json", "{}");
+  weights("transformer/diffusion_pytorch_model.safetensors", kDitDiffusers);
+  weights("transformer_2/diffusion_pytorch_model.safetensors", kDitDiffusers);
+  const auto own = weights("own.safetensors", kDitOriginal);
+  const Checkpoint c = find({own, root_});
+  EXPECT_THAT(c.transformer.files, ElementsAre(own));
+  EXPECT_TRUE(c.transformer_2.empty());
+}
+
+TEST_F(CheckpointTest, ShardsGivenOneByOneOrByIndexBelongTogether) {
+  const auto a = weights("m-00001-of-00002.safetensors", {kDitOriginal[0]});
+  const auto b = weights("m-00002-of-00002.safetensors", {kDitOriginal[1]});
+  EXPECT_THAT(find({b, a}).transformer.files, testing::UnorderedElementsAre(a, b));
+  EXPECT_THAT(error_of({a}), HasSubstr("1 of 2 shards"));
+  const auto index = text("m.safetensors.index.json", R"({"weight_map": {
+    "x": "m-00001-of-00002.safetensors", "y": "m-00002-of-00002.safetensors"}})");
+  EXPECT_THAT(find({index}).transformer.files, ElementsAre(a, b));
+  fs::remove(b);
+  EXPECT_THAT(error_of({index}), HasSubstr("m-00002-of-00002.safetensors is missing"));
+}
+
+TEST_F(CheckpointTest, NetworksThisLibraryDoesNotComputeAreRefusedByName) {
+  const auto with = [&](const std::string& extra) {
+    Names names = kDitDiffusers;
+    names.push_back(extra);
+    return error_of({weights("dit.safetensors", names)});
+  };
+  EXPECT_THAT(with("blocks.0.attn1.to_gate_compress.weight"), HasSubstr("VSA"));
+  EXPECT_THAT(with("blocks.0.self_attn.attn_op.proj_l.weight"), HasSubstr("SLA"));
+  EXPECT_THAT(with("blocks.0.attn2.add_k_proj.weight"), HasSubstr("image-to-video"));
+  EXPECT_THAT(with("blocks.0.cross_attn.k_img.weight"), HasSubstr("image-to-video"));
+  EXPECT_EQ(with("blocks.0.attn2.norm_added_q.weight"), "accepted");
+}
+
+TEST_F(CheckpointTest, OtherPathsAreRefusedByName) {
+  EXPECT_THAT(error_of({}), HasSubstr("no path"));
+  EXPECT_THAT(error_of({root_}), HasSubstr("no weights"));
+  EXPECT_THAT(error_of({root_ / "none"}), HasSubstr("no such file"));
+  EXPECT_THAT(error_of({text("notes.txt", "x")}), HasSubstr("expected *.safetensors"));
+  EXPECT_THAT(error_of({text("x.pth", "PK")}), HasSubstr("convert"));
+  fs::create_directories(root_ / "second");
+  weights("vae.safetensors", kVae21);
+  EXPECT_THAT(error_of({root_, root_ / "second"}), HasSubstr("a second folder"));
+}
+
+TEST(ClassifyTensors, KnowsEveryNaming) {
+  EXPECT_EQ(classify_tensors(kDitDiffusers), TensorSet::wan_diffusers);
+  EXPECT_EQ(classify_tensors(kDitOriginal), TensorSet::wan_original);
+  EXPECT_EQ(classify_tensors(kVae21), TensorSet::vae21_diffusers);
+  EXPECT_EQ(classify_tensors(kVae21Original), TensorSet::vae21_original);
+  EXPECT_EQ(classify_tensors(kVae22), TensorSet::vae22_diffusers);
+  EXPECT_EQ(classify_tensors(kVae22Original), TensorSet::vae22_original);
+  EXPECT_EQ(classify_tensors(kT5), TensorSet::umt5_hugging_face);
+  EXPECT_EQ(classify_tensors(kT5Original), TensorSet::umt5_original);
+  EXPECT_EQ(classify_tensors(kT5Gguf), TensorSet::umt5_gguf);
+  EXPECT_EQ(classify_tensors(Names{"basis", "mean", "scale"}), TensorSet::linear_vae);
+  EXPECT_EQ(classify_tensors(Names{}), TensorSet::unknown);
+}
+
+TEST(ShardFiles, OnlyPlainNamesAreFollowed) {
+  EXPECT_THAT(shard_files(R"({"weight_map":{"a":"y.safetensors","b":"x.safetensors",
+                              "c":"y.safetensors"}})",
+                          "i"),
+              ElementsAre("x.safetensors", "y.safetensors"));
+  for (const char* name :
+       {"../x.safetensors", "/etc/x.safetensors", "sub/x.safetensors", "..\\\\x.safetensors",
+        ".safetensors", "x.bin", "", "x\\u0000/y.safetensors"}) {
+    const std::string json = std::string(R"({"weight_map":{"a":")") + name + "\"}}";
+    EXPECT_THROW(shard_files(json, "i"), Error) << name;
+  }
+  for (const char* json : {"", "{", "[]", "{}", R"({"weight_map":{}})", R"({"weight_map":[]})",
+                           R"({"weight_map":{"a":1}})"}) {
+    EXPECT_THROW(shard_files(json, "i"), Error) << json;
+  }
+  EXPECT_THROW(parse_json(std::string(1000, '['), "deep"), Error);
+  EXPECT_THROW(parse_json(std::string(2'000'000, '['), "deep"), Error);
+}
+
+}  // namespace
+}  // namespace lacuna
