@@ -158,12 +158,19 @@ int64_t WanDecoder::memory_bytes(int64_t latent_frames, int64_t latent_height, i
   Tally tally;
   const Map map{1, th * tw};
   count_head(tally, map, count_trunk(tally, map), {});
-  // Besides the clip: one tile per column of the row above, and as many of this row.
-  const int64_t columns = (latent_width + plan.stride_width - 1) / plan.stride_width;
-  const int64_t row_width = std::min(columns * tw, latent_width + (columns - 1) * tw);
-  const int64_t rows_held = latent_height > plan.stride_height ? 2 : 1;
+  // Besides the clip: the tiles of two rows, cut at the frame's edge.
+  int64_t row_width = 0, rows_height = 0;
+  for (int64_t x = 0; x < latent_width; x += plan.stride_width) {
+    row_width += std::min(tw, latent_width - x);
+  }
+  int64_t above = 0;
+  for (int64_t y = 0; y < latent_height; y += plan.stride_height) {
+    const int64_t height = std::min(th, latent_height - y);
+    rows_height = std::max(rows_height, above + height);
+    above = height;
+  }
   return tally.elements() * element + raw_bytes(latent_height, latent_width) +
-         rows_held * raw_bytes(th, row_width);
+         raw_bytes(rows_height, row_width);
 }
 
 }  // namespace lacuna
