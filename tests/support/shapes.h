@@ -8,100 +8,123 @@
 
 namespace lacuna::test {
 
-// Ragged tails around tile sizes, one token, one block, unequal lengths, head subsets, strides,
-// explicit layouts with empty blocks, block lists, biases. dtype f32; head_dim 64 or 128.
-inline std::vector<AttendSpec> attend_shapes() {
-  std::vector<AttendSpec> list;
-  uint64_t seed = 100;
-  const auto add = [&](AttendSpec spec) {
-    spec.seed = ++seed;
-    list.push_back(spec);
-  };
+class ShapeList {
+ public:
+  explicit ShapeList(uint64_t first_seed) : seed_(first_seed) {}
+  void add(AttendSpec spec) {
+    spec.seed = seed_++;
+    specs_.push_back(spec);
+  }
+  const std::vector<AttendSpec>& specs() const { return specs_; }
+
+ private:
+  uint64_t seed_;
+  std::vector<AttendSpec> specs_;
+};
+
+// Ragged tails around tile sizes, one token, and unequal lengths.
+inline void add_lengths(ShapeList& list) {
   const int64_t lengths[] = {1, 2, 63, 64, 65, 127, 128, 129, 200, 391};
   int turn = 0;
   for (int64_t len : lengths) {
     const auto storage = static_cast<Storage>(turn % 4);
     const int32_t dim = turn++ % 2 == 0 ? 64 : 128;
-    add({.q_len = len, .k_len = len, .head_dim = dim, .storage = storage});
-    add({.q_len = len,
-         .k_len = len,
-         .head_dim = 192 - dim,
-         .block_q = 64,
-         .block_k = 64,
-         .storage = storage,
-         .density = 0.5});
+    list.add({.q_len = len, .k_len = len, .head_dim = dim, .storage = storage});
+    list.add({.q_len = len,
+              .k_len = len,
+              .head_dim = 192 - dim,
+              .block_q = 64,
+              .block_k = 64,
+              .storage = storage,
+              .density = 0.5});
   }
-  add({.heads = 1, .q_len = 1000, .k_len = 1000, .density = 0.4});
-  // Unequal lengths: cross-attention, decode, one key.
-  add({.heads = 3, .q_len = 200, .k_len = 17, .head_dim = 128, .storage = Storage::tokens_first});
-  add({.heads = 3, .q_len = 1, .k_len = 391});
-  add({.q_len = 129, .k_len = 1, .storage = Storage::odd});
-  add({.q_len = 65, .k_len = 260, .head_dim = 128, .density = 0.6});
+  list.add({.heads = 1, .q_len = 1000, .k_len = 1000, .density = 0.4});
+  // Cross-attention, decode, one key.
+  list.add(
+      {.heads = 3, .q_len = 200, .k_len = 17, .head_dim = 128, .storage = Storage::tokens_first});
+  list.add({.heads = 3, .q_len = 1, .k_len = 391});
+  list.add({.q_len = 129, .k_len = 1, .storage = Storage::odd});
+  list.add({.q_len = 65, .k_len = 260, .head_dim = 128, .density = 0.6});
+}
+
+inline void add_heads_and_blocks(ShapeList& list) {
   // Head subsets, in any order.
-  add({.heads = 5,
-       .head_ids = {3, 0},
-       .q_len = 130,
-       .k_len = 130,
-       .storage = Storage::tokens_first});
-  add({.heads = 4,
-       .head_ids = {2},
-       .q_len = 200,
-       .k_len = 200,
-       .head_dim = 128,
-       .storage = Storage::padded,
-       .density = 0.5});
-  add({.heads = 4,
-       .head_ids = {3, 1, 0},
-       .q_len = 150,
-       .k_len = 150,
-       .explicit_blocks = true,
-       .storage = Storage::odd,
-       .density = 0.5});
+  list.add({.heads = 5,
+            .head_ids = {3, 0},
+            .q_len = 130,
+            .k_len = 130,
+            .storage = Storage::tokens_first});
+  list.add({.heads = 4,
+            .head_ids = {2},
+            .q_len = 200,
+            .k_len = 200,
+            .head_dim = 128,
+            .storage = Storage::padded,
+            .density = 0.5});
+  list.add({.heads = 4,
+            .head_ids = {3, 1, 0},
+            .q_len = 150,
+            .k_len = 150,
+            .explicit_blocks = true,
+            .storage = Storage::odd,
+            .density = 0.5});
   // Blocks: small, odd, unequal, larger than the sequence.
-  add({.q_len = 200, .k_len = 200, .block_q = 16, .block_k = 16, .density = 0.3});
-  add({.q_len = 200, .k_len = 230, .block_q = 100, .block_k = 33, .density = 0.5});
-  add({.q_len = 260, .k_len = 300, .head_dim = 128, .block_q = 64, .block_k = 256, .density = 0.7});
-  add({.q_len = 70, .k_len = 70, .block_q = 512, .block_k = 512, .density = 0.5});
+  list.add({.q_len = 200, .k_len = 200, .block_q = 16, .block_k = 16, .density = 0.3});
+  list.add({.q_len = 200, .k_len = 230, .block_q = 100, .block_k = 33, .density = 0.5});
+  list.add(
+      {.q_len = 260, .k_len = 300, .head_dim = 128, .block_q = 64, .block_k = 256, .density = 0.7});
+  list.add({.q_len = 70, .k_len = 70, .block_q = 512, .block_k = 512, .density = 0.5});
+}
+
+inline void add_layouts_and_biases(ShapeList& list) {
   // Explicit layouts with empty blocks, dense and listed, and query blocks that keep nothing.
-  add({.q_len = 391, .k_len = 391, .block_q = 64, .block_k = 64, .explicit_blocks = true});
-  add({.q_len = 391,
-       .k_len = 300,
-       .head_dim = 128,
-       .block_q = 64,
-       .block_k = 32,
-       .explicit_blocks = true,
-       .storage = Storage::padded,
-       .density = 0.4});
-  add({.q_len = 300,
-       .k_len = 300,
-       .block_q = 64,
-       .block_k = 64,
-       .density = 0.3,
-       .empty_rows = true});
-  add({.q_len = 200,
-       .k_len = 200,
-       .block_q = 32,
-       .block_k = 32,
-       .explicit_blocks = true,
-       .density = 0.3,
-       .empty_rows = true});
+  list.add({.q_len = 391, .k_len = 391, .block_q = 64, .block_k = 64, .explicit_blocks = true});
+  list.add({.q_len = 391,
+            .k_len = 300,
+            .head_dim = 128,
+            .block_q = 64,
+            .block_k = 32,
+            .explicit_blocks = true,
+            .storage = Storage::padded,
+            .density = 0.4});
+  list.add({.q_len = 300,
+            .k_len = 300,
+            .block_q = 64,
+            .block_k = 64,
+            .density = 0.3,
+            .empty_rows = true});
+  list.add({.q_len = 200,
+            .k_len = 200,
+            .block_q = 32,
+            .block_k = 32,
+            .explicit_blocks = true,
+            .density = 0.3,
+            .empty_rows = true});
   // Bias per key and per pair, with -inf entries; sharp and very sharp logits.
-  add({.q_len = 129, .k_len = 77, .head_dim = 128, .bias = Bias::per_key});
-  add({.q_len = 129,
-       .k_len = 200,
-       .block_q = 64,
-       .block_k = 64,
-       .density = 0.6,
-       .bias = Bias::full,
-       .bias_masked = 0.3});
-  add({.q_len = 70,
-       .k_len = 150,
-       .storage = Storage::odd,
-       .bias = Bias::per_key,
-       .bias_masked = 0.5});
-  add({.q_len = 200, .k_len = 200, .head_dim = 128, .pattern = Pattern::structured});
-  add({.q_len = 300, .k_len = 300, .density = 0.5, .sharpness = 40.0});
-  return list;
+  list.add({.q_len = 129, .k_len = 77, .head_dim = 128, .bias = Bias::per_key});
+  list.add({.q_len = 129,
+            .k_len = 200,
+            .block_q = 64,
+            .block_k = 64,
+            .density = 0.6,
+            .bias = Bias::full,
+            .bias_masked = 0.3});
+  list.add({.q_len = 70,
+            .k_len = 150,
+            .storage = Storage::odd,
+            .bias = Bias::per_key,
+            .bias_masked = 0.5});
+  list.add({.q_len = 200, .k_len = 200, .head_dim = 128, .pattern = Pattern::structured});
+  list.add({.q_len = 300, .k_len = 300, .density = 0.5, .sharpness = 40.0});
+}
+
+// All of the above, f32, head_dim 64 or 128.
+inline std::vector<AttendSpec> attend_shapes() {
+  ShapeList list(101);
+  add_lengths(list);
+  add_heads_and_blocks(list);
+  add_layouts_and_biases(list);
+  return list.specs();
 }
 
 // head_dim that need not have a fast kernel; a backend may refuse them by unsupported().
