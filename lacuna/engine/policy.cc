@@ -18,7 +18,7 @@ constexpr ParamSpec kDriftSpecs[] = {
     {"gate_low", 0.4, 0.0, 1.0, false, "below this share of drifted heads the layer reuses"},
     {"gate_high", 0.8, 0.0, 1.0, false, "above this share of drifted heads all are selected"},
     {"relative", 1, 0, 1, true, "1 divides by the norm at the last selection; 0 as published"},
-    {"pool", 0, 0, 1 << 20, true, "tokens per mean; 0 = one mean of all tokens, as published"},
+    {"pool", 0, 0, 1000000, true, "tokens per mean; 0 = one mean of all tokens, as published"},
 };
 constexpr RefreshInfo kRefreshRules[] = {
     {RefreshKind::every_step, "every_step", "Selects in every step", {}, 1},

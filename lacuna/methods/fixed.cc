@@ -16,6 +16,7 @@ class Fixed final : public Method {
   std::string_view summary() const override { return "Masks from a profile or a replay"; }
   std::span<const ParamSpec> specs() const override { return {}; }
   bool static_mask() const override { return true; }
+  bool takes_masks() const override { return true; }
 
   Selection select(const SelectArgs& args, State* /*state*/) const override {
     LACUNA_CHECK(args.fixed != nullptr,

@@ -102,6 +102,8 @@ class Method {
   virtual int formula() const { return 1; }
   // True when the mask follows from grid and parameters alone: selecting once is enough.
   virtual bool static_mask() const { return false; }
+  // True when select() reads SelectArgs::fixed and cannot do without it.
+  virtual bool takes_masks() const { return false; }
   // Throws Error when values that are each in range do not fit together.
   virtual void check(const Params& /*params*/) const {}
   virtual std::unique_ptr<State> make_state() const { return nullptr; }

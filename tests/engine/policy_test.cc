@@ -75,7 +75,7 @@ TEST(ParseSkip, RulesAndDefaults) {
   EXPECT_EQ(parse_skip("recall:kappa=0.5,r=0.5"), (SkipRule{SkipKind::recall, {0.5f}, {0.5f}}));
   const auto error = [](const char* text) { return error_of([&] { parse_skip(text); }); };
   EXPECT_THAT(error("blasst"), HasSubstr("'blasst', expected one of none, running_max"));
-  EXPECT_THAT(error("running_max:lambda=0"), HasSubstr("lambda: 0, expected"));
+  EXPECT_THAT(error("running_max:lambda=-1"), HasSubstr("lambda: -1, expected"));
   EXPECT_THAT(error("none:lambda=1"), HasSubstr("'lambda', expected none"));
 }
 

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+// Checking and writing profiles. Reading is in profile_load.cc.
+#include "lacuna/engine/profile.h"
+
+#include <cmath>
+#include <cstring>
+#include <map>
+
+#include "lacuna/core/atomic_file.h"
+#include "lacuna/core/error.h"
+#include "lacuna/core/safetensors.h"
+#include "lacuna/engine/json_object.h"
+#include "lacuna/engine/profile_format.h"
+#include "lacuna/methods/selection.h"
+
+namespace lacuna {
+
+namespace {
+
+// One value, or an array of one per head.
+template <typename T>
+Json values_json(std::span<const T> values) {
+  if (values.size() == 1) return static_cast<double>(values[0]);
+  Json list = Json::array();
+  for (T value : values) list.push_back(static_cast<double>(value));
+  return list;
+}
+
+Json match_json(const SiteMatch& match) {
+  const SiteMatch all;
+  Json json = Json::object();
+  if (match.step_begin != all.step_begin || match.step_end != all.step_end)
+    json["steps"] = {match.step_begin, match.step_end};
+  if (match.sigma_min != all.sigma_min || match.sigma_max != all.sigma_max)
+    json["sigmas"] = {static_cast<double>(match.sigma_min), static_cast<double>(match.sigma_max)};
+  if (!match.layers.empty()) json["layers"] = match.layers;
+  if (match.branch) json["branch"] = *match.branch == Branch::cond ? "cond" : "uncond";
+  if (match.expert) json["expert"] = *match.expert;
+  if (match.max_tokens != all.max_tokens) json["max_tokens"] = match.max_tokens;
+  return json;
+}
+
+Json refresh_json(const Refresh& refresh) {
+  Json json;
+  json["kind"] = refresh_info(refresh.kind).name;
+  if (refresh.kind == RefreshKind::at_steps) json["at"] = refresh.steps;
+  if (refresh.kind == RefreshKind::drift) {
+    json["delta"] = refresh.delta;
+    json["gate_low"] = refresh.gate_low;
+    json["gate_high"] = refresh.gate_high;
+    json["relative"] = refresh.relative ? 1 : 0;
+    json["pool"] = refresh.pool;
+  }
+  return json;
+}
+
+Json skip_json(const SkipRule& skip) {
+  const SkipInfo& info = skip_info(skip.kind);
+  Json json;
+  json["kind"] = info.name;
+  if (!info.specs.empty())
+    json[std::string(info.specs[0].name)] = values_json(std::span<const float>(skip.param));
+  if (info.specs.size() > 1 && !skip.kappa.empty())
+    json[std::string(info.specs[1].name)] = values_json(std::span<const float>(skip.kappa));
+  return json;
+}
+
+Json mask_json(const Selection& masks, const ProfileTarget& target) {
+  LACUNA_CHECK(
+      masks.q_order.empty() && masks.k_order.empty() && masks.q_layout.offsets.empty() &&
+          masks.k_layout.offsets.empty() && !masks.mask.empty(),
+      "save_profile: fixed masks with a token order, explicit offsets or no bits, expected "
+      "uniform blocks in raster order");
+  check_selection(masks, "save_profile", target.num_heads,
+                  target.grid.tokens() + target.text_tokens, 0);
+  return {{"hash", mask_hash_text(masks.mask.hash())},
+          {"block_q", masks.q_layout.block},
+          {"block_k", masks.k_layout.block}};
+}
+
+Json rule_json(const ProfileRule& item, const ProfileTarget& target) {
+  const Plan& plan = item.rule.plan;
+  Json json;
+  json["match"] = match_json(item.rule.match);
+  if (!item.rule.reason.empty()) json["reason"] = item.rule.reason;
+  if (plan.method != nullptr) {
+    json["method"] = plan.method->name();
+    Json params = Json::object();
+    for (const ParamSpec& spec : plan.method->specs())
+      params[std::string(spec.name)] = values_json(plan.params.values(spec.name));
+    if (!params.empty()) json["params"] = params;
+    json["refresh"] = refresh_json(plan.refresh);
+    if (plan.fixed != nullptr) json["mask"] = mask_json(*plan.fixed, target);
+  }
+  if (plan.skip.kind != SkipKind::none) json["skip"] = skip_json(plan.skip);
+  if (item.density) json["density"] = *item.density;
+  return json;
+}
+
+Json formulas_json(const Profile& profile) {
+  std::map<std::string, int> formulas;
+  for (const ProfileRule& item : profile.rules)
+    for (const auto& [name, version] : formulas_of(item.rule.plan)) formulas[name] = version;
+  return formulas;
+}
+
+// Masks of all rules, one tensor per distinct mask.
+std::map<std::string, const BlockMask*> masks_of(const Profile& profile) {
+  std::map<std::string, const BlockMask*> masks;
+  for (const ProfileRule& item : profile.rules)
+    if (item.rule.plan.fixed != nullptr) {
+      const BlockMask& mask = item.rule.plan.fixed->mask;
+      masks[mask_tensor_name(mask.hash())] = &mask;
+    }
+  return masks;
+}
+
+void write_masks(const std::map<std::string, const BlockMask*>& masks,
+                 const std::filesystem::path& path) {
+  std::vector<Tensor> storage;
+  std::vector<std::pair<std::string, TensorView>> tensors;
+  for (const auto& [name, mask] : masks) {
+    Tensor words(DType::i64, {mask->num_heads(), mask->num_q_blocks(), mask->words_per_row()});
+    for (int64_t h = 0; h < mask->num_heads(); ++h)
+      for (int32_t qb = 0; qb < mask->num_q_blocks(); ++qb) {
+        const auto row = mask->row(h, qb);
+        std::memcpy(words.as<int64_t>() + (h * mask->num_q_blocks() + qb) * mask->words_per_row(),
+                    row.data(), row.size_bytes());
+      }
+    tensors.emplace_back(name, words.view());
+    storage.push_back(std::move(words));
+  }
+  write_safetensors(path, tensors);
+}
+
+// Top-level keys and rules on a line each: readable, and diffs stay small.
+std::string profile_text(const Json& json) try {
+  std::string text = "{\n";
+  for (const auto& [key, value] : json.items()) {
+    if (text.size() > 2) text += ",\n";
+    text += fmt::format("  {}: ", Json(key).dump());
+    if (key != "rules" || value.empty()) {
+      text += value.dump();
+      continue;
+    }
+    text += "[";
+    for (size_t i = 0; i < value.size(); ++i)
+      text += fmt::format("{}\n    {}", i == 0 ? "" : ",", value[i].dump());
+    text += "\n  ]";
+  }
+  return text + "\n}\n";
+} catch (const Json::exception& error) {
+  fail("save_profile: {}, expected valid UTF-8", error.what());
+}
+
+template <typename T>
+void expect_same(const char* what, const T& given, const T& expected) {
+  LACUNA_CHECK(given == expected, "profile: made for {} {}, this run has {}", what, given,
+               expected);
+}
+
+}  // namespace
+
+std::string mask_hash_text(uint64_t hash) {
+  return fmt::format("{:016x}", hash);
+}
+std::string mask_tensor_name(uint64_t hash) {
+  return "mask-" + mask_hash_text(hash);
+}
+
+std::vector<std::pair<std::string, int>> formulas_of(const Plan& plan) {
+  std::vector<std::pair<std::string, int>> formulas;
+  const auto add = [&](const char* axis, std::string_view name, int version) {
+    formulas.emplace_back(fmt::format("{}.{}", axis, name), version);
+  };
+  if (plan.method != nullptr) {
+    add("method", plan.method->name(), plan.method->formula());
+    const RefreshInfo& refresh = refresh_info(plan.refresh.kind);
+    add("refresh", refresh.name, refresh.formula);
+  }
+  if (plan.skip.kind != SkipKind::none) {
+    const SkipInfo& skip = skip_info(plan.skip.kind);
+    add("skip", skip.name, skip.formula);
+  }
+  return formulas;
+}
+
+Policy Profile::policy() const {
+  Policy policy;
+  for (const ProfileRule& item : rules) policy.add(item.rule);
+  return policy;
+}
+
+void check_profile(const Profile& profile, const ProfileTarget& run) {
+  const ProfileTarget& made = profile.target;
+  expect_same("model", made.model, run.model);
+  expect_same("weights", made.fingerprint, run.fingerprint);
+  expect_same("layers:", made.num_layers, run.num_layers);
+  expect_same("heads:", made.num_heads, run.num_heads);
+  expect_same("head_dim", made.head_dim, run.head_dim);
+  const auto grid_text = [](const ProfileTarget& t) {
+    return fmt::format("{}x{}x{} with {} text tokens", t.grid.frames, t.grid.height, t.grid.width,
+                       t.text_tokens);
+  };
+  expect_same("grid", grid_text(made), grid_text(run));
+  expect_same("steps:", made.num_steps(), run.num_steps());
+  for (int i = 0; i < run.num_steps(); ++i)
+    LACUNA_CHECK(std::abs(made.sigmas[i] - run.sigmas[i]) <= 1e-6,
+                 "profile: made for sigma {} at step {}, this run has {}", made.sigmas[i], i,
+                 run.sigmas[i]);
+}
+
+void save_profile(const Profile& profile, const std::filesystem::path& path) {
+  const ProfileTarget& target = profile.target;
+  Json json;
+  json["schema"] = kProfileSchema;
+  json["version"] = kProfileVersion;
+  json["formulas"] = formulas_json(profile);
+  json["model"] = {{"name", target.model},
+                   {"fingerprint", target.fingerprint},
+                   {"num_layers", target.num_layers},
+                   {"num_heads", target.num_heads},
+                   {"head_dim", target.head_dim}};
+  json["grid"] = {{"frames", target.grid.frames},
+                  {"height", target.grid.height},
+                  {"width", target.grid.width},
+                  {"text_tokens", target.text_tokens}};
+  json["sigmas"] = target.sigmas;
+  const auto masks = masks_of(profile);
+  std::filesystem::path side = path;
+  side.replace_extension(".safetensors");
+  if (!masks.empty()) json["masks_file"] = side.filename().string();
+  json["rules"] = Json::array();
+  for (const ProfileRule& item : profile.rules) json["rules"].push_back(rule_json(item, target));
+  check_profile_json(json, "save_profile");
+  const std::string text = profile_text(json);
+  // Masks first: a reader of the new JSON must find them.
+  if (!masks.empty()) write_masks(masks, side);
+  AtomicFile file(path);
+  file.write(text);
+  file.commit();
+}
+
+}  // namespace lacuna
