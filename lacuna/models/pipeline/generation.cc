@@ -7,6 +7,7 @@
 
 #include "lacuna/core/error.h"
 #include "lacuna/engine/policy.h"
+#include "lacuna/engine/profile.h"
 #include "lacuna/models/video/video_writer.h"
 
 namespace lacuna {
@@ -44,9 +45,45 @@ void check_memory(const MemoryPlan& plan, int64_t max_memory, const GenerationHo
                gib(plan.peak()), gib(limit));
 }
 
-Policy request_policy(const Request& request) {
+// What a profile must have been made for to be used here.
+ProfileTarget profile_target(Model& model, const Request& request) {
+  const WanConfig& config = model.transformer_config();
+  ProfileTarget target;
+  target.model = model.name();
+  target.fingerprint = fmt::format("{:016x}", model.fingerprint());
+  target.num_layers = static_cast<int>(config.num_layers);
+  target.num_heads = static_cast<int>(config.num_heads);
+  target.head_dim = static_cast<int>(config.head_dim);
+  target.grid = model.grid(model.latent_shape(request.width, request.height, request.frames));
+  const auto sampler = make_sampler(request.sampler);
+  for (int i = 0; i < sampler->num_steps(); ++i) target.sigmas.push_back(sampler->sigma(i));
+  return target;
+}
+
+Policy request_policy(Model& model, const Request& request) {
+  if (!request.profile.empty()) {
+    LACUNA_CHECK(request.attention == "dense" && request.skip == "none",
+                 "profile: {} decides about attention; leave out --attention and --skip",
+                 request.profile);
+    const Profile profile = load_profile(request.profile);
+    check_profile(profile, profile_target(model, request));
+    return profile.policy();
+  }
   return make_policy(parse_plan(request.attention), parse_skip(request.skip), request.dense_steps,
                      request.dense_layers, request.min_tokens, request.sampler.num_steps);
+}
+
+// Masks that outlive a step are not in the latents file, so a resumed run would select others.
+void check_resumable(const Policy& policy, const SamplingState& state) {
+  if (state.next_step == 0) return;
+  for (const Rule& rule : policy.rules()) {
+    const bool carried = rule.plan.method != nullptr && !rule.plan.method->static_mask() &&
+                         rule.plan.refresh.kind != RefreshKind::every_step;
+    LACUNA_CHECK(!carried,
+                 "resume: {} carries masks from step to step (refresh rule other than every_step), "
+                 "which the latents file does not hold; start again",
+                 rule.plan.method->name());
+  }
 }
 
 PromptEmbeddings embed(Model& model, Context& ctx, const Request& request,
@@ -92,7 +129,8 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
                           const GenerationHooks& hooks, std::optional<SamplingState> resume) {
   const auto latent = model.latent_shape(request.width, request.height, request.frames);
   ctx.compute = compute_dtype(request);
-  Engine engine(ctx.backend, request_policy(request));
+  Engine engine(ctx.backend, request_policy(model, request));
+  if (resume) check_resumable(engine.policy(), *resume);
   check_memory(plan_memory(model, request, tiling), max_memory, hooks);
   if (!files.video.empty()) {
     // Opened and dropped: an unwritable output is better known now than after an hour.

@@ -218,9 +218,9 @@ Tensor Model::embed_with_encoder(Context& ctx, const std::string& text, const fs
   const CheckpointPart& part = checkpoint_.text_encoder;
   const auto source = open_weights(part.files);
   const Umt5Names names = detect_umt5_names(*source);
-  const Umt5Config config =
-      part.config ? umt5_config_from_json(part.config_text, part.config_file.string())
-                  : infer_umt5_config(*source, names);
+  const Umt5Config config = part.config
+                                ? umt5_config_from_json(part.config_text, part.config_file.string())
+                                : infer_umt5_config(*source, names);
   LACUNA_CHECK(config.dim == config_.text_dim,
                "model: the text encoder is {} wide, the transformer expects {}; they do not belong "
                "together",

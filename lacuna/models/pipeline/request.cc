@@ -41,7 +41,6 @@ void visit_fields(Request& r, Visit visit) {
   visit("attention", r.attention);
   visit("skip", r.skip);
   visit("profile", r.profile);
-  visit("profile_hash", r.profile_hash);
   visit("dense_steps", r.dense_steps);
   visit("dense_layers", r.dense_layers);
   visit("min_tokens", r.min_tokens);

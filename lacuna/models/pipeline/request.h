@@ -27,10 +27,9 @@ struct Request {
   // Attention policy, in the words of the command line.
   std::string attention = "dense";
   std::string skip = "none";
-  std::string profile;  // file name; its content hash goes into `profile_hash`
+  std::string profile;  // file name
   std::string dense_steps, dense_layers;
   int64_t min_tokens = 0;
-  uint64_t profile_hash = 0;
 
   bool guided() const { return guidance != 1.0 || guidance_low != 1.0; }
   // One JSON object, keys in a fixed order: travels in latents files and video metadata.

@@ -14,7 +14,6 @@ namespace {
 constexpr double kElementTolerance = 2e-5;  // models.md 10.2
 constexpr double kRmsTolerance = 1e-5;
 constexpr double kProbeTolerance = 2e-5;
-constexpr double kMinCosine = 0.9998;
 
 void hold(VerifyResult& result, const std::string& what, double value, double expected,
           double tolerance) {
@@ -84,11 +83,11 @@ VerifyResult compare_numbers(const std::string& name, const GoldenJson& expect,
 }
 
 VerifyResult compare_runs(const std::string& name, const TensorView& result,
-                          const TensorView& reference, double limit) {
+                          const TensorView& reference, const Bf16Limit& limit) {
   VerifyResult row{.name = name};
   const ErrorStats stats = compare(result, reference);
-  hold(row, "relative L2 to f32", stats.rel_l2, 0.0, limit);
-  hold(row, "cosine to f32", stats.cos_sim, 1.0, 1.0 - kMinCosine);
+  hold(row, "relative L2 to f32", stats.rel_l2, 0.0, limit.rel_l2);
+  hold(row, "cosine to f32", stats.cos_sim, 1.0, 1.0 - limit.cos_sim);
   row.passed = row.detail.empty();
   return row;
 }

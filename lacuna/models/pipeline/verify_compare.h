@@ -18,8 +18,12 @@ using GoldenJson = nlohmann::ordered_json;
 VerifyResult compare_numbers(const std::string& name, const GoldenJson& expect,
                              const TensorView& result, double relative);
 
-// Relative L2 <= limit and cosine >= 0.9998.
+struct Bf16Limit {
+  double rel_l2, cos_sim;
+};
+
+// Relative L2 at most, and cosine at least, the limit's.
 VerifyResult compare_runs(const std::string& name, const TensorView& result,
-                          const TensorView& reference, double limit);
+                          const TensorView& reference, const Bf16Limit& limit);
 
 }  // namespace lacuna

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+// lacuna bench: time beside density and error.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+//BENCH #include "bench/attend_bench.h"
+#include "cli/command.h"
+#include "cli/interrupt.h"
+#include "cli/options.h"
+#include "lacuna/core/error.h"
+#include "lacuna/core/metrics.h"
+#include "lacuna/core/safetensors.h"
+#include "lacuna/models/pipeline/generation.h"
+
+namespace lacuna::cli {
+namespace {
+
+struct Options {
+  MachineOptions machine;
+  ModelOptions model;
+  std::vector<std::string> attention{"dense"};
+  std::string skip = "none", dense_steps, prompt = "a red ball rolls over grass";
+  int width = 832, height = 480, frames = 17, steps = 1;
+  double guidance = 1.0;
+  bool json = false;
+};
+
+struct Row {
+  std::string attention;
+  GenerationResult result;
+  double rel_l2;  // of the latents, to the first row
+};
+
+Row run_one(const Options& o, Model& model, Backend& backend, const std::string& attention,
+            const std::filesystem::path& latents, Tensor& reference) {
+  Request request;
+  request.prompt = o.prompt;
+  request.width = o.width, request.height = o.height, request.frames = o.frames;
+  request.sampler.num_steps = o.steps;
+  request.sampler.shift = model.defaults().shift;
+  request.guidance = request.guidance_low = o.guidance;
+  request.dtype = o.model.dtype;
+  request.attention = attention;
+  request.skip = attention == "dense" ? "none" : o.skip;
+  request.dense_steps = attention == "dense" ? "" : o.dense_steps;
+  Context ctx{backend};
+  ctx.cancel = &interrupt_flag();
+  GenerationFiles files;
+  files.latents = latents;
+  Row row{attention, generate(model, ctx, request, files, {}, 0, {}), 0.0};
+  Tensor result = std::move(load_state(latents).state.latents);
+  if (reference.empty()) {
+    reference = std::move(result);
+  } else {
+    row.rel_l2 = compare(result, reference).rel_l2;
+  }
+  return row;
+}
+
+void print(const Options& o, const Row& row, const Row& first) {
+  const Trace& t = row.result.trace;
+  const double forwards = o.steps * (o.guidance == 1.0 ? 1 : 2);
+  const double seconds = row.result.sample_seconds / forwards;
+  nlohmann::ordered_json j;
+  j["attention"] = row.attention;
+  j["tokens"] = row.result.tokens;
+  j["forward_seconds"] = seconds;
+  j["attention_seconds"] = t.attend_ms() / 1000 / forwards;
+  j["selection_seconds"] = t.select_ms() / 1000 / forwards;
+  j["qk_density"] = t.qk_density();
+  j["pv_density"] = t.pv_density();
+  j["speed_up"] = first.result.sample_seconds / row.result.sample_seconds;
+  j["latents_rel_l2"] = row.rel_l2;
+  if (o.json) {
+    fmt::print("{}\n", j.dump());
+    return;
+  }
+  fmt::print("{:<34} {:>9.2f} {:>11.2f} {:>11.3f} {:>8.3f} {:>8.3f} {:>8.2f}x {:>10.2e}\n",
+             row.attention, seconds, j["attention_seconds"].get<double>(),
+             j["selection_seconds"].get<double>(), t.qk_density(), t.pv_density(),
+             j["speed_up"].get<double>(), row.rel_l2);
+}
+
+void run(const Options& o) {
+  const auto backend = o.machine.open();
+  const auto model = o.model.open();
+  const auto latents =
+      std::filesystem::temp_directory_path() / fmt::format("lacuna-bench-{}.safetensors", getpid());
+  if (!o.json) {
+    fmt::print("{} on {}, {}x{}, {} frames, {} steps, guidance {}\n", model->name(),
+               backend->description(), o.width, o.height, o.frames, o.steps, o.guidance);
+    fmt::print("{:<34} {:>9} {:>11} {:>11} {:>8} {:>8} {:>9} {:>10}\n", "attention", "forward s",
+               "attention s", "selection s", "QK dens", "PV dens", "speed-up", "rel L2");
+  }
+  std::vector<Row> rows;
+  Tensor reference;
+  for (const std::string& attention : o.attention) {
+    rows.push_back(run_one(o, *model, *backend, attention, latents, reference));
+    print(o, rows.back(), rows.front());
+  }
+  std::error_code ignored;
+  std::filesystem::remove(latents, ignored);
+}
+
+void add_bench_generate(CLI::App& bench) {
+  auto* command = bench.add_subcommand("generate", "Whole forwards of a model, dense and sparse");
+  auto options = std::make_shared<Options>();
+  options->model.add_to(*command);
+  command
+      ->add_option("-a,--attention", options->attention,
+                   "Policies to time; speed-up and error refer to the first")
+      ->capture_default_str();
+  command->add_option("--skip", options->skip, "Skip rule of the sparse policies");
+  command->add_option("--dense-steps", options->dense_steps, "Dense steps of the sparse policies");
+  command->add_option("-W,--width", options->width)->capture_default_str();
+  command->add_option("-H,--height", options->height)->capture_default_str();
+  command->add_option("--frames", options->frames)->capture_default_str();
+  command->add_option("--steps", options->steps)->capture_default_str();
+  command->add_option("--guidance", options->guidance, "1 = one forward a step")
+      ->capture_default_str();
+  command->add_option("-p,--prompt", options->prompt)->capture_default_str();
+  command->add_flag("--json", options->json, "One JSON object a line");
+  options->machine.add_to(*command);
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app) {
+  auto* command = app.add_subcommand("bench", "Time attention or whole forwards on this machine");
+  command->group("Commands");
+  command->require_subcommand(1);
+  //BENCH bench::add_attend_bench(*command);
+  add_bench_generate(*command);
+}
+
+}  // namespace lacuna::cli
