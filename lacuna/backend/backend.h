@@ -78,9 +78,9 @@ class Backend {
                                    std::span<const int32_t> head_ids, const BlockLayout& q_layout,
                                    const BlockLayout& k_layout, float sm_scale, int32_t stride,
                                    bool compat, const TensorView& out) = 0;
-  // Fewest key blocks per row whose score mass reaches top_p[head] (the crossing block is kept,
-  // ties keep the lower block). scores [heads, num_q_blocks, num_k_blocks] f32, any positive row
-  // sum; bits are OR-ed into mask rows of the same head index.
+  // Fewest key blocks per row, at least 1, whose score mass reaches top_p[head] (the crossing block
+  // is kept, ties keep the lower block). scores [heads, num_q_blocks, num_k_blocks] f32, finite and
+  // 0 or more (else Error), any row sum; bits are OR-ed into mask rows of the same head index.
   virtual void select_top_p(const TensorView& scores, std::span<const float> top_p,
                             BlockMask& mask) = 0;
   // The top_k[head] highest scores of each row, at least 1; ties keep the lower block.

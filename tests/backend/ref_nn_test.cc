@@ -209,6 +209,7 @@ TEST_P(RefNn, Conv3d) {
        true,
        false},
       {5, 2, 2, 4, 3, 3, 1, 1, {.stride_t = 2}, true, false},
+      {2, 4, 5, 2, 3, 2, 3, 2, {.pad_top = 2, .pad_left = 1}, true, false},
   };
   for (const ConvSpec& s : specs) {
     const Tensor x = random_tensor(GetParam(), {s.t, s.h, s.w, s.c_in}, 1);

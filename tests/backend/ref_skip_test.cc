@@ -270,6 +270,23 @@ TEST(RefSkip, PiecesOfOneBlockAreJudgedApart) {
   EXPECT_EQ(bits, 0u);
 }
 
+TEST(RefSkip, MaskedPiecesGoButNeverTheFirst) {
+  const auto backend = make_ref_backend();
+  // Keys 0..31 and 64..95 are masked. lambda is so small that only masked pieces can go.
+  for (SkipKind kind : {SkipKind::running_max, SkipKind::running_lse, SkipKind::recall}) {
+    AttendCase c({.heads = 1, .q_len = 70, .k_len = 96, .block_k = 32, .bias = Bias::per_key});
+    for (int64_t j = 0; j < 96; ++j)
+      if (j / 32 != 1) c.set_bias(j, -std::numeric_limits<float>::infinity());
+    c.set_skip(kind, kind == SkipKind::recall        ? 1.0f
+                     : kind == SkipKind::running_max ? 0.0f
+                                                     : -1e30f);
+    const AttendResult r = c.run(*backend);
+    EXPECT_EQ(r.skip_bits, std::vector<uint64_t>{4}) << static_cast<int>(kind);
+    EXPECT_EQ(r.pv_pairs, std::vector<int64_t>{70 * 64}) << static_cast<int>(kind);
+    for (float x : r.lse) EXPECT_TRUE(std::isfinite(x));
+  }
+}
+
 TEST(RefSkip, ParametersAreByCallIndexAndBitsByTensorHead) {
   const auto backend = make_ref_backend();
   AttendSpec spec = skip_spec(Pattern::structured, 8);

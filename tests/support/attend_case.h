@@ -91,6 +91,7 @@ class AttendCase {
   const BlockLayout& k_layout() const { return k_layout_; }
   const BlockMask& mask() const { return mask_; }  // empty when dense
   const std::vector<float>& bias() const { return bias_; }
+  void set_bias(int64_t i, float value) { bias_[static_cast<size_t>(i)] = value; }
   float sm_scale() const { return 1.0f / std::sqrt(static_cast<float>(spec_.head_dim)); }
 
   void set_mask(const BlockMask& mask) {

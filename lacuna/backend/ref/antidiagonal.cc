@@ -103,7 +103,6 @@ void antidiagonal_scores(const TensorView& q, const TensorView& k,
       const int64_t per_block = q_layout.block / stride;
       const int64_t first = qb * per_block, last = std::min(first + per_block, qg.num_groups);
       std::vector<double> mass(static_cast<size_t>(k_layout.num_blocks));
-      // One column more than key groups: the weight of a single padding key.
       std::vector<double> z;
       for (int64_t g = first; g < last; ++g) {
         z.assign(static_cast<size_t>(kg.num_groups), 0.0);
