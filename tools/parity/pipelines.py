@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from safetensors.numpy import load_file
-from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
+from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
 PROMPT = "A small red ball rolls over  wet grass &amp; stops\u3000near a caf\u00e9"
 NEGATIVE = "blurry, low quality"
@@ -36,13 +36,9 @@ def train_tokenizer(folder):
         input=str(text), model_prefix=str(folder / "spiece"), vocab_size=120, model_type="unigram",
         normalization_rule_name="nmt_nfkc", pad_id=0, eos_id=1, bos_id=2, unk_id=3,
         hard_vocab_limit=False, minloglevel=2)
-    from transformers import T5TokenizerFast
-    try:
-        tokenizer = T5TokenizerFast(vocab_file=str(folder / "spiece.model"), extra_ids=0)
-    except Exception:
-        from transformers import T5Tokenizer
-        tokenizer = T5Tokenizer.from_pretrained(str(folder), extra_ids=0)
-    return tokenizer
+    model = spm.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
+    vocab = [(model.id_to_piece(i), model.get_score(i)) for i in range(model.vocab_size())]
+    return T5Tokenizer(vocab=vocab, extra_ids=0)
 
 
 def randomize(module, seed):
