@@ -66,7 +66,8 @@ void add_sampling_options(CLI::App& command, Options& o) {
                        "unipc, euler, ode or renoise (few-step models)");
   sampling->add_option("--sigma-convention", o.sigma_convention, "diffusers or wan");
   sampling->add_option("--timesteps", o.timesteps, "List for ode and renoise, 1000 downwards")
-      ->delimiter(',');
+      ->delimiter(',')
+      ->multi_option_policy(CLI::MultiOptionPolicy::Throw);
   sampling->add_flag("--timesteps-shifted", o.timesteps_shifted,
                      "The list is already shifted (Self-Forcing, FastWan)");
 }

@@ -104,7 +104,8 @@ void add_info(CLI::App& app) {
   command->group("Commands");
   auto options = std::make_shared<Options>();
   options->model.add_to(*command);
-  command->add_option("checkpoint", options->model.paths, "Folder or files; same as --model");
+  command->add_option("checkpoint", options->model.paths, "Folder or files; same as --model")
+      ->multi_option_policy(CLI::MultiOptionPolicy::Throw);
   command->add_flag("--json", options->json, "As one JSON object");
   command->callback([options] { run(*options); });
 }

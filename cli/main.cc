@@ -16,6 +16,8 @@ int run(int argc, char** argv) {
   CLI::App app(kDescription, "lacuna");
   app.set_version_flag("--version", "lacuna " LACUNA_VERSION);
   app.require_subcommand(1);
+  // A repeated option overrides: people append to a command they have. Lists collect all instead.
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   app.get_formatter()->column_width(34);
   lacuna::cli::add_generate(app);
   lacuna::cli::add_decode(app);

@@ -30,9 +30,11 @@ std::unique_ptr<Backend> MachineOptions::open() const {
 
 void ModelOptions::add_to(CLI::App& command) {
   auto* group = command.add_option_group("Model");
-  group->add_option("-m,--model,--ckpt_dir,--diffusion-model", paths,
-                    "Checkpoint folder (diffusers or original layout) or single files "
-                    "(safetensors, GGUF), several allowed");
+  group
+      ->add_option("-m,--model,--ckpt_dir,--diffusion-model", paths,
+                   "Checkpoint folder (diffusers or original layout) or single files "
+                   "(safetensors, GGUF), several allowed")
+      ->multi_option_policy(CLI::MultiOptionPolicy::Throw);
   group->add_option("--high-noise-diffusion-model", high_noise,
                     "Single file of the high-noise expert (Wan2.2 A14B)");
   group->add_option("--vae", vae, "Single file of the video decoder");

@@ -1,0 +1,201 @@
+#!/usr/bin/env python3
+"""The command line as a user meets it: exit codes, one clear line on error, no half-written files."""
+import argparse
+import json
+import os
+import pathlib
+import re
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+LACUNA = None
+TINY = ["--synthetic", "tiny", "-W", "96", "-H", "64", "--frames", "9", "--steps", "3", "--no-prompt-cache",
+        "-p", "a red ball"]
+
+
+def lacuna(*args, **kwargs):
+    return subprocess.run([LACUNA, *map(str, args)], capture_output=True, text=True, timeout=300, **kwargs)
+
+
+class CliTest(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.dir = pathlib.Path(self.folder.name)
+
+    def tearDown(self):
+        self.folder.cleanup()
+
+    def fails(self, status, *args, says=None, leaves=(), **kwargs):
+        """Exit status, exactly one line on stderr behind any notes, nothing new in the folder."""
+        result = lacuna(*args, **kwargs)
+        self.assertEqual(result.returncode, status, result.stderr)
+        errors = [l for l in result.stderr.splitlines() if l.startswith("lacuna:")]
+        self.assertEqual(len(errors), 1, result.stderr)
+        self.assertNotIn("terminate", result.stderr)
+        if says:
+            self.assertRegex(errors[0], says)
+        self.assertEqual(sorted(p.name for p in self.dir.iterdir()), sorted(leaves))
+
+    def test_help_everywhere(self):
+        for command in ([], ["generate"], ["decode"], ["info"], ["methods"], ["bench"], ["bench", "generate"],
+                        ["bench", "attend"], ["verify"]):
+            result = lacuna(*command, "--help")
+            self.assertEqual(result.returncode, 0, command)
+            self.assertGreater(len(result.stdout), 100, command)
+        self.assertRegex(lacuna("--version").stdout, r"^lacuna \d+\.\d+\.\d+$")
+
+    def test_bad_usage_is_2(self):
+        self.fails(2)
+        self.fails(2, "generat")
+        self.fails(2, "generate", "--no-such-option")
+        self.fails(2, "generate", "-p", "x", says="no model")
+        self.fails(2, "generate", "--synthetic", "tiny", says="no prompt")
+        self.fails(2, "generate", *TINY, "--size", "12by7", says="WIDTHxHEIGHT")
+        self.fails(2, "generate", *TINY, "--threads", "0")
+        self.fails(2, "generate", *TINY, "--dtype", "int4")
+
+    def test_bad_requests_are_1(self):
+        out = ["-o", self.dir / "a.mp4"]
+        for extra, says in (
+                (["-W", "100"], "multiples of 16"), (["-W", "-16"], "size"), (["--frames", "8"], "frames"),
+                (["--frames", "999999999"], ""), (["-W", "99999999"], "size"), (["--steps", "0"], "steps"),
+                (["--steps", "99999"], "steps"), (["--shift", "-3"], "shift"), (["-a", "nothing"], "xattention"),
+                (["-a", "xattention:top_p=2"], "top_p"), (["-a", "xattention:stride"], ""),
+                (["--skip", "recall:r=7"], "r"), (["--dense-steps", "77"], ""), (["--dense-layers", "x"], ""),
+                (["--sampler", "ddim"], "unipc"), (["--backend", "tpu"], "cpu"), (["--profile", "none.json"], "none.json"),
+                (["--max-memory", "0.001"], "may be used")):
+            self.fails(1, "generate", *TINY, *extra, *out, says=says)
+        self.fails(1, "generate", *TINY, "-o", self.dir / "none" / "a.mp4", says="folder")
+        self.fails(1, "generate", *TINY, "-o", self.dir / "a.avi", says=r"\.mp4")
+        self.fails(1, "generate", "--synthetic", "wan9", "-p", "x", *out, says="tiny")
+        self.fails(1, "generate", *TINY, *out, env=dict(os.environ, LACUNA_ISA="sse2"), says="LACUNA_ISA")
+        self.fails(1, "generate", *TINY, *out, env=dict(os.environ, LACUNA_THREADS="many"), says="LACUNA_THREADS")
+
+    def test_hostile_checkpoints(self):
+        self.fails(1, "info", self.dir / "missing", says="missing")
+        empty = self.dir / "empty"
+        empty.mkdir()
+        self.fails(1, "info", empty, leaves=["empty"])
+        bad = self.dir / "bad.safetensors"
+        header = json.dumps({"blocks.0.self_attn.norm_q.weight": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
+        whole = struct.pack("<Q", len(header)) + header + bytes(16)
+        for data in (b"", b"x" * 7, struct.pack("<Q", 1 << 62), whole[:-1], whole[:20], whole):
+            bad.write_bytes(data)
+            self.fails(1, "info", bad, leaves=["bad.safetensors", "empty"])
+        gguf = self.dir / "bad.gguf"
+        for data in (b"GGUF", b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 1 << 60), b"GGUF" + struct.pack("<IQQ", 9, 0, 0)):
+            gguf.write_bytes(data)
+            self.fails(1, "info", gguf, leaves=["bad.gguf", "bad.safetensors", "empty"])
+
+    def test_unsupported_checkpoints_are_named(self):
+        def tensors(*names):
+            header, at = {}, 0
+            for name in names:
+                header[name] = {"dtype": "F32", "shape": [1], "data_offsets": [at, at + 4]}
+                at += 4
+            text = json.dumps(header).encode()
+            (self.dir / "m.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(at))
+        base = ["blocks.0.self_attn.norm_q.weight", "head.modulation", "patch_embedding.weight"]
+        tensors(*base, "blocks.0.to_gate_compress.weight")
+        self.fails(1, "info", self.dir / "m.safetensors", says="to_gate_compress", leaves=["m.safetensors"])
+        tensors(*base, "blocks.0.self_attn.proj_l.weight")
+        self.fails(1, "info", self.dir / "m.safetensors", says="proj_l", leaves=["m.safetensors"])
+
+    def test_formats_and_summary(self):
+        for name in ("a.mp4", "a.webm", "a.y4m", "a.png"):
+            result = lacuna("generate", *TINY, "-o", self.dir / name, "--json")
+            self.assertEqual(result.returncode, 0, result.stderr)
+            summary = json.loads(result.stdout)
+            self.assertEqual(summary["tokens"], 72)
+            self.assertEqual(summary["qk_density"], 1.0)
+        self.assertEqual(len(list(self.dir.glob("*.latents.safetensors"))), 0)
+        self.assertEqual(len(list(self.dir.glob("a-*.png"))), 9)
+
+    def test_both_spellings_make_the_same_video(self):
+        a, b = self.dir / "a.y4m", self.dir / "b.y4m"
+        first = lacuna("generate", "--synthetic", "tiny", "-W", 96, "-H", 64, "--video-frames", 9, "--steps", 2, "--cfg-scale",
+                       3, "--flow-shift", 4, "--seed", 5, "-p", "x", "--no-prompt-cache", "-o", a)
+        second = lacuna("generate", "--synthetic", "tiny", "--size", "96*64", "--frame_num", 9, "--sample_steps", 2,
+                        "--sample_guide_scale", 3, "--sample_shift", 4, "--base_seed", 5, "--prompt", "x",
+                        "--no-prompt-cache", "--save_file", b)
+        self.assertEqual((first.returncode, second.returncode), (0, 0), first.stderr + second.stderr)
+        self.assertEqual(a.read_bytes(), b.read_bytes())
+
+    def test_interrupt_and_resume(self):
+        args = ["generate", "--synthetic", "tiny", "-W", 256, "-H", 256, "--frames", 17, "--steps", 12, "--seed", 9,
+                "--no-prompt-cache", "-p", "x"]
+        whole = lacuna(*args, "-o", self.dir / "whole.y4m")
+        self.assertEqual(whole.returncode, 0, whole.stderr)
+        part = self.dir / "part.y4m"
+        process = subprocess.Popen([LACUNA, *map(str, args), "-o", str(part)], stderr=subprocess.PIPE, text=True)
+        time.sleep(1.0)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        if process.returncode == 0:
+            self.skipTest("this machine finished before it could be interrupted")
+        self.assertEqual(process.returncode, 130, errors)
+        self.assertRegex(errors.splitlines()[-1], "--resume")
+        self.assertFalse(part.exists())
+        latents = self.dir / "part.y4m.latents.safetensors"
+        self.assertTrue(latents.exists())
+        resumed = lacuna("generate", "--synthetic", "tiny", "--resume", latents, "-o", part)
+        self.assertEqual(resumed.returncode, 0, resumed.stderr)
+        self.assertEqual(part.read_bytes(), (self.dir / "whole.y4m").read_bytes())
+
+    def test_resume_refuses_another_model(self):
+        latents = self.dir / "a.safetensors"
+        self.assertEqual(lacuna("generate", *TINY, "--no-decode", "--latents", latents).returncode, 0)
+        self.fails(1, "generate", "--synthetic", "wan2.1-1.3b", "--resume", latents, "-o", self.dir / "b.y4m",
+                   says="was made with", leaves=["a.safetensors"])
+
+    def test_decode(self):
+        latents = self.dir / "a.safetensors"
+        made = lacuna("generate", *TINY, "--latents", latents, "-o", self.dir / "a.y4m")
+        self.assertEqual(made.returncode, 0, made.stderr)
+        decoded = lacuna("decode", latents, "--synthetic", "tiny", "-o", self.dir / "b.y4m")
+        self.assertEqual(decoded.returncode, 0, decoded.stderr)
+        self.assertEqual((self.dir / "a.y4m").read_bytes(), (self.dir / "b.y4m").read_bytes())
+
+    def test_full_disk_leaves_nothing(self):
+        def limited():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        self.fails(1, "generate", *TINY, "-W", 256, "-H", 256, "-o", self.dir / "a.y4m", preexec_fn=limited)
+
+    def test_out_of_memory_is_one_line(self):
+        def limited():
+            resource.setrlimit(resource.RLIMIT_AS, (3 << 29, 3 << 29))
+        self.fails(1, "generate", "--synthetic", "wan2.1-1.3b", "--frames", 5, "-W", 64, "-H", 64, "--steps", 1, "-p", "x",
+                   "-o", self.dir / "a.mp4", preexec_fn=limited, says="memory")
+
+    def test_methods_and_trace_are_json(self):
+        self.assertIn("xattention", json.dumps(json.loads(lacuna("methods", "--json").stdout)))
+        trace = self.dir / "trace.json"
+        result = lacuna("generate", *TINY, "-a", "xattention:top_p=0.5", "--dense-steps", 1, "--no-decode", "--latents",
+                        self.dir / "l.safetensors", "--trace", trace)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        entries = json.loads(trace.read_text())
+        self.assertEqual(len(entries), 3 * 2 * 4)  # steps x branches x layers
+        self.assertEqual({e["method"] for e in entries}, {"dense", "xattention"})
+        self.assertIn("dense-steps", {e["reason"] for e in entries})
+
+    def test_info(self):
+        text = lacuna("info", "--synthetic", "wan2.1-1.3b").stdout
+        self.assertRegex(text, "1.4190 B")
+        self.assertRegex(text, "Apache-2.0")
+        sizes = json.loads(lacuna("info", "--synthetic", "wan2.1-1.3b", "--json").stdout)["sizes"]
+        self.assertIn(32760, [s["tokens"] for s in sizes])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--lacuna", required=True)
+    args, rest = parser.parse_known_args()
+    LACUNA = args.lacuna
+    unittest.main(argv=[sys.argv[0], *rest], verbosity=1)
