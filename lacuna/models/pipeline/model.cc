@@ -9,8 +9,7 @@
 #include "lacuna/core/rng.h"
 #include "lacuna/models/pipeline/family.h"
 #include "lacuna/models/text/prompt.h"
-#include "lacuna/models/text/prompt_cache.h"
-#include "lacuna/models/text/tokenizer.h"
+#include "lacuna/models/text/text_encoder.h"
 #include "lacuna/models/vae/wan_decoder.h"
 #include "lacuna/models/wan/names.h"
 
@@ -193,8 +192,8 @@ const VideoDecoder& Model::decoder() {
 }
 
 Tensor Model::embed_prompt(Context& ctx, const std::string& prompt, const fs::path& cache) {
-  const std::string text = clean_prompt(prompt);
   if (is_synthetic()) {
+    const std::string text = clean_prompt(prompt);
     // As many rows as a tokenizer would roughly give: about four tokens for three words.
     const auto words = std::count(text.begin(), text.end(), ' ') + 1;
     const int64_t rows = std::min<int64_t>(words * 4 / 3 + 1, config_.text_len - 1);
@@ -209,24 +208,12 @@ Tensor Model::embed_prompt(Context& ctx, const std::string& prompt, const fs::pa
   LACUNA_CHECK(!checkpoint_.tokenizer.empty(),
                "model: no tokenizer.json or spiece.model beside {}; give its file with --model",
                checkpoint_.root.string());
-  return embed_with_encoder(ctx, text, cache);
-}
-
-Tensor Model::embed_with_encoder(Context& ctx, const std::string& text, const fs::path&) {
-  const Tokenizer tokenizer = Tokenizer::from_file(checkpoint_.tokenizer);
-  const std::vector<int32_t> ids = tokenizer.encode(text, config_.text_len);
-  const CheckpointPart& part = checkpoint_.text_encoder;
-  const auto source = open_weights(part.files);
-  const Umt5Names names = detect_umt5_names(*source);
-  const Umt5Config config = part.config
-                                ? umt5_config_from_json(part.config_text, part.config_file.string())
-                                : infer_umt5_config(*source, names);
-  LACUNA_CHECK(config.dim == config_.text_dim,
-               "model: the text encoder is {} wide, the transformer expects {}; they do not belong "
-               "together",
-               config.dim, config_.text_dim);
-  const Umt5Encoder encoder(config, *source, names);
-  return encoder.encode(ctx, ids);
+  TextEncoderFiles files{checkpoint_.text_encoder.files,
+                         checkpoint_.text_encoder.config_text,
+                         checkpoint_.tokenizer,
+                         cache,
+                         {}};
+  return TextEncoder(std::move(files)).embed(ctx, prompt, config_.text_dim, config_.text_len);
 }
 
 }  // namespace lacuna

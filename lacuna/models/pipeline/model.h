@@ -13,7 +13,6 @@
 #include "lacuna/models/checkpoint.h"
 #include "lacuna/models/context.h"
 #include "lacuna/models/pipeline/request.h"
-#include "lacuna/models/text/umt5.h"
 #include "lacuna/models/vae/video_decoder.h"
 #include "lacuna/models/wan/dit.h"
 
@@ -61,8 +60,6 @@ class Model {
  private:
   Model() = default;
   void read_pipeline_settings();
-  Tensor embed_with_encoder(Context& ctx, const std::string& text,
-                            const std::filesystem::path& cache);
 
   std::string name_, synthetic_;
   DType storage_ = DType::bf16;
