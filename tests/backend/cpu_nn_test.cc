@@ -11,6 +11,7 @@
 #include <numeric>
 
 #include "lacuna/backend/cpu/cpu_backend.h"
+#include "lacuna/backend/cpu/nn.h"
 #include "lacuna/core/bf16.h"
 #include "lacuna/core/error.h"
 #include "lacuna/core/rng.h"
@@ -112,8 +113,6 @@ class CpuNn : public testing::TestWithParam<cpu::Isa> {
                     bool with_bias, bool with_gate, int64_t gap);
   void check_conv(std::array<int64_t, 4> in, int64_t c_out, std::array<int64_t, 3> kernel,
                   const ConvParams& conv, DType dtype, bool with_bias, bool with_residual);
-  void check_antidiagonal(int64_t q_len, int64_t k_len, int64_t d, int32_t block, int32_t stride,
-                          bool compat, DType dtype, bool token_major);
 
   std::unique_ptr<Backend> backend_;
 };
@@ -193,6 +192,31 @@ TEST_P(CpuNn, LinearBitwiseForAnyThreadCount) {
       }
       expect_near(out, m * n - 1, y, scale);
     }
+}
+
+// oneDNN falls back to plain loops without a word; ask for the kernels' names.
+TEST_P(CpuNn, NoReferenceKernels) {
+  cpu::OneDnn dnn(GetParam());
+  const std::vector<float> gate = floats(72, "gate"), bias = floats(72, "bias");
+  const ConvParams same{.pad_top = 1, .pad_bottom = 1, .pad_left = 1, .pad_right = 1};
+  for (DType dtype : {DType::f32, DType::bf16}) {
+    for (int64_t m : {1, 72, 256, 513})
+      for (int64_t gap : {0, 8}) {
+        const Strided x = strided(dtype, m, 48, gap, "x"), w = strided(dtype, 72, 48, gap, "w");
+        const Strided out = strided(DType::f32, m, 72, gap, "out");
+        for (Epilogue e : {Epilogue::none, Epilogue::silu, Epilogue::residual})
+          cpu::linear(dnn, x.view, w.view, bias.data(), e, gate.data(), out.view);
+      }
+    for (int64_t c : {3, 16, 96}) {
+      const Tensor x = filled(dtype, {3, 9, 12, c}, "x"), out(dtype, {1, 9, 12, c});
+      const Tensor w = filled(dtype, {c, c, 3, 3, 3}, "w"),
+                   residual = filled(dtype, {1, 9, 12, c}, "r");
+      cpu::conv3d(dnn, x, w, bias.data(), same, &residual.view(), out);
+    }
+  }
+  EXPECT_GE(dnn.implementations().size(), 10u);
+  for (const std::string& name : dnn.implementations())
+    EXPECT_FALSE(name.starts_with("ref")) << name;
 }
 
 TEST_P(CpuNn, LinearRejects) {

@@ -113,7 +113,13 @@ void choose_bands(Conv& c) {
   const int64_t frames = c.out.shape[0], height = c.out.shape[1], width = c.out.shape[2];
   c.band_rows = std::clamp<int64_t>(ceil_div(512, width), 4, 32);
   while (c.band_rows > 2 && ceil_div(height, c.band_rows) < kMinTasks) c.band_rows /= 2;
-  c.band_rows = ceil_div(height, ceil_div(height, c.band_rows));
+  // A height that is no multiple costs surplus rows in the last band.
+  for (int64_t rows = c.band_rows; rows > c.band_rows / 2; --rows)
+    if (height % rows == 0) {
+      c.band_rows = rows;
+      break;
+    }
+  c.band_rows = std::min(c.band_rows, height);
   c.band_frames = frames;
   while (c.band_frames > 1 && c.slab_bytes(c.band_rows, c.band_frames) > kSlabBytes)
     c.band_frames = ceil_div(c.band_frames, 2);
@@ -137,8 +143,7 @@ void make_plan(Conv& c) {
   s.dst = c.stage ? DType::f32 : c.out.dtype;
   s.bias = c.bias != nullptr;
   s.accumulate = c.residual != nullptr;
-  const int64_t tail = c.out.shape[1] % c.band_rows;
-  c.plan = c.dnn.conv(s, tail > 0 ? c.in_rows(tail) : 0, tail);
+  c.plan = c.dnn.conv(s);
 }
 
 // [c_out, c_in, taps] -> [c_out, taps, c_in]
@@ -195,48 +200,47 @@ struct WorkerScratch {
   char* stage;
 };
 
-// Output rows [top, top + rows) of frames [frame, frame + frames).
-void run_band(const Conv& c, int64_t frame, int64_t frames, int64_t top, int64_t rows,
-              const char* weights, const WorkerScratch& memory) {
-  const int64_t first = top * c.conv.stride_h - c.conv.pad_top, in_rows = c.in_rows(rows);
+// Output rows from `top` on of frames [frame, frame + frames). A last band that is not full is
+// computed in full beside the output: oneDNN may not have a fast kernel for other heights that
+// takes the same packed weights.
+void run_band(const Conv& c, int64_t frame, int64_t frames, int64_t top, const char* weights,
+              const WorkerScratch& memory) {
+  const int64_t rows = std::min(c.band_rows, c.out.shape[1] - top);
+  const int64_t first = top * c.conv.stride_h - c.conv.pad_top, in_rows = c.in_rows(c.band_rows);
   const bool inside = first >= 0 && first + in_rows <= c.x.shape[1];
   const bool direct = inside && c.kt() == 1 && !c.widen;
   if (!direct)
     fill_slab(c, frame * c.conv.stride_t, c.in_frames(frames), first, in_rows, memory.slab);
   const int64_t count = rows * c.out_row();
-  const TensorView stage = make_view(memory.stage, DType::f32, {count});
+  const TensorView stage = make_view(memory.stage, c.stage ? DType::f32 : c.out.dtype, {count});
+  const bool aside = c.stage || rows < c.band_rows;
   for (int64_t f = 0; f < frames; ++f) {
     const int64_t in_frame = f * c.conv.stride_t;
     const char* src =
         direct ? at(c.x, ((frame * c.conv.stride_t + in_frame) * c.x.shape[1] + first) * c.in_row())
                : memory.slab + in_frame * in_rows * c.in_row() * c.compute_bytes();
     const int64_t to = ((frame + f) * c.out.shape[1] + top) * c.out_row();
-    if (c.residual != nullptr) {
-      if (c.stage) {
-        copy_elements(*c.residual, to, stage, 0, count);
-      } else {
-        copy_elements(*c.residual, to, c.out, to, count);
-      }
-    }
-    c.plan->run(rows, src, weights, c.bias, c.stage ? memory.stage : at(c.out, to), memory.conv);
-    if (c.stage) copy_elements(stage, 0, c.out, to, count);
+    if (c.residual != nullptr)
+      copy_elements(*c.residual, to, aside ? stage : c.out, aside ? 0 : to, count);
+    c.plan->run(src, weights, c.bias, aside ? memory.stage : at(c.out, to), memory.conv);
+    if (aside) copy_elements(stage, 0, c.out, to, count);
   }
 }
 
 void run(const Conv& c) {
   const char* weights = prepare_weights(c);
+  const int64_t frames = c.out.shape[0], height = c.out.shape[1];
   const int64_t conv_bytes = round_up(c.plan->scratch_bytes(), 64);
   const int64_t slab_bytes = c.slab_bytes(c.band_rows, c.band_frames);
-  const int64_t stage_bytes = c.stage ? round_up(c.band_rows * c.out_row() * 4, 64) : 0;
+  const bool aside = c.stage || height % c.band_rows != 0;
+  const int64_t stage_bytes = aside ? round_up(c.band_rows * c.out_row() * 4, 64) : 0;
   const int64_t total = conv_bytes + slab_bytes + stage_bytes;
   char* memory = c.dnn.scratch("conv.worker", total * num_threads());
-  const int64_t frames = c.out.shape[0], height = c.out.shape[1];
   const int64_t bands = ceil_div(height, c.band_rows);
   parallel_tasks(bands * ceil_div(frames, c.band_frames), [&](int64_t task, int worker) {
-    const int64_t top = task % bands * c.band_rows, frame = task / bands * c.band_frames;
+    const int64_t frame = task / bands * c.band_frames;
     char* own = memory + worker * total;
-    run_band(c, frame, std::min(c.band_frames, frames - frame), top,
-             std::min(c.band_rows, height - top), weights,
+    run_band(c, frame, std::min(c.band_frames, frames - frame), task % bands * c.band_rows, weights,
              {own, own + conv_bytes, own + conv_bytes + slab_bytes});
   });
 }

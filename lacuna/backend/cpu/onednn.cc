@@ -89,6 +89,13 @@ dnnl::stream& thread_stream(const dnnl::engine& engine) {
   return stream;
 }
 
+// On all threads. Made anew for the present thread count; oneDNN keeps recent primitives itself.
+void reorder_weights(const dnnl::engine& engine, const memory::desc& plain, const void* from,
+                     const memory::desc& packed, void* to) {
+  memory source = borrow(plain, engine, from), target = borrow(packed, engine, to);
+  dnnl::reorder(source, target).execute(thread_stream(engine), source, target);
+}
+
 const dnnl::engine& cpu_engine() {
   static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
   return engine;
@@ -98,21 +105,20 @@ const dnnl::engine& cpu_engine() {
 
 GemmPlan::GemmPlan(const dnnl::engine& engine, const GemmSpec& spec, int64_t tail_m)
     : engine_(engine),
-      plain_({spec.k, spec.n}, data_type(spec.src), memory::dims{1, spec.weights_stride}),
+      plain_({spec.k, spec.n}, data_type(spec.src), memory::dims{1, spec.k}),
       weights_(plain_),
       vector_({1, spec.n}, memory::data_type::f32, memory::format_tag::ab) {
   SingleThread guard;
   variants_[0] = make(spec, spec.m, spec.pack);
   if (tail_m > 0) variants_[1] = make(spec, tail_m, false);
-  if (spec.pack && weights_ != plain_)
-    pack_ = dnnl::reorder(dnnl::reorder::primitive_desc(engine_, plain_, engine_, weights_));
+  packs_ = weights_ != plain_;
 }
 
 GemmPlan::Variant GemmPlan::make(const GemmSpec& spec, int64_t rows, bool any_layout) {
   Variant v;
   v.rows = rows;
-  v.src = memory::desc({rows, spec.k}, data_type(spec.src), memory::dims{spec.src_stride, 1});
-  v.dst = memory::desc({rows, spec.n}, data_type(spec.dst), memory::dims{spec.dst_stride, 1});
+  v.src = memory::desc({rows, spec.k}, data_type(spec.src), memory::format_tag::ab);
+  v.dst = memory::desc({rows, spec.n}, data_type(spec.dst), memory::format_tag::ab);
   const memory::desc weights =
       any_layout ? memory::desc({spec.k, spec.n}, data_type(spec.src), memory::format_tag::any)
                  : weights_;
@@ -130,9 +136,7 @@ GemmPlan::Variant GemmPlan::make(const GemmSpec& spec, int64_t rows, bool any_la
 }
 
 void GemmPlan::pack(const void* plain, void* packed) const {
-  SingleThread guard;
-  memory from = borrow(plain_, engine_, plain), to = borrow(weights_, engine_, packed);
-  pack_.execute(thread_stream(engine_), from, to);
+  reorder_weights(engine_, plain_, plain, weights_, packed);
 }
 
 void GemmPlan::run(int64_t rows, const void* src, const void* weights, const float* bias,
@@ -157,28 +161,18 @@ void GemmPlan::run(int64_t rows, const void* src, const void* weights, const flo
   v.primitive.execute(thread_stream(engine_), args);
 }
 
-ConvPlan::ConvPlan(const dnnl::engine& engine, const ConvSpec& spec, int64_t tail_h,
-                   int64_t tail_out_h)
+ConvPlan::ConvPlan(const dnnl::engine& engine, const ConvSpec& spec)
     : engine_(engine),
       plain_({spec.c_out, spec.c_in, spec.kt, spec.kh, spec.kw}, data_type(spec.dtype),
              spec.dtype == DType::f32 ? memory::format_tag::oidhw : memory::format_tag::odhwi),
-      weights_(plain_),
-      vector_({spec.c_out}, memory::data_type::f32, memory::format_tag::a) {
+      vector_({spec.c_out}, memory::data_type::f32, memory::format_tag::a),
+      src_({1, spec.c_in, spec.t, spec.h, spec.w}, data_type(spec.dtype),
+           memory::format_tag::ndhwc),
+      dst_({1, spec.c_out, spec.out_t, spec.out_h, spec.out_w}, data_type(spec.dst),
+           memory::format_tag::ndhwc) {
   SingleThread guard;
-  variants_[0] = make(spec, spec.h, spec.out_h, true);
-  if (tail_out_h > 0) variants_[1] = make(spec, tail_h, tail_out_h, false);
-}
-
-ConvPlan::Variant ConvPlan::make(const ConvSpec& spec, int64_t h, int64_t out_h, bool any_layout) {
-  Variant v;
-  v.out_rows = out_h;
-  constexpr auto kLast = memory::format_tag::ndhwc;
-  v.src = memory::desc({1, spec.c_in, spec.t, h, spec.w}, data_type(spec.dtype), kLast);
-  v.dst = memory::desc({1, spec.c_out, spec.out_t, out_h, spec.out_w}, data_type(spec.dst), kLast);
-  const memory::desc weights =
-      any_layout ? memory::desc({spec.c_out, spec.c_in, spec.kt, spec.kh, spec.kw},
-                                data_type(spec.dtype), memory::format_tag::any)
-                 : weights_;
+  const memory::desc weights({spec.c_out, spec.c_in, spec.kt, spec.kh, spec.kw},
+                             data_type(spec.dtype), memory::format_tag::any);
   const memory::dims strides = {spec.stride_t, spec.stride_h, spec.stride_w};
   const memory::dims left = {0, 0, spec.pad_left};
   const int64_t used = (spec.out_w - 1) * spec.stride_w + spec.kw;
@@ -187,8 +181,8 @@ ConvPlan::Variant ConvPlan::make(const ConvSpec& spec, int64_t h, int64_t out_h,
   const auto direct = dnnl::algorithm::convolution_direct;
   using Desc = dnnl::convolution_forward::desc;
   const Desc desc = spec.bias
-                        ? Desc(kind, direct, v.src, weights, vector_, v.dst, strides, left, right)
-                        : Desc(kind, direct, v.src, weights, v.dst, strides, left, right);
+                        ? Desc(kind, direct, src_, weights, vector_, dst_, strides, left, right)
+                        : Desc(kind, direct, src_, weights, dst_, strides, left, right);
   dnnl::primitive_attr attr;
   attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   if (spec.accumulate) {
@@ -197,36 +191,30 @@ ConvPlan::Variant ConvPlan::make(const ConvSpec& spec, int64_t h, int64_t out_h,
     attr.set_post_ops(ops);
   }
   const dnnl::convolution_forward::primitive_desc pd(desc, attr, engine_);
-  v.primitive = dnnl::convolution_forward(pd);
-  if (any_layout) weights_ = pd.weights_desc();
-  scratch_bytes_ = std::max(scratch_bytes_, static_cast<int64_t>(pd.scratchpad_desc().get_size()));
+  primitive_ = dnnl::convolution_forward(pd);
+  weights_ = pd.weights_desc();
+  scratch_bytes_ = static_cast<int64_t>(pd.scratchpad_desc().get_size());
   implementation_ = pd.impl_info_str();
-  return v;
 }
 
 void ConvPlan::pack(const void* plain, void* packed) const {
-  memory from = borrow(plain_, engine_, plain), to = borrow(weights_, engine_, packed);
-  // Made anew for the present thread count; oneDNN keeps recent primitives itself.
-  dnnl::reorder(from, to).execute(thread_stream(engine_), from, to);
+  reorder_weights(engine_, plain_, plain, weights_, packed);
 }
 
-void ConvPlan::run(int64_t out_rows, const void* src, const void* weights, const float* bias,
-                   void* dst, void* scratch) const {
-  const Variant& v = variants_[out_rows == variants_[0].out_rows ? 0 : 1];
-  LACUNA_CHECK(v.out_rows == out_rows, "conv: {} rows, expected {} or {}", out_rows,
-               variants_[0].out_rows, variants_[1].out_rows);
+void ConvPlan::run(const void* src, const void* weights, const float* bias, void* dst,
+                   void* scratch) const {
   SingleThread guard;
   std::unordered_map<int, memory> args = {
-      {DNNL_ARG_SRC, borrow(v.src, engine_, src)},
+      {DNNL_ARG_SRC, borrow(src_, engine_, src)},
       {DNNL_ARG_WEIGHTS, borrow(weights_, engine_, weights)},
-      {DNNL_ARG_DST, borrow(v.dst, engine_, dst)},
+      {DNNL_ARG_DST, borrow(dst_, engine_, dst)},
   };
   if (bias != nullptr) args.emplace(DNNL_ARG_BIAS, borrow(vector_, engine_, bias));
   if (scratch_bytes_ > 0) {
     const memory::desc bytes({scratch_bytes_}, memory::data_type::u8, memory::format_tag::a);
     args.emplace(DNNL_ARG_SCRATCHPAD, borrow(bytes, engine_, scratch));
   }
-  v.primitive.execute(thread_stream(engine_), args);
+  primitive_.execute(thread_stream(engine_), args);
 }
 
 OneDnn::OneDnn(Isa isa) : isa_(isa) {
@@ -262,22 +250,16 @@ std::shared_ptr<const GemmPlan> OneDnn::gemm(const GemmSpec& s, int64_t tail_m) 
   const Key key = {s.m,
                    s.n,
                    s.k,
-                   s.src_stride,
-                   s.weights_stride,
-                   s.dst_stride,
-                   static_cast<int64_t>(s.src),
-                   static_cast<int64_t>(s.dst),
+                   tail_m,
                    s.pack,
-                   s.bias,
-                   s.gate,
-                   static_cast<int64_t>(s.epilogue),
-                   tail_m};
+                   4 * static_cast<int64_t>(s.epilogue) + 2 * s.bias + s.gate,
+                   static_cast<int64_t>(s.src),
+                   static_cast<int64_t>(s.dst)};
   return find_or_make(gemms_, key,
                       [&] { return std::make_shared<const GemmPlan>(engine_, s, tail_m); });
 }
 
-std::shared_ptr<const ConvPlan> OneDnn::conv(const ConvSpec& s, int64_t tail_h,
-                                             int64_t tail_out_h) {
+std::shared_ptr<const ConvPlan> OneDnn::conv(const ConvSpec& s) {
   const Key key = {s.c_in,
                    s.c_out,
                    s.kt,
@@ -295,12 +277,15 @@ std::shared_ptr<const ConvPlan> OneDnn::conv(const ConvSpec& s, int64_t tail_h,
                    s.pad_left,
                    static_cast<int64_t>(s.dtype),
                    static_cast<int64_t>(s.dst),
-                   2 * s.bias + s.accumulate,
-                   tail_h,
-                   tail_out_h};
-  return find_or_make(convs_, key, [&] {
-    return std::make_shared<const ConvPlan>(engine_, s, tail_h, tail_out_h);
-  });
+                   2 * s.bias + s.accumulate};
+  return find_or_make(convs_, key, [&] { return std::make_shared<const ConvPlan>(engine_, s); });
+}
+
+std::vector<std::string> OneDnn::implementations() const {
+  std::vector<std::string> names;
+  for (const auto& [key, plan] : gemms_) names.push_back(plan->implementation());
+  for (const auto& [key, plan] : convs_) names.push_back(plan->implementation());
+  return names;
 }
 
 char* OneDnn::scratch(std::string_view name, int64_t bytes) {

@@ -12,6 +12,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <vector>
 
 #include "lacuna/backend/backend.h"
 #include "lacuna/backend/cpu/isa.h"
@@ -19,14 +20,15 @@
 
 namespace lacuna::cpu {
 
-// What a plan computes: dst [m, n] = epilogue(src [m, k] weights^T + bias), weights [n, k].
+// What a plan computes: dst [m, n] = epilogue(src [m, k] weights^T + bias), weights [n, k]. Rows of
+// src, dst and unpacked weights lie end to end: with any other stride oneDNN 2.6 leaves its fast
+// kernel, and with a gate it falls back to its reference loops (300 ms for 72 x 1536 x 8960).
 struct GemmSpec {
   int64_t m = 0, n = 0, k = 0;
-  int64_t src_stride = 0, weights_stride = 0, dst_stride = 0;  // between rows, elements
-  DType src = DType::f32, dst = DType::f32;                    // weights are of src's type
-  bool pack = false;                   // bring the weights into oneDNN's blocked layout first
-  bool bias = false, gate = false;     // f32 [n]
-  Epilogue epilogue = Epilogue::none;  // residual adds to dst of either type
+  DType src = DType::f32, dst = DType::f32;  // weights are of src's type
+  bool pack = false;                         // bring the weights into oneDNN's blocked layout first
+  bool bias = false, gate = false;           // f32 [n]
+  Epilogue epilogue = Epilogue::none;        // residual adds to dst of either type
 };
 
 // The primitives of one GemmSpec. A second row count (`tail_m`, 0 = none) shares the packed
@@ -35,11 +37,13 @@ class GemmPlan {
  public:
   GemmPlan(const dnnl::engine& engine, const GemmSpec& spec, int64_t tail_m);
 
-  bool packs() const { return static_cast<bool>(pack_); }
+  // Whether the packed layout differs from the plain one.
+  bool packs() const { return packs_; }
   int64_t weights_bytes() const { return static_cast<int64_t>(weights_.get_size()); }
   int64_t scratch_bytes() const { return scratch_bytes_; }
   std::string implementation() const { return implementation_; }
 
+  // Runs on all threads.
   void pack(const void* plain, void* packed) const;
   // rows: spec.m or tail_m. bias and gate null unless in the spec. scratch: scratch_bytes().
   void run(int64_t rows, const void* src, const void* weights, const float* bias, const float* gate,
@@ -55,7 +59,7 @@ class GemmPlan {
 
   dnnl::engine engine_;
   dnnl::memory::desc plain_, weights_, vector_;
-  dnnl::reorder pack_;
+  bool packs_ = false;
   std::array<Variant, 2> variants_;
   int64_t scratch_bytes_ = 0;
   std::string implementation_;
@@ -77,8 +81,7 @@ struct ConvSpec {
 
 class ConvPlan {
  public:
-  // tail_h: input rows of a second, shorter variant with tail_out_h output rows; 0 = none.
-  ConvPlan(const dnnl::engine& engine, const ConvSpec& spec, int64_t tail_h, int64_t tail_out_h);
+  ConvPlan(const dnnl::engine& engine, const ConvSpec& spec);
 
   int64_t weights_bytes() const { return static_cast<int64_t>(weights_.get_size()); }
   int64_t scratch_bytes() const { return scratch_bytes_; }
@@ -87,20 +90,12 @@ class ConvPlan {
   // plain: [c_out, c_in, kt, kh, kw] for f32, [c_out, kt, kh, kw, c_in] for bf16 (oneDNN's own
   // reorder of the former is eight times slower there). Runs on all threads.
   void pack(const void* plain, void* packed) const;
-  void run(int64_t out_rows, const void* src, const void* weights, const float* bias, void* dst,
-           void* scratch) const;
+  void run(const void* src, const void* weights, const float* bias, void* dst, void* scratch) const;
 
  private:
-  struct Variant {
-    int64_t out_rows = 0;
-    dnnl::convolution_forward primitive;
-    dnnl::memory::desc src, dst;
-  };
-  Variant make(const ConvSpec& spec, int64_t h, int64_t out_h, bool any_layout);
-
   dnnl::engine engine_;
-  dnnl::memory::desc plain_, weights_, vector_;
-  std::array<Variant, 2> variants_;
+  dnnl::memory::desc plain_, weights_, vector_, src_, dst_;
+  dnnl::convolution_forward primitive_;
   int64_t scratch_bytes_ = 0;
   std::string implementation_;
 };
@@ -114,10 +109,15 @@ class OneDnn {
 
   Isa isa() const { return isa_; }
   bool native_bf16() const { return isa_ >= Isa::avx512_bf16; }
+  // Whether Epilogue::residual with a gate has a fast kernel.
+  bool fast_gate() const { return isa_ >= Isa::avx512 && active_isa() >= Isa::avx512; }
 
-  // Made on first use. tail_m, tail_h, tail_out_h: see the plans.
+  // Made on first use.
   std::shared_ptr<const GemmPlan> gemm(const GemmSpec& spec, int64_t tail_m);
-  std::shared_ptr<const ConvPlan> conv(const ConvSpec& spec, int64_t tail_h, int64_t tail_out_h);
+  std::shared_ptr<const ConvPlan> conv(const ConvSpec& spec);
+
+  // oneDNN's names of the kernels behind the kept plans; "ref..." means slow loops.
+  std::vector<std::string> implementations() const;
 
   // 64-byte aligned memory, kept under a name; contents undefined.
   char* scratch(std::string_view name, int64_t bytes);

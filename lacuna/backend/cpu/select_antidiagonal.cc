@@ -18,9 +18,7 @@ namespace lacuna::cpu {
 namespace {
 
 constexpr const char* kWho = "antidiagonal_scores";
-constexpr int64_t kPanelBytes = int64_t{64} << 20;  // packed key groups held at one time
-constexpr int64_t kColumns = 512;                   // key groups of one product
-constexpr int64_t kLogitBytes = int64_t{1} << 20;   // logits of one chunk of query groups
+constexpr int64_t kLogitBytes = int64_t{1} << 20;  // logits of one chunk of query groups
 
 // One operand seen as groups of tokens.
 struct Groups {
@@ -42,17 +40,11 @@ struct Scorer {
   const TensorView& out;
   bool widen = false;
   DType compute = DType::f32;
-  int64_t chunk_blocks = 1, columns = 0, logit_stride = 0;
-  std::shared_ptr<const GemmPlan> main, edge;  // kColumns and the last columns
+  int64_t chunk_blocks = 1;
+  std::shared_ptr<const GemmPlan> plan;
 
-  int64_t group_width() const { return stride * d; }
-  int64_t group_bytes() const { return group_width() * element_bytes(compute); }
+  int64_t group_bytes() const { return stride * d * element_bytes(compute); }
   int64_t chunk_rows() const { return std::min(q.count, chunk_blocks * q_per_block); }
-  int64_t column_tiles() const { return ceil_div(k.count, columns); }
-  const GemmPlan& plan(int64_t width) const { return width == columns ? *main : *edge; }
-  int64_t tile_bytes() const {
-    return round_up(std::max(main->weights_bytes(), edge ? edge->weights_bytes() : 0), 64);
-  }
 };
 
 // Key length after the padding of the published code: a whole number of query chunks.
@@ -83,18 +75,6 @@ void read_groups(const Scorer& s, const Groups& groups, int64_t head, int64_t fi
       }
     }
   }
-}
-
-std::shared_ptr<const GemmPlan> make_plan(const Scorer& s, int64_t columns) {
-  GemmSpec spec;
-  spec.m = s.chunk_rows();
-  spec.n = columns;
-  spec.k = spec.src_stride = spec.weights_stride = s.group_width();
-  spec.dst_stride = s.logit_stride;
-  spec.src = s.compute;
-  spec.dst = DType::f32;
-  spec.pack = true;
-  return s.dnn.gemm(spec, s.q.count % spec.m);
 }
 
 // Softmax over one row of dot products, summed per key block and added to mass. `size` = tokens of
@@ -149,32 +129,25 @@ struct ChunkScratch {
 };
 
 ChunkScratch chunk_scratch(const Scorer& s) {
-  const int64_t product = std::max(s.main->scratch_bytes(), s.edge ? s.edge->scratch_bytes() : 0);
-  // The rows' memory also holds the key groups of one tile while they are packed.
-  return {round_up(product, 64),
-          round_up(std::max(s.chunk_rows(), s.columns) * s.group_bytes(), 64),
-          round_up(s.chunk_rows() * s.logit_stride * 4, 64), round_up(2 * s.k_blocks * 4, 64)};
+  return {round_up(s.plan->scratch_bytes(), 64), round_up(s.chunk_rows() * s.group_bytes(), 64),
+          round_up(s.chunk_rows() * s.k.count * 4, 64), round_up(2 * s.k_blocks * 4, 64)};
 }
 
-void pack_tile(const Scorer& s, int64_t head, int64_t tile, const ChunkScratch& sizes, char* own,
-               char* packed) {
-  const int64_t first = tile * s.columns, width = std::min(s.columns, s.k.count - first);
-  const GemmPlan& plan = s.plan(width);
-  const bool dense =
-      !s.widen && s.k.x.stride[1] == s.d && (first + width) * s.stride <= s.k.x.shape[1];
-  const char* plain = nullptr;
-  if (dense) {
-    plain = at(s.k.x, head * s.k.x.stride[0] + first * s.group_width());
-  } else {
-    char* groups = plan.packs() ? own + sizes.product : packed;
-    read_groups(s, s.k, head, first, width, false, groups);
+// Key groups of a head as the weights of the product; on all threads.
+const char* pack_keys(const Scorer& s, int64_t head) {
+  const TensorView& x = s.k.x;
+  const char* plain = at(x, head * x.stride[0]);
+  if (s.widen || x.stride[1] != s.d || x.shape[1] % s.stride != 0) {
+    char* groups = s.dnn.scratch("antidiagonal.groups", s.k.count * s.group_bytes());
+    parallel_ranges(s.k.count, 16, [&](int64_t begin, int64_t end) {
+      read_groups(s, s.k, head, begin, end - begin, false, groups + begin * s.group_bytes());
+    });
     plain = groups;
   }
-  if (plan.packs()) {
-    plan.pack(plain, packed);
-  } else if (plain != packed) {
-    std::memcpy(packed, plain, static_cast<size_t>(width * s.group_bytes()));
-  }
+  if (!s.plan->packs()) return plain;
+  char* packed = s.dnn.scratch("antidiagonal.packed", s.plan->weights_bytes());
+  s.plan->pack(plain, packed);
+  return packed;
 }
 
 // Query blocks [first_block, ...) of a chunk of head_ids[index].
@@ -187,16 +160,12 @@ void score_chunk(const Scorer& s, int64_t index, int64_t first_block, const char
   auto* block = reinterpret_cast<float*>(groups + sizes.rows + sizes.logits);
   float* mass = block + s.k_blocks;
   read_groups(s, s.q, s.head_ids[index], first, rows, true, groups);
-  for (int64_t tile = 0; tile < s.column_tiles(); ++tile) {
-    const int64_t column = tile * s.columns;
-    s.plan(std::min(s.columns, s.k.count - column))
-        .run(rows, groups, keys + tile * s.tile_bytes(), nullptr, nullptr, logits + column, own);
-  }
+  s.plan->run(rows, groups, keys, nullptr, nullptr, logits, own);
   for (int64_t at_row = 0; at_row < rows; at_row += s.q_per_block) {
     const int64_t count = std::min(s.q_per_block, rows - at_row);
     std::fill(mass, mass + s.k_blocks, 0.0f);
     for (int64_t r = at_row; r < at_row + count; ++r)
-      add_row(s, logits + r * s.logit_stride, s.q.size(first + r), block, mass);
+      add_row(s, logits + r * s.k.count, s.q.size(first + r), block, mass);
     const int64_t qb = first_block + at_row / s.q_per_block;
     float* to = static_cast<float*>(s.out.data) + index * s.out.stride[0] + qb * s.out.stride[1];
     for (int64_t kb = 0; kb < s.k_blocks; ++kb)
@@ -207,20 +176,11 @@ void score_chunk(const Scorer& s, int64_t index, int64_t first_block, const char
 void run(const Scorer& s) {
   const ChunkScratch sizes = chunk_scratch(s);
   char* memory = s.dnn.scratch("antidiagonal.worker", sizes.total() * num_threads());
-  const int64_t tiles = s.column_tiles(), head_bytes = tiles * s.tile_bytes();
-  const auto heads = static_cast<int64_t>(s.head_ids.size());
-  const int64_t group = std::clamp<int64_t>(kPanelBytes / head_bytes, 1, heads);
-  char* keys = s.dnn.scratch("antidiagonal.keys", group * head_bytes);
-  const int64_t chunks = ceil_div(s.q_blocks, s.chunk_blocks);
-  for (int64_t first = 0; first < heads; first += group) {
-    const int64_t count = std::min(group, heads - first);
-    parallel_tasks(count * tiles, [&](int64_t task, int worker) {
-      pack_tile(s, s.head_ids[first + task / tiles], task % tiles, sizes,
-                memory + worker * sizes.total(), keys + task * s.tile_bytes());
-    });
-    parallel_tasks(count * chunks, [&](int64_t task, int worker) {
-      score_chunk(s, first + task / chunks, task % chunks * s.chunk_blocks,
-                  keys + task / chunks * head_bytes, sizes, memory + worker * sizes.total());
+  for (size_t i = 0; i < s.head_ids.size(); ++i) {
+    const char* keys = pack_keys(s, s.head_ids[i]);
+    parallel_tasks(ceil_div(s.q_blocks, s.chunk_blocks), [&](int64_t task, int worker) {
+      score_chunk(s, static_cast<int64_t>(i), task * s.chunk_blocks, keys, sizes,
+                  memory + worker * sizes.total());
     });
   }
 }
@@ -279,12 +239,11 @@ void antidiagonal_scores(OneDnn& dnn, const TensorView& q, const TensorView& k,
   }
   s.widen = q.dtype == DType::bf16 && !dnn.native_bf16();
   s.compute = s.widen ? DType::f32 : q.dtype;
-  s.columns = std::min(kColumns, s.k.count);
-  s.logit_stride = round_up(s.k.count, 16);
-  const int64_t rows = std::clamp<int64_t>(kLogitBytes / (s.logit_stride * 4), 1, 128);
+  const int64_t rows = std::clamp<int64_t>(kLogitBytes / (s.k.count * 4), 1, 128);
   s.chunk_blocks = std::max<int64_t>(1, rows / s.q_per_block);
-  s.main = make_plan(s, s.columns);
-  if (s.k.count % s.columns != 0) s.edge = make_plan(s, s.k.count % s.columns);
+  GemmSpec spec{.m = s.chunk_rows(), .n = s.k.count, .k = stride * s.d, .src = s.compute};
+  spec.pack = true;
+  s.plan = dnn.gemm(spec, s.q.count % spec.m);
   run(s);
 }
 
