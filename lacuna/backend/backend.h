@@ -33,7 +33,7 @@ struct RopeTables {
   const float* sin_frames = nullptr;
   const float* cos_height = nullptr;  // [height, pairs_height]
   const float* sin_height = nullptr;
-  const float* cos_width = nullptr;   // [width, pairs_width]
+  const float* cos_width = nullptr;  // [width, pairs_width]
   const float* sin_width = nullptr;
 };
 
@@ -47,8 +47,8 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  virtual std::string_view name() const = 0;      // "ref", "cpu", "cuda"
-  virtual std::string description() const = 0;    // "cpu avx512_bf16, 2 threads"
+  virtual std::string_view name() const = 0;    // "ref", "cpu", "cuda"
+  virtual std::string description() const = 0;  // "cpu avx512_bf16, 2 threads"
   // Why this call cannot run here, or empty. attend() throws Error with the same text.
   virtual std::string unsupported(const AttendParams& params) const = 0;
 
@@ -99,30 +99,32 @@ class Backend {
   // out [m, n] f32|bf16. Rows may be strided; channels are contiguous. f32 accumulation.
   virtual void linear(const TensorView& x, const TensorView& w, const float* bias,
                       Epilogue epilogue, const float* gate, const TensorView& out) = 0;
-  // out = (LN(x) * weight + bias) * (1 + scale) + shift; weight, bias, scale, shift [d] f32 or null.
-  // x [m, d] f32; out [m, d] f32|bf16.
+  // out = (LN(x) * weight + bias) * (1 + scale) + shift; weight, bias, scale, shift [d] f32 or
+  // null. x [m, d] f32; out [m, d] f32|bf16.
   virtual void layer_norm(const TensorView& x, const float* weight, const float* bias,
                           const float* scale, const float* shift, float eps,
                           const TensorView& out) = 0;
   // out = x * rsqrt(mean(x^2) + eps) * weight over all d channels, then rope per head if not null
   // (m must be its grid's tokens). x [m, d] f32|bf16, out [m, d] f32|bf16; may be in place.
-  virtual void rms_norm(const TensorView& x, const float* weight, float eps,
-                        const RopeTables* rope, int32_t num_heads, const TensorView& out) = 0;
+  virtual void rms_norm(const TensorView& x, const float* weight, float eps, const RopeTables* rope,
+                        int32_t num_heads, const TensorView& out) = 0;
   // out = gelu_tanh(gate) * up, elementwise; equal shapes and dtypes.
   virtual void gelu_mul(const TensorView& gate, const TensorView& up, const TensorView& out) = 0;
   // x [t, h, w, c_in] f32|bf16 contiguous, w [c_out, c_in, kt, kh, kw] of x's dtype, bias [c_out]
-  // f32 or null, residual of out's shape or null (added last) -> out [t', h', w', c_out], x's dtype.
+  // f32 or null, residual of out's shape or null (added last) -> out [t', h', w', c_out], x's
+  // dtype.
   virtual void conv3d(const TensorView& x, const TensorView& w, const float* bias,
                       const ConvParams& conv, const TensorView* residual,
                       const TensorView& out) = 0;
-  // Wan VAE norm: x / max(|x|, 1e-12) * sqrt(c) * gamma over the last dimension, then SiLU if asked.
-  // x, out [..., c] contiguous, same dtype; gamma [c] f32. May be in place.
+  // Wan VAE norm: x / max(|x|, 1e-12) * sqrt(c) * gamma over the last dimension, then SiLU if
+  // asked. x, out [..., c] contiguous, same dtype; gamma [c] f32. May be in place.
   virtual void channel_norm(const TensorView& x, const float* gamma, bool silu,
                             const TensorView& out) = 0;
 };
 
-// Backends in order of preference. Throws Error listing the names when `name` is unknown or, with the
-// reason, when it cannot run on this machine. Empty name = LACUNA_BACKEND or the first that runs.
+// Backends in order of preference. Throws Error listing the names when `name` is unknown or, with
+// the reason, when it cannot run on this machine. Empty name = LACUNA_BACKEND or the first that
+// runs.
 std::unique_ptr<Backend> make_backend(std::string_view name = {});
 std::span<const std::string_view> backend_names();
 
