@@ -28,8 +28,10 @@ class Stream {
   explicit Stream(DType dtype) : dtype_(dtype) {}
 
   DType dtype() const { return dtype_; }
-  // True until finish_pass(): the pass holds frame 0 of the video.
+  // The first pass holds frame 0 of the video; after the last one nothing needs to be kept.
   bool first() const { return first_; }
+  bool last() const { return last_; }
+  void begin_pass(bool last) { last_ = last; }
   void finish_pass() { first_ = false; }
 
   // A feature buffer that is none of `busy` (buffer numbers; -1 is ignored).
@@ -43,7 +45,7 @@ class Stream {
 
  private:
   DType dtype_;
-  bool first_ = true;
+  bool first_ = true, last_ = false;
   Workspace buffers_;
   std::unordered_map<const void*, Tensor> history_;
   int64_t history_bytes_ = 0;

@@ -27,6 +27,7 @@ struct WanDecoder::Run {
   void passes(Stream& stream, bool counted, const Body& body) {
     for (int64_t begin = 0; begin < frames(); begin += options.frames_per_pass) {
       const int64_t end = std::min(frames(), begin + options.frames_per_pass);
+      stream.begin_pass(/*last=*/end == frames());
       body(begin, end);
       stream.finish_pass();
       if (options.stats != nullptr) {

@@ -15,6 +15,8 @@ namespace {
 // Stream without memory: largest size per buffer, sum of histories. Sizes in elements.
 class Tally {
  public:
+  // A clip of one pass keeps no histories.
+  explicit Tally(bool one_pass) : one_pass_(one_pass) {}
   int feature(std::initializer_list<int> busy, int64_t elements) {
     int i = 0;
     while (std::find(busy.begin(), busy.end(), i) != busy.end()) ++i;
@@ -22,7 +24,7 @@ class Tally {
     return i;
   }
   void scratch(std::string_view name, int64_t elements) { grow(scratch_[name], elements); }
-  void history(int64_t elements) { history_ += elements; }
+  void history(int64_t elements) { history_ += one_pass_ ? 0 : elements; }
   int64_t elements() const {
     int64_t sum = history_;
     for (const int64_t f : features_) sum += f;
@@ -33,6 +35,7 @@ class Tally {
  private:
   static void grow(int64_t& size, int64_t elements) { size = std::max(size, elements); }
 
+  bool one_pass_;
   std::array<int64_t, 4> features_{};
   std::map<std::string_view, int64_t> scratch_;
   int64_t history_ = 0;
@@ -130,7 +133,7 @@ int64_t WanDecoder::memory_bytes(int64_t latent_frames, int64_t latent_height, i
   const bool fits = latent_height <= tiling.tile_height / spatial_factor() &&
                     latent_width <= tiling.tile_width / spatial_factor();
   if (tiling.mode == TileMode::off || fits) {
-    Tally tally;
+    Tally tally(first);
     Map map{1, latent_height * latent_width};
     map = count_head(tally, map, count_trunk(tally, map), {});
     return tally.elements() * element + map.size(pixel_c) * 4;
@@ -138,12 +141,12 @@ int64_t WanDecoder::memory_bytes(int64_t latent_frames, int64_t latent_height, i
   if (tiling.mode == TileMode::exact) {
     int64_t assembly = latent_frames * latent_height * latent_width *
                        (dims_[1] + (residual ? dims_[0] : 0)) * element;
-    Tally low;
+    Tally low(first);
     count_trunk(low, {1, latent_height * latent_width});
     int64_t peak = assembly + low.elements() * element;
     assembly += raw_bytes(latent_height, latent_width);
     for (const ExactTile& tile : plan_exact_tiles(config_, latent_height, latent_width, tiling)) {
-      Tally tally;
+      Tally tally(first);
       const Map map{1, area(tile.trunk)};
       const int x = tally.feature({}, map.size(dims_[1]));
       const int pinned = residual ? tally.feature({x}, map.size(dims_[0])) : -1;
@@ -155,7 +158,7 @@ int64_t WanDecoder::memory_bytes(int64_t latent_frames, int64_t latent_height, i
   const BlendPlan plan = plan_blend(config_, tiling);
   const int64_t th = std::min(plan.tile_height, latent_height);
   const int64_t tw = std::min(plan.tile_width, latent_width);
-  Tally tally;
+  Tally tally(first);
   const Map map{1, th * tw};
   count_head(tally, map, count_trunk(tally, map), {});
   // Besides the clip: the tiles of two rows, cut at the frame's edge.

@@ -91,6 +91,7 @@ Tensor WanEncoder::encode(Context& ctx, const TensorView& video, bool normalize)
   int64_t begin = 0;
   for (int64_t i = 0; i < frames; ++i) {
     const int64_t t = i == 0 ? 1 : config_.temporal_factor();
+    stream.begin_pass(/*last=*/i + 1 == frames);
     pack_latents(pass(ctx, stream, video, begin, t), mean, std_dev, i, latents);
     stream.finish_pass();
     begin += t;

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 
+#include "lacuna/core/threads.h"
 #include "lacuna/models/vae/wan_decoder.h"
 #include "lacuna/models/vae/wan_encoder.h"
 #include "tests/models/vae/support.h"
@@ -34,7 +35,15 @@ struct Rig {
   }
 };
 
-class VaeDecode : public ::testing::TestWithParam<const char*> {};
+// Thousands of tiny operations: one thread is faster than waking two, above all on a busy machine.
+class VaeDecode : public ::testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override { set_num_threads(1); }
+  void TearDown() override { set_num_threads(threads_); }
+
+ private:
+  int threads_ = num_threads();
+};
 
 TEST_P(VaeDecode, StreamingEqualsWholeClip) {
   Rig rig(GetParam());
@@ -113,10 +122,10 @@ TEST_P(VaeDecode, StatisticsAreAppliedPerChannel) {
 
 TEST_P(VaeDecode, ExactTilingEqualsUntiled) {
   Rig rig(GetParam());
-  const Tensor z = rig.latents(3, 9, 11);
+  const Tensor z = rig.latents(2, 8, 9);
   const Tensor whole = rig.decode(z, {});
   const int64_t factor = rig.config.spatial_factor();
-  for (const int64_t cells : {1, 4, 5}) {
+  for (const int64_t cells : {2, 4, 5}) {
     DecodeOptions options;
     options.tiling = {TileMode::exact, cells * factor, cells * factor, 0, 0};
     EXPECT_LE(worst_error(rig.decode(z, options), whole), 1e-5) << "tiles of " << cells;
