@@ -33,7 +33,7 @@ std::string read_text(const fs::path& path, size_t limit) {
 }
 
 nlohmann::json read_object(const std::string& text, const fs::path& path) {
-  nlohmann::json json = parse_json(text, path.string());
+  nlohmann::json json = parse_config_json(text, path.string());
   LACUNA_CHECK(json.is_object(), "{}: expected a JSON object", path.string());
   return json;
 }
@@ -160,7 +160,7 @@ void refuse_other_networks(std::span<const std::string> names, const std::string
       {"k_img", "an image-to-video network"},
   }};
   for (const std::string& name : names) {
-    const std::string dotted = "." + name + ".";
+    const std::string dotted = fmt::format(".{}.", name);
     for (const Sign& sign : kSigns) {
       LACUNA_CHECK(dotted.find(fmt::format(".{}.", sign.component)) == std::string::npos,
                    "{}: holds {}, so it is {}; expected a text-to-video network", who, name,
@@ -416,7 +416,7 @@ Checkpoint find_parts(std::span<const fs::path> paths) {
 
 }  // namespace
 
-nlohmann::json parse_json(std::string_view text, std::string_view who) {
+nlohmann::json parse_config_json(std::string_view text, std::string_view who) {
   const auto limit_depth = [&](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
     LACUNA_CHECK(depth <= kMaxDepth, "{}: JSON nested deeper than {}", who, kMaxDepth);
     return true;
@@ -429,7 +429,7 @@ nlohmann::json parse_json(std::string_view text, std::string_view who) {
 }
 
 std::vector<std::string> shard_files(std::string_view index_json, std::string_view who) {
-  const nlohmann::json index = parse_json(index_json, who);
+  const nlohmann::json index = parse_config_json(index_json, who);
   const auto map = index.is_object() ? index.find("weight_map") : index.end();
   LACUNA_CHECK(map != index.end() && map->is_object() && !map->empty(),
                "{}: no weight_map, expected tensor names and their files", who);

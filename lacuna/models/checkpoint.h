@@ -73,7 +73,7 @@ Checkpoint find_checkpoint(std::span<const std::filesystem::path> paths);
 TensorSet classify_tensors(std::span<const std::string> names);
 
 // JSON of a hostile file: nesting at most 64. Throws Error naming `who`.
-nlohmann::json parse_json(std::string_view text, std::string_view who);
+nlohmann::json parse_config_json(std::string_view text, std::string_view who);
 
 // The distinct file names in `weight_map` of a *.index.json, sorted. Plain names ending in
 // .safetensors only: a path would let a checkpoint read outside its folder.

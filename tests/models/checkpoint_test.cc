@@ -265,8 +265,8 @@ TEST(ShardFiles, OnlyPlainNamesAreFollowed) {
                            R"({"weight_map":{"a":1}})"}) {
     EXPECT_THROW(shard_files(json, "i"), Error) << json;
   }
-  EXPECT_THROW(parse_json(std::string(1000, '['), "deep"), Error);
-  EXPECT_THROW(parse_json(std::string(2'000'000, '['), "deep"), Error);
+  EXPECT_THROW(parse_config_json(std::string(1000, '['), "deep"), Error);
+  EXPECT_THROW(parse_config_json(std::string(2'000'000, '['), "deep"), Error);
 }
 
 }  // namespace

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/fuzz/parsers.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <variant>
+
+#include "lacuna/core/convert.h"
+#include "lacuna/core/error.h"
+#include "lacuna/core/gguf.h"
+#include "lacuna/core/safetensors.h"
+#include "lacuna/models/checkpoint.h"
+#include "lacuna/models/text/umt5.h"
+#include "lacuna/models/vae/vae_config.h"
+#include "lacuna/models/wan/wan_config.h"
+
+namespace lacuna::fuzz {
+namespace {
+
+// A promise that a parser broke: stop so that the fuzzer keeps the input.
+void require(bool holds, const char* promise) {
+  if (holds) return;
+  std::fprintf(stderr, "broken promise: %s\n", promise);
+  std::abort();
+}
+
+// The input as a file that needs no disk.
+class MemoryFile {
+ public:
+  explicit MemoryFile(std::span<const uint8_t> bytes) : fd_(::memfd_create("input", MFD_CLOEXEC)) {
+    require(fd_ >= 0, "memfd");
+    const auto size = static_cast<ssize_t>(bytes.size());
+    require(::write(fd_, bytes.data(), bytes.size()) == size, "memfd write");
+  }
+  ~MemoryFile() { ::close(fd_); }
+  MemoryFile(const MemoryFile&) = delete;
+  MemoryFile& operator=(const MemoryFile&) = delete;
+  std::filesystem::path path() const { return "/proc/self/fd/" + std::to_string(fd_); }
+
+ private:
+  int fd_;
+};
+
+// Reads every byte that an accepted tensor claims to have.
+void use_tensors(const TensorMap& tensors, size_t file_size) {
+  uint64_t total = 0;
+  for (const auto& [name, view] : tensors) {
+    require(view.rank <= kMaxRank && view.contiguous(), "row-major tensor of known rank");
+    const int64_t bytes = storage_bytes(view.dtype, view.numel());
+    total += static_cast<uint64_t>(bytes);
+    // A volatile sum, so that the reads happen.
+    volatile uint8_t sum = 0;
+    for (int64_t i = 0; i < bytes; ++i) sum = sum + static_cast<const uint8_t*>(view.data)[i];
+    if (view.dtype != DType::boolean) converted(view, DType::bf16);
+  }
+  require(total <= file_size, "tensors share no byte");
+}
+
+void use_value(const GgufFile& file, const std::string& key) {
+  // Each accessor either serves the value or throws Error.
+  const auto attempt = [](auto access) {
+    try {
+      access();
+    } catch (const Error&) {
+    }
+  };
+  attempt([&] { file.string(key); });
+  attempt([&] { file.integer(key); });
+  attempt([&] { file.number(key); });
+  attempt([&] { file.boolean(key); });
+  attempt([&] { file.strings(key); });
+  attempt([&] { file.floats(key); });
+  attempt([&] { file.integers(key); });
+}
+
+template <typename Parse>
+bool accepted(Parse parse) {
+  try {
+    parse();
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+}  // namespace
+
+bool try_safetensors(std::span<const uint8_t> input) {
+  const MemoryFile memory(input);
+  return accepted([&] {
+    const SafetensorsFile file(memory.path());
+    use_tensors(file.tensors(), input.size());
+  });
+}
+
+bool try_gguf(std::span<const uint8_t> input) {
+  const MemoryFile memory(input);
+  return accepted([&] {
+    const GgufFile file(memory.path());
+    use_tensors(file.tensors(), input.size());
+    for (const auto& [key, value] : file.metadata()) use_value(file, key);
+  });
+}
+
+bool try_json(std::span<const uint8_t> input) {
+  if (input.empty()) return false;
+  const std::string_view text(reinterpret_cast<const char*>(input.data()) + 1, input.size() - 1);
+  return accepted([&] {
+    switch (input[0] % 4) {
+      case 0:
+        for (const std::string& name : shard_files(text, "index")) {
+          require(std::filesystem::path(name).filename() == name, "a shard name is no path");
+        }
+        break;
+      case 1:
+        wan_config_from_json(text, "config").validate();
+        break;
+      case 2:
+        check_vae_config(parse_vae_config(text, "config"), "config");
+        break;
+      default:
+        umt5_config_from_json(text, "config").validate();
+    }
+  });
+}
+
+}  // namespace lacuna::fuzz
