@@ -24,7 +24,7 @@ struct Options {
   int64_t heads = 1, seq_len = 16384, head_dim = 128;
   int block = 128, reps = 5, threads = 1;
   bool bf16 = false;
-  std::string isa = "", mask = "random", skip = "none";
+  std::string isa = "", mask = "random", skip = "none", bias = "none";
   float skip_param = 0;
   std::vector<double> densities = {1.0};
 };
@@ -176,10 +176,17 @@ void run(const Options& o) {
   const std::vector<float> skip_param(static_cast<size_t>(o.heads), o.skip_param);
   p.skip = parse_skip(o.skip);
   p.skip_param = skip_param.data();
+  // Zeros: the sampled error stays that of plain attention.
+  std::vector<float> bias;
+  if (o.bias != "none") {
+    p.bias_q_stride = o.bias == "pair" ? o.seq_len : 0;
+    bias.assign(static_cast<size_t>(o.bias == "pair" ? o.seq_len * o.seq_len : o.seq_len), 0.0f);
+    p.bias = bias.data();
+  }
   std::vector<int64_t> pairs(static_cast<size_t>(o.heads));
   p.pv_pairs = pairs.data();
   const std::string kernel = cpu::attend_kernel_name(p, isa);
-  const bool native = kernel == "bf16 avx512_bf16";
+  const bool native = o.bf16 && isa >= cpu::Isa::avx512_bf16 && o.head_dim % 2 == 0;
   const double limit = (native                  ? peak.bf16_zmm
                         : isa == cpu::Isa::avx2 ? peak.fma_ymm
                                                 : peak.fma_zmm) *
@@ -243,6 +250,8 @@ int main(int argc, char** argv) {
   app.add_option("--mask", o.mask)->check(CLI::IsMember({"random", "window", "frames"}));
   app.add_option("--density", o.densities, "1 = dense, the reference of the efficiency column");
   app.add_option("--skip", o.skip, "none, running_max, running_lse, recall");
+  app.add_option("--bias", o.bias, "per key or per (query, key) pair")
+      ->check(CLI::IsMember({"none", "key", "pair"}));
   app.add_option("--skip-param", o.skip_param);
   CLI11_PARSE(app, argc, argv);
   try {

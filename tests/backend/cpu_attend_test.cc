@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// CPU attention at every instruction set level of this machine against a plain double-precision
-// attention written here, on buffers whose unused elements are NaN.
+// CPU attention at every instruction set level of this machine, and the AMX kernel on its software
+// tile unit, against a plain double-precision attention, on buffers whose unused elements are NaN.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "lacuna/backend/cpu/attend.h"
+#include "lacuna/backend/cpu/attend_run.h"
+#include "lacuna/backend/cpu/kernel_ops.h"
 #include "lacuna/core/error.h"
 #include "lacuna/core/threads.h"
 #include "tests/backend/cpu_attend_truth.h"
@@ -36,15 +38,32 @@ double out_error(const Call& c, const Truth& t) {
 struct Tolerance {
   double out, lse;
 };
+// Laws: f32 3e-6; bf16 2.2e-3 over many keys, where the rounding of P averages out.
 Tolerance tolerance(bool bf16) {
   return bf16 ? Tolerance{2.8e-3, 2e-3} : Tolerance{3e-6, 1e-5};
 }
 
+// One way to run a call: attend() at a level, or a kernel that attend() never chooses.
+struct Way {
+  const char* name;
+  Isa needs;
+  const KernelOps* ops = nullptr;
+};
+
+void run(Call& c, const Way& way) {
+  if (way.ops != nullptr) {
+    run_attend(c.params(), *way.ops);
+  } else {
+    attend(c.params(), way.needs);
+  }
+  c.out.read_back();
+}
+
 // Runs and compares everything the call asks for.
-void expect_truth(Call& c, Isa isa, const std::string& what) {
-  SCOPED_TRACE(what + " at " + std::string(isa_name(isa)));
+Truth expect_truth(Call& c, const Way& way, const std::string& what) {
+  SCOPED_TRACE(what);
   const Truth t = truth(c);
-  c.run(isa);
+  run(c, way);
   const Tolerance tol = tolerance(c.q.bf16);
   EXPECT_LE(out_error(c, t), tol.out);
   for (int64_t call = 0; call < c.p.num_heads; ++call) {
@@ -52,10 +71,10 @@ void expect_truth(Call& c, Isa isa, const std::string& what) {
     for (int64_t i = 0; i < c.p.q_len && !c.lse.empty(); ++i) {
       const size_t at = static_cast<size_t>(h * c.p.q_len + i);
       if (t.lse[at] == -kInf) {
-        ASSERT_EQ(c.lse[at], -kInf);
+        EXPECT_EQ(c.lse[at], -kInf);
       } else {
         // The law is for logits of order one; f32 itself is coarser at lse in the thousands.
-        ASSERT_NEAR(c.lse[at], t.lse[at], tol.lse * std::max(1.0, std::abs(t.lse[at]) / 16))
+        EXPECT_NEAR(c.lse[at], t.lse[at], tol.lse * std::max(1.0, std::abs(t.lse[at]) / 16))
             << "row " << i;
       }
     }
@@ -63,34 +82,44 @@ void expect_truth(Call& c, Isa isa, const std::string& what) {
     for (int64_t row = h * c.p.num_q_blocks; row < (h + 1) * c.p.num_q_blocks; ++row) {
       for (int64_t kb = 0; kb < c.p.num_k_blocks && !c.mass.empty(); ++kb) {
         const size_t at = static_cast<size_t>(row * c.p.num_k_blocks + kb);
-        ASSERT_NEAR(c.mass[at], t.mass[at], c.q.bf16 ? 1e-3 : 3e-6)
+        EXPECT_NEAR(c.mass[at], t.mass[at], c.q.bf16 ? 1e-3 : 3e-6)
             << "row " << row << " block " << kb;
       }
       for (int64_t w = 0; w < words && !c.bits.empty(); ++w)
-        ASSERT_EQ(c.bits[static_cast<size_t>(row * words + w)],
+        EXPECT_EQ(c.bits[static_cast<size_t>(row * words + w)],
                   t.bits[static_cast<size_t>(row * words + w)]);
     }
     if (!c.pv_pairs.empty()) {
       EXPECT_EQ(c.pv_pairs[static_cast<size_t>(call)], t.pairs[static_cast<size_t>(call)]);
     }
   }
+  return t;
 }
 
-class CpuAttend : public testing::TestWithParam<Isa> {
+class CpuAttend : public testing::TestWithParam<Way> {
  protected:
   void SetUp() override {
-    if (GetParam() > machine_isa()) GTEST_SKIP() << "this machine lacks " << isa_name(GetParam());
+    if (GetParam().needs > machine_isa())
+      GTEST_SKIP() << "this machine lacks " << isa_name(GetParam().needs);
+  }
+  // What the kernel takes: attend() takes all.
+  static bool emulated() { return GetParam().ops != nullptr; }
+  static std::vector<bool> dtypes() {
+    return emulated() ? std::vector<bool>{true} : std::vector<bool>{false, true};
   }
 };
 
-INSTANTIATE_TEST_SUITE_P(Levels, CpuAttend,
-                         testing::Values(Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::amx),
-                         [](const auto& info) { return std::string(isa_name(info.param)); });
+INSTANTIATE_TEST_SUITE_P(Kernels, CpuAttend,
+                         testing::Values(Way{"avx2", Isa::avx2}, Way{"avx512", Isa::avx512},
+                                         Way{"avx512_bf16", Isa::avx512_bf16}, Way{"amx", Isa::amx},
+                                         Way{"amx_emulated", Isa::avx512_bf16,
+                                             &kAttendBf16AmxEmulated}),
+                         [](const auto& info) { return std::string(info.param.name); });
 
 TEST_P(CpuAttend, DenseLengthsAndHeadDims) {
   constexpr int64_t kLengths[][2] = {{1, 1},  {1, 300},  {5, 3},    {16, 129}, {17, 12},
                                      {33, 7}, {64, 128}, {65, 255}, {130, 61}, {200, 257}};
-  for (const bool bf16 : {false, true})
+  for (const bool bf16 : dtypes())
     for (const int64_t dim : {64, 128})
       for (const auto& n : kLengths) {
         Call c(2, n[0], n[1], dim, bf16, static_cast<uint64_t>(n[0] * 1000 + n[1]));
@@ -101,8 +130,9 @@ TEST_P(CpuAttend, DenseLengthsAndHeadDims) {
 }
 
 TEST_P(CpuAttend, GenericHeadDims) {
-  for (const bool bf16 : {false, true})
+  for (const bool bf16 : dtypes())
     for (const int64_t dim : {1, 2, 7, 12, 31, 32, 80, 96, 256, 384, 1024}) {
+      if (emulated() && dim % kAttendBf16AmxEmulated.dim_multiple != 0) continue;
       Call c(1, 70, 141, dim, bf16, static_cast<uint64_t>(dim));
       c.want_everything();
       expect_truth(c, GetParam(), "head_dim " + std::to_string(dim));
@@ -110,10 +140,10 @@ TEST_P(CpuAttend, GenericHeadDims) {
 }
 
 TEST_P(CpuAttend, SparseUniformBlocks) {
-  for (const bool bf16 : {false, true})
+  for (const bool bf16 : dtypes())
     for (const int32_t block : {16, 64, 100, 128, 300})
       for (const bool shuffled : {false, true}) {
-        Call c(3, 333, 650, 64, bf16, 7);
+        Call c(3, 233, 450, 64, bf16, 7);
         c.head_ids = {2, 0};
         c.p.num_heads = 2;
         c.uniform(block, block);
@@ -121,14 +151,14 @@ TEST_P(CpuAttend, SparseUniformBlocks) {
         c.want_everything();
         expect_truth(c, GetParam(), "block " + std::to_string(block));
         // Head 1 was not asked for.
-        for (int64_t i = 0; i < 333; ++i) ASSERT_TRUE(std::isnan(c.out.get(1, i, 0)));
+        for (int64_t i = 0; i < 233; ++i) ASSERT_TRUE(std::isnan(c.out.get(1, i, 0)));
       }
 }
 
 TEST_P(CpuAttend, WritesOnlyItsElements) {
-  for (const bool bf16 : {false, true}) {
+  for (const bool bf16 : dtypes()) {
     Call c(2, 67, 40, 64, bf16);
-    c.run(GetParam());
+    run(c, GetParam());
     for (int64_t h = 0; h < 2; ++h)
       for (int64_t i = 0; i < 67; ++i)
         for (int64_t gap = 64; gap < c.out.token_stride; ++gap)
@@ -139,9 +169,9 @@ TEST_P(CpuAttend, WritesOnlyItsElements) {
 }
 
 TEST_P(CpuAttend, ClustersWithEmptyBlocksAndMass) {
-  for (const bool bf16 : {false, true})
+  for (const bool bf16 : dtypes())
     for (const uint64_t seed : {1u, 2u, 3u}) {
-      Call c(2, 400, 700, 128, bf16, seed);
+      Call c(2, 250, 450, 128, bf16, seed);
       c.clusters(9, 14, seed);
       c.keep_random(0.5, seed == 3, seed + 10);
       c.want_everything();
@@ -150,7 +180,7 @@ TEST_P(CpuAttend, ClustersWithEmptyBlocksAndMass) {
 }
 
 TEST_P(CpuAttend, DenseMassSumsToOne) {
-  Call c(1, 150, 500, 64, false);
+  Call c(1, 150, 500, 64, dtypes()[0]);
   c.uniform(64, 100);
   c.want_everything();
   expect_truth(c, GetParam(), "dense mass");
@@ -158,12 +188,12 @@ TEST_P(CpuAttend, DenseMassSumsToOne) {
     double sum = 0;
     for (int kb = 0; kb < c.p.num_k_blocks; ++kb)
       sum += c.mass[static_cast<size_t>(row * c.p.num_k_blocks + kb)];
-    EXPECT_NEAR(sum, 1.0, 1e-6);
+    EXPECT_NEAR(sum, 1.0, 1e-5);
   }
 }
 
 TEST_P(CpuAttend, KeyBias) {
-  for (const bool bf16 : {false, true}) {
+  for (const bool bf16 : dtypes()) {
     Call c(2, 90, 300, 128, bf16);
     Random random(5);
     for (int j = 0; j < 600; ++j) c.bias.push_back(j % 7 == 0 ? -kInf : 2 * random.normal());
@@ -176,7 +206,7 @@ TEST_P(CpuAttend, KeyBias) {
 }
 
 TEST_P(CpuAttend, PairBias) {
-  for (const bool bf16 : {false, true}) {
+  for (const bool bf16 : dtypes()) {
     Call c(2, 77, 190, 64, bf16);
     Random random(6);
     for (int j = 0; j < 2 * 77 * 190; ++j) c.bias.push_back(j % 11 == 3 ? -kInf : random.normal());
@@ -189,7 +219,7 @@ TEST_P(CpuAttend, PairBias) {
 }
 
 TEST_P(CpuAttend, RowsWithoutKeys) {
-  for (const bool bf16 : {false, true}) {
+  for (const bool bf16 : dtypes()) {
     // Everything masked by the bias.
     Call masked(1, 70, 130, 64, bf16);
     masked.bias.assign(130, -kInf);
@@ -212,26 +242,26 @@ TEST_P(CpuAttend, RowsWithoutKeys) {
 }
 
 TEST_P(CpuAttend, LowestFiniteBiasIsAPlainMean) {
-  Call c(1, 3, 40, 64, false);
+  Call c(1, 3, 40, 64, dtypes()[0]);
   c.bias.assign(40, std::numeric_limits<float>::lowest());
-  c.run(GetParam());
+  run(c, GetParam());
   for (int64_t d = 0; d < 64; ++d) {
     double mean = 0;
     for (int64_t j = 0; j < 40; ++j) mean += double{c.v.get(0, j, d)} / 40;
-    EXPECT_NEAR(c.out.get(0, 1, d), mean, 1e-6);
+    EXPECT_NEAR(c.out.get(0, 1, d), mean, emulated() ? 2e-3 : 1e-6);
   }
 }
 
 TEST_P(CpuAttend, ExtremeLogits) {
   // One key of each row's logits is about 1e4 above the rest: its value is the answer.
-  for (const bool bf16 : {false, true}) {
+  for (const bool bf16 : dtypes()) {
     Call c(1, 64, 200, 64, bf16);
     c.q.fill([](int64_t, int64_t i, int64_t d) { return d == i % 64 ? 1024.0f : 0.0f; });
     c.k.fill([](int64_t, int64_t j, int64_t d) {
       return d == j % 64 && j >= 64 && j < 128 ? 80.0f : -0.5f;
     });
     c.want_everything();
-    c.run(GetParam());
+    run(c, GetParam());
     for (int64_t i = 0; i < 64; ++i) {
       ASSERT_NEAR(c.lse[static_cast<size_t>(i)], 10240.0f, 0.01);
       for (int64_t d = 0; d < 64; ++d) ASSERT_NEAR(c.out.get(0, i, d), c.v.get(0, 64 + i, d), 1e-5);
@@ -241,7 +271,7 @@ TEST_P(CpuAttend, ExtremeLogits) {
 
 TEST_P(CpuAttend, LateMaximumAndUnderflow) {
   // Logits rise by thousands from piece to piece, then fall: early sums must vanish, not overflow.
-  Call c(1, 10, 512, 64, false);
+  Call c(1, 10, 512, 64, dtypes()[0]);
   c.q.fill([](int64_t, int64_t, int64_t) { return 1.0f; });
   c.k.fill([](int64_t, int64_t j, int64_t) {
     const int piece = static_cast<int>(j) / 128;
@@ -252,9 +282,10 @@ TEST_P(CpuAttend, LateMaximumAndUnderflow) {
 }
 
 TEST_P(CpuAttend, DenormalValues) {
+  if (emulated()) GTEST_SKIP() << "AMX takes denormals as zero";
   Call c(1, 5, 130, 64, false);
   c.v.fill([](int64_t, int64_t j, int64_t d) { return static_cast<float>(j + d) * 1e-42f; });
-  c.run(GetParam());
+  run(c, GetParam());
   const Truth t = truth(c);
   for (int64_t i = 0; i < 5; ++i)
     for (int64_t d = 0; d < 64; ++d)
@@ -262,9 +293,10 @@ TEST_P(CpuAttend, DenormalValues) {
 }
 
 TEST_P(CpuAttend, NanStaysInItsRow) {
-  Call c(1, 40, 100, 64, false);
+  Call c(1, 40, 100, 64, dtypes()[0]);
   c.q.at(0, 17, 3) = kNan;
-  c.run(GetParam());
+  c.q.sync();
+  run(c, GetParam());
   for (int64_t i = 0; i < 40; ++i) EXPECT_EQ(std::isnan(c.out.get(0, i, 0)), i == 17);
 }
 
@@ -294,30 +326,29 @@ TEST_P(CpuAttend, SkipRules) {
       {SkipKind::running_lse, -6.37f, 1},  {SkipKind::running_lse, -9.83f, 1},
       {SkipKind::recall, 0.9031f, 1},      {SkipKind::recall, 0.7f, 0.313f}};
   int64_t dropped = 0;
-  for (const bool bf16 : {false, true})
+  for (const bool bf16 : dtypes())
     for (const Rule& rule : kRules)
       for (const int layout : {0, 1, 2}) {
-        Call c(2, 310, 900, 64, bf16);
+        Call c(1, 200, 700, 64, bf16);
         set_levels(c, static_cast<uint64_t>(layout) + 3);
         if (layout == 0) c.uniform(128, 300);
         if (layout == 1) c.uniform(90, 70);
-        if (layout == 2) c.clusters(7, 11, 4);
+        if (layout == 2) c.clusters(5, 9, 4);
         if (layout > 0) c.keep_random(0.8, true, 9);
         c.p.skip = rule.kind;
-        c.skip_param = {rule.param, rule.param};
-        c.skip_kappa = {rule.kappa, rule.kappa};
+        c.skip_param = {rule.param};
+        c.skip_kappa = {rule.kappa};
         c.want_everything();
-        expect_truth(c, GetParam(),
-                     "rule " + std::to_string(static_cast<int>(rule.kind)) + " layout " +
-                         std::to_string(layout));
-        const Truth t = truth(c);
+        const Truth t = expect_truth(c, GetParam(),
+                                     "rule " + std::to_string(static_cast<int>(rule.kind)) +
+                                         " layout " + std::to_string(layout));
         for (uint64_t word : t.bits) dropped += word != 0;
       }
-  EXPECT_GT(dropped, 100);  // the rules did drop something
+  EXPECT_GT(dropped, 10);  // the rules did drop something
 }
 
 TEST_P(CpuAttend, RecallRuleKeepsItsPromise) {
-  Call dense(1, 256, 2048, 64, false, 11);
+  Call dense(1, 256, 2048, 64, dtypes()[0], 11);
   Random random(12);
   std::vector<float> level;
   for (int b = 0; b < 16; ++b) level.push_back(3 * random.normal());
@@ -325,11 +356,11 @@ TEST_P(CpuAttend, RecallRuleKeepsItsPromise) {
   for (size_t j = 0; j < 2048; ++j) dense.bias[j] = level[j / 128];
   Call kept = dense;
   dense.want_everything();
-  dense.run(GetParam());
+  run(dense, GetParam());
   kept.want_everything();
   kept.p.skip = SkipKind::recall;
   kept.skip_param = {0.9f};
-  kept.run(GetParam());
+  run(kept, GetParam());
   EXPECT_LT(kept.pv_pairs[0], dense.pv_pairs[0]);
   for (size_t i = 0; i < 256; ++i)
     EXPECT_GE(std::exp(double{kept.lse[i]} - double{dense.lse[i]}), 0.9 - 1e-5);
@@ -337,14 +368,14 @@ TEST_P(CpuAttend, RecallRuleKeepsItsPromise) {
 
 TEST_P(CpuAttend, SameBytesForAnyThreadCount) {
   const int before = num_threads();
-  for (const bool bf16 : {false, true}) {
+  for (const bool bf16 : dtypes()) {
     std::vector<std::vector<float>> results;
     for (const int threads : {1, 2, 5}) {
       set_num_threads(threads);
-      Call c(2, 1000, 3000, 64, bf16);
+      Call c(2, 500, 1500, 64, bf16);
       c.keep_random(0.5, false, 3);
       c.want_everything();
-      c.run(GetParam());
+      run(c, GetParam());
       std::vector<float> all = c.out.values;
       all.insert(all.end(), c.lse.begin(), c.lse.end());
       all.insert(all.end(), c.mass.begin(), c.mass.end());
@@ -357,11 +388,11 @@ TEST_P(CpuAttend, SameBytesForAnyThreadCount) {
 }
 
 TEST_P(CpuAttend, FullListEqualsDenseBytes) {
-  Call dense(1, 500, 1200, 128, false);
+  Call dense(1, 500, 1200, 128, dtypes()[0]);
   Call full = dense;
   full.keep_random(1.1, false, 1);
-  dense.run(GetParam());
-  full.run(GetParam());
+  run(dense, GetParam());
+  run(full, GetParam());
   EXPECT_EQ(std::memcmp(dense.out.values.data(), full.out.values.data(),
                         dense.out.values.size() * sizeof(float)),
             0);

@@ -175,10 +175,6 @@ struct Call {
     bits.assign(rows * static_cast<size_t>((p.num_k_blocks + 63) / 64), ~uint64_t{0});
     pv_pairs.assign(static_cast<size_t>(p.num_heads), -1);
   }
-  void run(Isa isa) {
-    attend(params(), isa);
-    out.read_back();
-  }
 };
 
 struct Range {

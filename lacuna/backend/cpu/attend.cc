@@ -103,8 +103,9 @@ std::string check_skip(const AttendParams& p) {
 
 const KernelOps& kernel_for(const AttendParams& p, Isa isa) {
   if (isa == Isa::avx2) return kAttendF32Avx2;
-  if (p.dtype == AttendDType::bf16 && isa >= Isa::avx512_bf16 && p.head_dim % 2 == 0)
-    return kAttendBf16Avx512Bf16;
+  if (p.dtype == AttendDType::f32 || isa == Isa::avx512) return kAttendF32Avx512;
+  if (isa == Isa::amx && p.head_dim % kAttendBf16Amx.dim_multiple == 0) return kAttendBf16Amx;
+  if (p.head_dim % kAttendBf16Avx512Bf16.dim_multiple == 0) return kAttendBf16Avx512Bf16;
   return kAttendF32Avx512;
 }
 

@@ -8,6 +8,7 @@ namespace {
 struct Vec : VecAvx512 {
   static constexpr bool kPairs = false;
   static F dot(F a, F b, F c) { return fma(a, b, c); }
+  static F exp2_p(F x) { return exp2(x); }
 };
 
 }  // namespace

@@ -21,14 +21,13 @@ const int32_t* head_offsets(const int32_t* offsets, int32_t num_blocks, int32_t 
   return offsets == nullptr ? nullptr : offsets + call * (int64_t{num_blocks} + 1);
 }
 
-// bf16 kernels pack keys in pairs: an odd piece takes one row more.
-int64_t packed_rows(int64_t keys) {
-  return keys + (keys & 1);
+int64_t round_up(int64_t n, int64_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
 }
 
 }  // namespace
 
-void HeadPlan::build(const AttendParams& p, int32_t call, bool plain) {
+void HeadPlan::build(const AttendParams& p, int32_t call, bool plain, int32_t key_multiple) {
   pieces.clear();
   first_piece.clear();
   tiles.clear();
@@ -47,7 +46,7 @@ void HeadPlan::build(const AttendParams& p, int32_t call, bool plain) {
     for (int64_t key = k.begin(b); key < k.end(b); key += kVoteKeys) {
       const int64_t keys = std::min<int64_t>(kVoteKeys, k.end(b) - key);
       pieces.push_back({key, packed_keys, static_cast<int32_t>(keys), b});
-      packed_keys += packed_rows(keys);
+      packed_keys += round_up(keys, key_multiple);
     }
   }
   first_piece.push_back(static_cast<int32_t>(pieces.size()));

@@ -34,7 +34,8 @@ struct HeadPlan {
 
   // `call` = call index of the head. plain: no block structure is visible from outside (dense, no
   // skip rule, no per-block output), so tiles and pieces take their full size everywhere.
-  void build(const AttendParams& params, int32_t call, bool plain);
+  // Packed rows of a piece are rounded up to key_multiple.
+  void build(const AttendParams& params, int32_t call, bool plain, int32_t key_multiple);
 };
 
 // Pieces of one query tile in visit order. None of them: piece() = kNone.

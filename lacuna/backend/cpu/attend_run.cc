@@ -60,9 +60,10 @@ void AttendRun::run(const AttendParams& params, const KernelOps& ops) {
   shared_plan_ = plain_ || (params.q_offsets == nullptr && params.k_offsets == nullptr);
   clear_outputs();
   if (params.num_heads == 0 || params.q_len == 0) return;
-  // Every block may add a row that makes its last piece even.
-  const int64_t max_rows = params.k_len + params.num_k_blocks + 1;
-  head_bytes_ = (max_rows * params.head_dim * ops.element_bytes + 63) / 64 * 64;
+  // The last piece of every block may be rounded up.
+  const int64_t max_rows =
+      params.k_len + (int64_t{params.num_k_blocks} + 1) * (ops.key_multiple - 1);
+  head_bytes_ = (max_rows * params.head_dim * ops.element_bytes / 64 + 1) * 64;
   const int64_t per_chunk = std::max<int64_t>(1, kPackedBudget / (2 * head_bytes_));
   for (int64_t first = 0; first < params.num_heads; first += per_chunk)
     run_chunk(static_cast<int32_t>(first),
@@ -88,7 +89,8 @@ void AttendRun::run_chunk(int32_t first, int32_t count) {
   const int32_t num_plans = shared_plan_ ? 1 : count;
   if (plans_.size() < static_cast<size_t>(num_plans)) plans_.resize(num_plans);
   if (!shared_plan_ || first == 0)
-    for (int32_t i = 0; i < num_plans; ++i) plans_[i].build(*p_, first + i, plain_);
+    for (int32_t i = 0; i < num_plans; ++i)
+      plans_[i].build(*p_, first + i, plain_, ops_->key_multiple);
   packed_k_.get(head_bytes_ * count);
   packed_v_.get(head_bytes_ * count);
   if (p_->bias != nullptr && p_->bias_q_stride == 0) key_bias_.get_array<float>(p_->k_len * count);
@@ -164,8 +166,10 @@ void AttendRun::run_task(const Task& task) {
   static thread_local TileBatch batch;
   int64_t pairs = 0;
   batch.begin(p, *ops_, head);
+  if (ops_->begin != nullptr) ops_->begin();
   for (int32_t i = 0; i < task.num_tiles; i += kSuperTiles)
     pairs += batch.run(task.first_tile + i, std::min(kSuperTiles, task.num_tiles - i));
+  if (ops_->end != nullptr) ops_->end();
   if (p.pv_pairs != nullptr)
     std::atomic_ref<int64_t>(p.pv_pairs[call]).fetch_add(pairs, std::memory_order_relaxed);
 }

@@ -126,7 +126,7 @@ void TileBatch::step(State& s, int32_t piece_index, int32_t next) {
   if (s.kept != nullptr)
     (drop ? s.skipped : s.kept)[piece.block / 64] |= uint64_t{1} << (piece.block % 64);
   if (drop) return;
-  ops_->softmax(scores, piece.keys, rows, &s.rows);
+  ops_->softmax(scores, piece.keys, rows, vote_.active() ? 0.0f : ops_->max_slack, &s.rows);
   vote_.kept(s.rows);
   if (p.block_mass != nullptr) {
     MassRecord& record = mass_[&s - states_.data()].emplace_back();

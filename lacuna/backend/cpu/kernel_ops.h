@@ -32,14 +32,23 @@ struct RowsView {
   AttendDType dtype;
 };
 
-// Packed sizes: K and V take exactly `depth` elements a key, whatever the number of keys (V of a
-// bf16 kernel: keys rounded up to even). All buffers are 64-byte aligned unless said.
+// Packed K and V of a piece take head_dim elements for each of its keys, their number rounded up to
+// key_multiple. Buffers are 64-byte aligned unless said.
 struct KernelOps {
   const char* name;
   int32_t element_bytes;  // of packed K, V and Q: 4 (f32) or 2 (bf16)
-  bool even_head_dim;     // the kernel takes channels in pairs
+  int32_t key_multiple;
+  int32_t dim_multiple;  // head_dim must be a multiple of this
+  // How far (log2 units) a row's maximum may rise before m follows it: > 0 spares a kernel most
+  // rescaling of O. Used without a skip rule only, whose votes need the true maximum.
+  float max_slack;
 
-  // Q of a tile -> [granule][head_dim][16]; padding rows become zero. An f32 kernel multiplies by
+  // Around a run of calls on one thread, for register state; may be null.
+  void (*begin)();
+  void (*end)();
+
+  // Q of a tile -> [granule][head_dim][16]; padding rows become zero. There is room for four
+  // granules in every buffer of a tile. An f32 kernel multiplies by
   // `scale`, a bf16 kernel leaves that to scores().
   void (*pack_q)(const RowsView& q, int32_t rows, int32_t head_dim, float scale, void* packed);
   // One piece; `packed` needs no alignment.
@@ -50,8 +59,9 @@ struct KernelOps {
   void (*scores)(const void* packed_k, const void* packed_q, int32_t keys, int32_t rows,
                  int32_t head_dim, float scale, const float* key_bias, float* s, TileRows* state,
                  const char* next, int64_t next_bytes);
-  // Merges mhat into m, sets alpha and sum, updates l; s becomes P in the kernel's own format.
-  void (*softmax)(float* s, int32_t keys, int32_t rows, TileRows* state);
+  // Where mhat > m + slack, m = mhat; sets alpha and sum, updates l; s becomes P in the kernel's
+  // own format.
+  void (*softmax)(float* s, int32_t keys, int32_t rows, float slack, TileRows* state);
   // o [granule][head_dim][16] = o * alpha + V^T P; `first` takes o as zero without reading it.
   void (*accumulate)(const void* packed_v, const void* p, int32_t keys, int32_t rows,
                      int32_t head_dim, bool first, const TileRows* state, float* o,
@@ -65,5 +75,9 @@ struct KernelOps {
 extern const KernelOps kAttendF32Avx2;
 extern const KernelOps kAttendF32Avx512;
 extern const KernelOps kAttendBf16Avx512Bf16;
+extern const KernelOps kAttendBf16Amx;
+// The AMX kernel's source on a software model of the tile unit, for tests on any AVX512-BF16
+// machine; slow, never chosen by attend().
+extern const KernelOps kAttendBf16AmxEmulated;
 
 }  // namespace lacuna::cpu

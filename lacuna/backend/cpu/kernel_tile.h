@@ -3,7 +3,9 @@
 //   kPairs  false: units are f32 numbers; true: units are pairs of bf16, of adjacent channels in K
 //           and Q, of adjacent keys in V and P
 //   dot(a, b, c)  c + a . b per 32-bit unit
-//   store_probability(dst, even key's p, odd key's p)  for pairs
+//   exp2_p(x)     2^x, as exact as P needs it
+//   for pairs also store_probability(dst, even key's p, odd key's p) and
+//   interleave_bf16(even key's row, odd key's row or null, channels)
 // Included by kernel files only: everything lives in an anonymous namespace, so that code built
 // with wide ISA flags cannot be picked by the linker for others.
 //
@@ -215,36 +217,36 @@ struct TileKernel {
   }
 
   // --- P = 2^(S - m) --------------------------------------------------------------------------
-  static void softmax(float* s, int32_t keys, int32_t rows, TileRows* state) {
+  static void softmax(float* s, int32_t keys, int32_t rows, float slack, TileRows* state) {
     for (int v = 0; v < granules(rows) * kPerGranule; ++v) {
       const int at = v * kLanes;
       float* x = s + vector_offset(v, kScoreStride);
       const F before = V::load(state->m + at);
-      const F m = V::max(before, V::load(state->mhat + at));
+      const F m = V::raise(before, V::load(state->mhat + at), V::set(slack));
       const F shift = V::finite_or_zero(m);
       const F alpha = V::exp2(V::sub(before, shift));
       F sum = V::zero(), sum_odd = V::zero();
       int key = 0;
       if constexpr (V::kPairs) {
         for (; key < keys; key += 2) {
-          const F even = V::exp2(V::sub(V::load(x + key * kGranule), shift));
+          const F even = V::exp2_p(V::sub(V::load(x + key * kGranule), shift));
           F odd = V::zero();
-          if (key + 1 < keys) odd = V::exp2(V::sub(V::load(x + (key + 1) * kGranule), shift));
+          if (key + 1 < keys) odd = V::exp2_p(V::sub(V::load(x + (key + 1) * kGranule), shift));
           sum = V::add(sum, even);
           sum_odd = V::add(sum_odd, odd);
           V::store_probability(x + key / 2 * kGranule, even, odd);
         }
       } else {
         for (; key + 2 <= keys; key += 2) {
-          const F even = V::exp2(V::sub(V::load(x + key * kGranule), shift));
-          const F odd = V::exp2(V::sub(V::load(x + (key + 1) * kGranule), shift));
+          const F even = V::exp2_p(V::sub(V::load(x + key * kGranule), shift));
+          const F odd = V::exp2_p(V::sub(V::load(x + (key + 1) * kGranule), shift));
           sum = V::add(sum, even);
           sum_odd = V::add(sum_odd, odd);
           V::store(x + key * kGranule, even);
           V::store(x + (key + 1) * kGranule, odd);
         }
         if (key < keys) {
-          const F even = V::exp2(V::sub(V::load(x + key * kGranule), shift));
+          const F even = V::exp2_p(V::sub(V::load(x + key * kGranule), shift));
           sum = V::add(sum, even);
           V::store(x + key * kGranule, even);
         }
@@ -376,8 +378,19 @@ struct TileKernel {
   }
 
   static constexpr KernelOps ops(const char* name) {
-    return {name,   V::kPairs ? 2 : 4, V::kPairs,  pack_q, pack_k,   pack_v,
-            scores, softmax,           accumulate, finish, exp2_rows};
+    KernelOps ops{};
+    ops.name = name;
+    ops.element_bytes = V::kPairs ? 2 : 4;
+    ops.key_multiple = ops.dim_multiple = kUnit;
+    ops.pack_q = pack_q;
+    ops.pack_k = pack_k;
+    ops.pack_v = pack_v;
+    ops.scores = scores;
+    ops.softmax = softmax;
+    ops.accumulate = accumulate;
+    ops.finish = finish;
+    ops.exp2_rows = exp2_rows;
+    return ops;
   }
 };
 

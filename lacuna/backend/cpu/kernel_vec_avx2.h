@@ -26,6 +26,10 @@ struct VecAvx2 {
   static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
   static F max(F a, F b) { return _mm256_max_ps(a, b); }
 
+  // x where x > m + slack, else m.
+  static F raise(F m, F x, F slack) {
+    return _mm256_blendv_ps(m, x, _mm256_cmp_ps(x, add(m, slack), _CMP_GT_OQ));
+  }
   // x where x is not -inf, else 0: keeps (-inf) - (-inf) out of the exponent.
   static F finite_or_zero(F x) {
     return _mm256_and_ps(x, _mm256_cmp_ps(x, set(-__builtin_inff()), _CMP_NEQ_UQ));

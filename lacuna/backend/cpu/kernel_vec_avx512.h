@@ -32,6 +32,10 @@ struct VecAvx512 {
   static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
   static F max(F a, F b) { return _mm512_max_ps(a, b); }
 
+  // x where x > m + slack, else m.
+  static F raise(F m, F x, F slack) {
+    return _mm512_mask_mov_ps(m, _mm512_cmp_ps_mask(x, add(m, slack), _CMP_GT_OQ), x);
+  }
   // x where x is not -inf, else 0: keeps (-inf) - (-inf) out of the exponent.
   static F finite_or_zero(F x) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, set(-__builtin_inff()), _CMP_NEQ_UQ), x);
