@@ -9,15 +9,17 @@ deps:
 
 build: deps
 	cmake --preset release > /dev/null
-	cmake --build --preset release -j $(JOBS)
+	cmake --build --preset release -j $(JOBS) --target lacuna_cli
 
-test: build check
-	cd $(BUILD) && ctest --output-on-failure -j $(JOBS)
+test: build
+	cmake --build --preset release -j $(JOBS)
+	cd $(BUILD) && ctest --output-on-failure
+	scripts/check
 
 asan: deps
 	cmake --preset asan > /dev/null
 	cmake --build --preset asan -j $(JOBS)
-	cd build/asan && ctest --output-on-failure -j $(JOBS) -LE slow
+	cd build/asan && ctest --output-on-failure -LE 'cli|pipeline'
 
 demo: build
 	scripts/demo

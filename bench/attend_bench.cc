@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention of the CPU backend: time, share of the machine's measured peak and error, dense and
 // sparse. The first lines are the peaks that the shares refer to.
+#include "bench/attend_bench.h"
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <memory>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -26,14 +30,15 @@ struct Options {
   bool bf16 = false;
   std::string isa = "", mask = "random", skip = "none", bias = "none";
   float skip_param = 0;
-  std::vector<double> densities = {1.0};
+  bool json = false;
+  std::vector<double> densities = {1.0, 0.5, 0.25, 0.1, 0.05};
 };
 
 cpu::Isa parse_isa(const std::string& name) {
   if (name.empty()) return cpu::active_isa();
   for (cpu::Isa isa : {cpu::Isa::avx2, cpu::Isa::avx512, cpu::Isa::avx512_bf16, cpu::Isa::amx})
     if (cpu::isa_name(isa) == name && isa <= cpu::machine_isa()) return isa;
-  fail("attend_bench: isa {}, expected one that this machine has", name);
+  fail("bench attend: isa {}, expected one that this machine has", name);
 }
 
 SkipKind parse_skip(const std::string& name) {
@@ -41,7 +46,7 @@ SkipKind parse_skip(const std::string& name) {
   if (name == "running_max") return SkipKind::running_max;
   if (name == "running_lse") return SkipKind::running_lse;
   if (name == "recall") return SkipKind::recall;
-  fail("attend_bench: skip {}, expected none, running_max, running_lse or recall", name);
+  fail("bench attend: skip {}, expected none, running_max, running_lse or recall", name);
 }
 
 // Kept blocks of one head; the block nearest the diagonal always stays.
@@ -165,12 +170,70 @@ AttendParams make_params(const Options& o, Data& data) {
   return p;
 }
 
+struct Row {
+  double density, pv_density, ms, ms_min, gflops, share, efficiency, rel_l2;  // efficiency 0 = none
+};
+
+void print_machine(const Options& o, const CpuPeak& peak, const std::string& kernel) {
+  if (o.json) {
+    fmt::print(
+        "{{\"fma_ymm_gflops\": {:.1f}, \"fma_zmm_gflops\": {:.1f}, \"bf16_zmm_gflops\": {:.1f}}}\n",
+        peak.fma_ymm, peak.fma_zmm, peak.bf16_zmm);
+    return;
+  }
+  fmt::print("peak, one core, GFLOP/s: FMA ymm {:.1f}, FMA zmm {:.1f}, vdpbf16ps zmm {:.1f}\n",
+             peak.fma_ymm, peak.fma_zmm, peak.bf16_zmm);
+  fmt::print("{}, {} heads x {} tokens x {}, {} threads, {} blocks of {}, skip {}\n", kernel,
+             o.heads, o.seq_len, o.head_dim, o.threads, o.mask, o.block, o.skip);
+  fmt::print("{:>8} {:>8} {:>9} {:>9} {:>9} {:>7} {:>7} {:>9}\n", "density", "pv", "ms", "ms min",
+             "GFLOP/s", "peak", "effic.", "rel_l2");
+}
+
+void print_row(const Options& o, const std::string& kernel, const Row& r) {
+  if (o.json) {
+    fmt::print(
+        "{{\"name\": \"attend\", \"kernel\": \"{}\", \"dtype\": \"{}\", \"seq_len\": {}, "
+        "\"num_heads\": {}, \"head_dim\": {}, \"threads\": {}, \"block\": {}, \"pattern\": \"{}\", "
+        "\"skip\": \"{}\", \"density\": {:.4f}, \"pv_density\": {:.4f}, \"ms\": {:.3f}, "
+        "\"ms_min\": {:.3f}, \"gflops\": {:.1f}, \"share_of_peak\": {:.4f}, \"efficiency\": "
+        "{:.4f}, "
+        "\"rel_l2\": {:.3e}}}\n",
+        kernel, o.bf16 ? "bf16" : "f32", o.seq_len, o.heads, o.head_dim, o.threads, o.block,
+        r.density < 1 ? o.mask : "dense", o.skip, r.density, r.pv_density, r.ms, r.ms_min, r.gflops,
+        r.share, r.efficiency, r.rel_l2);
+  } else {
+    fmt::print("{:8.3f} {:8.3f} {:9.2f} {:9.2f} {:9.1f} {:6.1f}% {:>7} {:9.1e}\n", r.density,
+               r.pv_density, r.ms, r.ms_min, r.gflops, 100 * r.share,
+               r.efficiency > 0 ? fmt::format("{:.3f}", r.efficiency) : "-", r.rel_l2);
+  }
+  std::fflush(stdout);
+}
+
+// Sorted wall times of o.reps calls, after one that warms scratch memory and page tables.
+std::vector<double> time_calls(const Options& o, const AttendParams& p, cpu::Isa isa) {
+  cpu::attend(p, isa);
+  std::vector<double> times;
+  for (int i = 0; i < o.reps; ++i) {
+    const auto begin = std::chrono::steady_clock::now();
+    cpu::attend(p, isa);
+    const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - begin;
+    times.push_back(1e3 * spent.count());
+  }
+  std::sort(times.begin(), times.end());
+  return times;
+}
+
+// GFLOP/s that o.threads cores could do at most in the kernel's arithmetic.
+double peak_of(const Options& o, const CpuPeak& peak, cpu::Isa isa) {
+  const bool native = o.bf16 && isa >= cpu::Isa::avx512_bf16 && o.head_dim % 2 == 0;
+  const double core = native ? peak.bf16_zmm : isa == cpu::Isa::avx2 ? peak.fma_ymm : peak.fma_zmm;
+  return core * o.threads;
+}
+
 void run(const Options& o) {
   set_num_threads(o.threads);
   const cpu::Isa isa = parse_isa(o.isa);
   const CpuPeak peak = measure_cpu_peak(cpu::machine_isa());
-  std::printf("peak, one core, GFLOP/s: FMA ymm %.1f, FMA zmm %.1f, vdpbf16ps zmm %.1f\n",
-              peak.fma_ymm, peak.fma_zmm, peak.bf16_zmm);
   Data data(o);
   AttendParams p = make_params(o, data);
   const std::vector<float> skip_param(static_cast<size_t>(o.heads), o.skip_param);
@@ -186,19 +249,9 @@ void run(const Options& o) {
   std::vector<int64_t> pairs(static_cast<size_t>(o.heads));
   p.pv_pairs = pairs.data();
   const std::string kernel = cpu::attend_kernel_name(p, isa);
-  const bool native = o.bf16 && isa >= cpu::Isa::avx512_bf16 && o.head_dim % 2 == 0;
-  const double limit = (native                  ? peak.bf16_zmm
-                        : isa == cpu::Isa::avx2 ? peak.fma_ymm
-                                                : peak.fma_zmm) *
-                       o.threads;
-  std::printf("%s, %lld x %lld x %lld, %d threads, %s blocks of %d, skip %s\n", kernel.c_str(),
-              static_cast<long long>(o.heads), static_cast<long long>(o.seq_len),
-              static_cast<long long>(o.head_dim), o.threads, o.mask.c_str(), o.block,
-              o.skip.c_str());
-  std::printf("%8s %8s %9s %9s %9s %7s %7s %9s\n", "density", "pv", "ms", "ms min", "GFLOP/s",
-              "peak", "effic.", "rel_l2");
-  const double pair_count = static_cast<double>(o.heads) * static_cast<double>(o.seq_len) *
-                            static_cast<double>(o.seq_len);
+  print_machine(o, peak, kernel);
+  const double all_pairs = static_cast<double>(o.heads) * static_cast<double>(o.seq_len) *
+                           static_cast<double>(o.seq_len);
   double dense_ms = 0;
   for (const double wanted : o.densities) {
     Lists lists;
@@ -206,59 +259,55 @@ void run(const Options& o) {
     if (wanted < 1) lists = make_lists(o.mask, p.num_k_blocks, o.heads, wanted);
     p.row_begin = wanted < 1 ? lists.row_begin.data() : nullptr;
     p.cols = lists.cols.data();
-    cpu::attend(p, isa);  // warm-up: scratch memory, page faults
-    std::vector<double> times;
-    for (int i = 0; i < o.reps; ++i) {
-      const auto begin = std::chrono::steady_clock::now();
-      cpu::attend(p, isa);
-      const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - begin;
-      times.push_back(1e3 * spent.count());
-    }
-    std::sort(times.begin(), times.end());
+    const std::vector<double> times = time_calls(o, p, isa);
     data.read_back();
-    int64_t pv = 0;
-    for (int64_t n : pairs) pv += n;
+    const double pv = static_cast<double>(std::accumulate(pairs.begin(), pairs.end(), int64_t{0}));
     if (wanted >= 1) dense_ms = times[0];
-    const double flops = 2.0 * static_cast<double>(o.head_dim) *
-                         (pair_count * lists.density + static_cast<double>(pv));
-    const double rate = 1e-6 * flops / times[0];
-    std::printf("%8.3f %8.3f %9.2f %9.2f %9.1f %6.1f%% %7s %9.1e\n", lists.density,
-                static_cast<double>(pv) / pair_count, times[times.size() / 2], times[0], rate,
-                100 * rate / limit,
-                dense_ms > 0 && wanted < 1
-                    ? fmt::format("{:.3f}", dense_ms * lists.density / times[0]).c_str()
-                    : "-",
-                sampled_error(o, data, p));
-    std::fflush(stdout);
+    const double flops = 2.0 * static_cast<double>(o.head_dim) * (all_pairs * lists.density + pv);
+    Row row{lists.density, pv / all_pairs, times[times.size() / 2], times[0]};
+    row.gflops = 1e-6 * flops / times[0];
+    row.share = row.gflops / peak_of(o, peak, isa);
+    row.efficiency = dense_ms > 0 && wanted < 1 ? dense_ms * lists.density / times[0] : 0.0;
+    row.rel_l2 = sampled_error(o, data, p);
+    print_row(o, kernel, row);
   }
 }
 
 }  // namespace
-}  // namespace lacuna::bench
 
-int main(int argc, char** argv) {
-  lacuna::bench::Options o;
-  CLI::App app("CPU attention: time, share of peak, error");
-  app.add_option("--heads", o.heads)->check(CLI::PositiveNumber);
-  app.add_option("--seq-len", o.seq_len)->check(CLI::PositiveNumber);
-  app.add_option("--head-dim", o.head_dim)->check(CLI::PositiveNumber);
-  app.add_flag("--bf16", o.bf16);
-  app.add_option("--isa", o.isa, "avx2, avx512, avx512_bf16, amx; default: LACUNA_ISA or the best");
-  app.add_option("--threads", o.threads)->check(CLI::PositiveNumber);
-  app.add_option("--reps", o.reps)->check(CLI::PositiveNumber);
-  app.add_option("--block", o.block)->check(CLI::PositiveNumber);
-  app.add_option("--mask", o.mask)->check(CLI::IsMember({"random", "window", "frames"}));
-  app.add_option("--density", o.densities, "1 = dense, the reference of the efficiency column");
-  app.add_option("--skip", o.skip, "none, running_max, running_lse, recall");
-  app.add_option("--bias", o.bias, "per key or per (query, key) pair")
-      ->check(CLI::IsMember({"none", "key", "pair"}));
-  app.add_option("--skip-param", o.skip_param);
-  CLI11_PARSE(app, argc, argv);
-  try {
-    lacuna::bench::run(o);
-  } catch (const lacuna::Error& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return 1;
-  }
-  return 0;
+void add_attend_bench(CLI::App& bench) {
+  auto* command = bench.add_subcommand("attend", "Attention kernels: time, share of peak, error");
+  auto o = std::make_shared<Options>();
+  command->add_option("--heads", o->heads)->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--seq-len", o->seq_len)->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--head-dim", o->head_dim)->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_flag("--bf16", o->bf16, "bf16 q, k, v; default f32");
+  command->add_option("--isa", o->isa,
+                      "avx2, avx512, avx512_bf16, amx; default: LACUNA_ISA or the best");
+  command->add_option("-t,--threads", o->threads)
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--reps", o->reps, "Timed calls per row")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--block", o->block, "Tokens per block")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--mask", o->mask, "Which blocks are kept below density 1")
+      ->check(CLI::IsMember({"random", "window", "frames"}))
+      ->capture_default_str();
+  command
+      ->add_option("--density", o->densities, "1 = dense, the reference of the efficiency column")
+      ->check(CLI::Range(0.001, 1.0))
+      ->multi_option_policy(CLI::MultiOptionPolicy::Throw);
+  command->add_option("--skip", o->skip, "none, running_max, running_lse or recall")
+      ->capture_default_str();
+  command->add_option("--skip-param", o->skip_param, "lambda, or r of recall");
+  command->add_option("--bias", o->bias, "per key or per (query, key) pair")
+      ->check(CLI::IsMember({"none", "key", "pair"}))
+      ->capture_default_str();
+  command->add_flag("--json", o->json, "One JSON object a line: the machine, then the rows");
+  command->callback([o] { run(*o); });
 }
+
+}  // namespace lacuna::bench

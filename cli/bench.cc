@@ -6,7 +6,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
-// BENCH #include "bench/attend_bench.h"
+#include "bench/attend_bench.h"
 #include "cli/command.h"
 #include "cli/interrupt.h"
 #include "cli/options.h"
@@ -133,7 +133,7 @@ void add_bench(CLI::App& app) {
   auto* command = app.add_subcommand("bench", "Time attention or whole forwards on this machine");
   command->group("Commands");
   command->require_subcommand(1);
-  // BENCH bench::add_attend_bench(*command);
+  bench::add_attend_bench(*command);
   add_bench_generate(*command);
 }
 
