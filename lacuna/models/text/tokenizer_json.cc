@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "lacuna/core/error.h"
+#include "lacuna/models/text/hostile_json.h"
 #include "lacuna/models/text/unigram_model.h"
 
 namespace lacuna {
@@ -15,18 +16,12 @@ constexpr size_t kMaxBytes = size_t{256} << 20;
 constexpr size_t kMaxSteps = 32;
 constexpr int kMaxNesting = 8;
 
-std::string shown(const Json& value) {
-  std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
-  if (text.size() > 60) text = text.substr(0, 57) + "...";
-  return text;
-}
-
 // Reads one JSON object; every complaint names the file.
 class Object {
  public:
   Object(const Json& json, std::string_view what, std::string_view who)
       : json_(json), what_(what), who_(who) {
-    LACUNA_CHECK(json.is_object(), "{}: {} is {}, expected an object", who, what, shown(json));
+    LACUNA_CHECK(json.is_object(), "{}: {} is {}, expected an object", who, what, shown_json(json));
   }
 
   // Present and not null, else nullptr.
@@ -38,7 +33,7 @@ class Object {
     const Json* value = find(key);
     if (value == nullptr) return absent;
     LACUNA_CHECK(value->is_boolean(), "{}: {} `{}` is {}, expected true or false", who_, what_, key,
-                 shown(*value));
+                 shown_json(*value));
     return value->get<bool>();
   }
   const std::string& text(const char* key) const {
@@ -58,7 +53,7 @@ class Object {
     const bool fits = value != nullptr && value->is_number_unsigned() &&
                       value->get<uint64_t>() <= uint64_t{1} << 30;
     LACUNA_CHECK(fits, "{}: {} `{}` is {}, expected a token id", who_, what_, key,
-                 value == nullptr ? "missing" : shown(*value));
+                 value == nullptr ? "missing" : shown_json(*value));
     return static_cast<int32_t>(value->get<uint64_t>());
   }
   bool has(const char* key) const { return json_.contains(key); }
@@ -118,8 +113,8 @@ class Reader {
  private:
   void read_model(const Object& model) {
     if (model.find("type") != nullptr) {
-      LACUNA_CHECK(model.text("type") == "Unigram", "{}: model type `{}`, expected Unigram", who_,
-                   model.text("type"));
+      LACUNA_CHECK(model.text("type") == "Unigram", "{}: model type {}, expected Unigram", who_,
+                   shown_json(model.text("type")));
     }
     const Json& vocab = model.array("vocab");
     out_.pieces.reserve(vocab.size());
@@ -127,7 +122,7 @@ class Reader {
       LACUNA_CHECK(
           entry.is_array() && entry.size() == 2 && entry[0].is_string() && entry[1].is_number(),
           "{}: vocab entry {} is {}, expected [piece, score]", who_, out_.pieces.size(),
-          shown(entry));
+          shown_json(entry));
       const auto& text = entry[0].get_ref<const std::string&>();
       if (text == "</s>") out_.eos_id = static_cast<int32_t>(out_.pieces.size());
       out_.pieces.push_back({text, entry[1].get<float>(), PieceType::normal});
@@ -165,7 +160,8 @@ class Reader {
       read_pattern(object, step);
       step.content = object.text("content");
     } else {
-      fail("{}: normalizer `{}`, expected Precompiled, Strip, Replace or Sequence", who_, type);
+      fail("{}: normalizer {}, expected Precompiled, Strip, Replace or Sequence", who_,
+           shown_json(type));
     }
     rules_.normalizer.push_back(std::move(step));
   }
@@ -181,9 +177,9 @@ class Reader {
       return;
     }
     const std::string& regex = pattern.text("Regex");
-    LACUNA_CHECK(regex == " {2,}", "{}: Replace of the expression `{}`, expected ` {{2,}}`", who_,
-                 regex.substr(0, 60));
-    step.pattern = " ";
+    LACUNA_CHECK(regex == " {2,}", "{}: Replace of the expression {}, expected \" {{2,}}\"", who_,
+                 shown_json(regex));
+    step.pattern.assign(1, ' ');
     step.runs = true;
   }
 
@@ -191,7 +187,8 @@ class Reader {
     const Object object(json, "pre_tokenizer", who_);
     const std::string& type = object.text("type");
     LACUNA_CHECK(depth < kMaxNesting, "{}: pre-tokenizers nested too deep", who_);
-    LACUNA_CHECK(!metaspace_, "{}: pre-tokenizer `{}` behind Metaspace, expected none", who_, type);
+    LACUNA_CHECK(!metaspace_, "{}: pre-tokenizer {} behind Metaspace, expected none", who_,
+                 shown_json(type));
     if (type == "Sequence") {
       for (const Json& inner : object.array("pretokenizers")) read_pre_tokenizer(inner, depth + 1);
     } else if (type == "WhitespaceSplit") {
@@ -200,14 +197,15 @@ class Reader {
       metaspace_ = true;
       read_metaspace(object);
     } else {
-      fail("{}: pre-tokenizer `{}`, expected Metaspace, WhitespaceSplit or Sequence", who_, type);
+      fail("{}: pre-tokenizer {}, expected Metaspace, WhitespaceSplit or Sequence", who_,
+           shown_json(type));
     }
   }
 
   void read_metaspace(const Object& object) {
     LACUNA_CHECK(object.text("replacement") == "\xe2\x96\x81",
-                 "{}: Metaspace replacement `{}`, expected U+2581", who_,
-                 object.text("replacement"));
+                 "{}: Metaspace replacement {}, expected U+2581", who_,
+                 shown_json(object.text("replacement")));
     rules_.split_words = object.flag("split", true);
     // Files older than tokenizers 0.15 only have the flag.
     using Prefix = HuggingFaceRules::Prefix;
@@ -215,7 +213,8 @@ class Reader {
     if (object.find("prepend_scheme") == nullptr) return;
     const std::string& scheme = object.text("prepend_scheme");
     LACUNA_CHECK(scheme == "always" || scheme == "first" || scheme == "never",
-                 "{}: prepend_scheme `{}`, expected always, first or never", who_, scheme);
+                 "{}: prepend_scheme {}, expected always, first or never", who_,
+                 shown_json(scheme));
     rules_.prefix = scheme == "always"  ? Prefix::always
                     : scheme == "first" ? Prefix::first
                                         : Prefix::never;
@@ -227,8 +226,8 @@ class Reader {
       AddedToken token{object.text("content"), object.id("id"), object.flag("lstrip", false),
                        object.flag("rstrip", false), object.flag("normalized", false)};
       LACUNA_CHECK(!object.flag("single_word", false),
-                   "{}: added token `{}` is for single words, expected one that matches anywhere",
-                   who_, token.text);
+                   "{}: added token {} is for single words, expected one that matches anywhere",
+                   who_, shown_json(token.text));
       if (!token.text.empty()) out_.added.push_back(std::move(token));
     }
   }
@@ -244,9 +243,7 @@ class Reader {
 UnigramModel parse_tokenizer_json(std::string_view text, std::string_view who) {
   LACUNA_CHECK(text.size() <= kMaxBytes, "{}: {} bytes, expected at most {}", who, text.size(),
                kMaxBytes);
-  const Json json = Json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
-  LACUNA_CHECK(!json.is_discarded(), "{}: malformed JSON, expected a tokenizer.json", who);
-  return Reader(who).read(json);
+  return Reader(who).read(parse_hostile_json(text, who));
 }
 
 }  // namespace lacuna

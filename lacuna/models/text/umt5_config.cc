@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "lacuna/core/error.h"
+#include "lacuna/models/text/hostile_json.h"
 #include "lacuna/models/text/umt5.h"
 
 namespace lacuna {
@@ -116,19 +117,16 @@ Umt5Config umt5_config_from_json(std::string_view json, std::string_view who) {
   constexpr size_t kMaxBytes = 1 << 20;
   LACUNA_CHECK(json.size() <= kMaxBytes, "{}: {} bytes, expected at most {}", who, json.size(),
                kMaxBytes);
-  const Json parsed = Json::parse(json.begin(), json.end(), nullptr, /*allow_exceptions=*/false);
+  const Json parsed = parse_hostile_json(json, who);
   LACUNA_CHECK(parsed.is_object(), "{}: not a JSON object, expected a UMT5 config.json", who);
   expect_int(parsed, "relative_attention_num_buckets", kUmt5Buckets, who);
   expect_int(parsed, "relative_attention_max_distance", 128, who);
   // transformers writes both the old combined field and the two it stands for.
-  const std::string proj =
-      parsed.value("feed_forward_proj", Json("gated-gelu")).is_string()
-          ? parsed.value("feed_forward_proj", Json("gated-gelu")).get<std::string>()
-          : "(not a string)";
-  LACUNA_CHECK(proj == "gated-gelu", "{}: `feed_forward_proj` {}, expected gated-gelu", who, proj);
+  const Json proj = parsed.value("feed_forward_proj", Json("gated-gelu"));
+  LACUNA_CHECK(proj == "gated-gelu", "{}: `feed_forward_proj` {}, expected \"gated-gelu\"", who,
+               shown_json(proj));
   const Json type = parsed.value("model_type", Json("umt5"));
-  LACUNA_CHECK(type == "umt5", "{}: `model_type` {}, expected \"umt5\"", who,
-               type.dump(-1, ' ', true, Json::error_handler_t::replace).substr(0, 60));
+  LACUNA_CHECK(type == "umt5", "{}: `model_type` {}, expected \"umt5\"", who, shown_json(type));
 
   Umt5Config config;
   config.vocab_size = read_int(parsed, "vocab_size", who);

@@ -6,6 +6,7 @@
 #include "lacuna/core/gguf.h"
 #include "lacuna/core/mapped_file.h"
 #include "lacuna/core/safetensors.h"
+#include "lacuna/models/text/hostile_json.h"
 #include "lacuna/models/text/unigram_model.h"
 
 namespace lacuna {
@@ -16,7 +17,8 @@ UnigramModel read_gguf(const std::filesystem::path& path) {
   const std::string who = path.string();
   const std::string prefix = "tokenizer.ggml.";
   const auto kind = file.string(prefix + "model");
-  LACUNA_CHECK(kind == "t5", "{}: tokenizer `{}`, expected t5", who, kind.value_or("(none)"));
+  LACUNA_CHECK(kind == "t5", "{}: tokenizer `{}`, expected t5", who,
+               kind.value_or("(none)").substr(0, 60));
   GgufVocabulary vocabulary;
   if (const auto tokens = file.strings(prefix + "tokens")) {
     vocabulary.tokens.assign(tokens->begin(), tokens->end());

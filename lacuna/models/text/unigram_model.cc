@@ -72,8 +72,7 @@ void UnigramModel::validate(std::string_view who) const {
     LACUNA_CHECK(std::fabs(piece.score) <= 1e6f, "{}: piece {} has score {}, expected finite", who,
                  i, piece.score);
     user_defined += piece.type == PieceType::user_defined ? 1 : 0;
-    LACUNA_CHECK(seen.insert(piece.text).second, "{}: piece {} `{}` occurs twice", who, i,
-                 piece.text);
+    LACUNA_CHECK(seen.insert(piece.text).second, "{}: piece {} occurs twice", who, i);
   }
   LACUNA_CHECK(user_defined <= kMaxAdded, "{}: {} user-defined pieces, expected at most {}", who,
                user_defined, kMaxAdded);
@@ -90,8 +89,7 @@ void UnigramModel::validate(std::string_view who) const {
         "{}: added token {} of {} bytes, expected 1 to {} of UTF-8", who, token.id,
         token.text.size(), kMaxPieceBytes);
     LACUNA_CHECK(token.id >= 0 && token.id < static_cast<int32_t>(kMaxPieces),
-                 "{}: added token `{}` has id {}, expected 0 to {}", who, token.text, token.id,
-                 kMaxPieces - 1);
+                 "{}: an added token has id {}, expected 0 to {}", who, token.id, kMaxPieces - 1);
   }
 }
 

@@ -299,6 +299,8 @@ TEST(Umt5Config, HostileTextGivesOneError) {
   for (const char* text : {"", "[]", "{", "null", "\xff"}) {
     EXPECT_THROW(umt5_config_from_json(text, "x"), Error) << text;
   }
+  const std::string deep = std::string(100000, '[') + std::string(100000, ']');
+  EXPECT_THROW(umt5_config_from_json("{\"model_type\":" + deep + "}", "x"), Error);
   EXPECT_THROW(umt5_preset("umt5-small"), Error);
 }
 
