@@ -61,10 +61,10 @@ std::string methods_table_markdown() {
   std::string text = table_head("method");
   for (const Method* method : all_methods())
     add_rows(text, method->name(), method->summary(), method->specs());
-  text += "\n" + table_head("refresh");
+  text.append("\n").append(table_head("refresh"));
   for (const RefreshInfo& info : all_refresh_rules())
     add_rows(text, info.name, info.summary, info.specs);
-  text += "\n" + table_head("skip");
+  text.append("\n").append(table_head("skip"));
   for (const SkipInfo& info : all_skip_rules()) add_rows(text, info.name, info.summary, info.specs);
   return text;
 }
