@@ -5,6 +5,7 @@
 #include <fmt/core.h>
 
 #include <CLI/CLI.hpp>
+#include <cstdio>
 #include <string>
 
 #include "bench/timing_backend.h"
@@ -107,6 +108,7 @@ int main(int argc, char** argv) {
   app.add_option("--tile-size", options.tile_size, "pixels")->capture_default_str();
   app.add_option("--threads", options.threads)->capture_default_str();
   CLI11_PARSE(app, argc, argv);
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);  // a slow run shows how far it is
   try {
     lacuna::bench::run(options);
   } catch (const lacuna::Error& error) {

@@ -38,7 +38,7 @@ struct DecodeOptions {
   bool denormalize = true;
   Tiling tiling;
   // Latent frames computed together. 1 needs least memory; the result does not depend on it beyond
-  // summation order (5 or more covers any clip at once if it is that short).
+  // summation order.
   int64_t frames_per_pass = 1;
   // Called after each pass with latent frames done and in total, counted once per tile. May throw
   // to stop the decode.

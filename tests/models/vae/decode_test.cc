@@ -209,6 +209,20 @@ TEST_P(VaeDecode, RejectsWrongInput) {
   error_of([&] { rig.decode(z, tiled); });
 }
 
+TEST_P(VaeDecode, ThreadCountDoesNotChangeBits) {
+  Rig rig(GetParam());
+  const Tensor z = rig.latents(2, 4, 5);
+  for (const DType compute : {DType::f32, DType::bf16}) {
+    set_num_threads(1);
+    const Tensor one = rig.decode(z, {}, compute);
+    set_num_threads(3);
+    const Tensor three = rig.decode(z, {}, compute);
+    EXPECT_EQ(std::memcmp(one.as<float>(), three.as<float>(),
+                          static_cast<size_t>(one.numel()) * sizeof(float)),
+              0);
+  }
+}
+
 TEST_P(VaeDecode, CountsFrames) {
   Rig rig(GetParam());
   EXPECT_EQ(rig.decoder.frames_out(1), 1);
