@@ -29,6 +29,8 @@ namespace lacuna {
 //     piece that normalisation produces (full-width brackets).
 //   a prompt that ends in `</s>` gets a second one in the fast form only.
 //   U+2581 itself at the end of a prompt is dropped in the slow form only.
+// transformers 5 rebuilds the fast tokenizer with unknown id 2, T5's; for UMT5's order of special
+// pieces that is <s>, so out-of-vocabulary runs differ there. Here the file's own unk_id counts.
 // Segmentation is SentencePiece's in both: whole segments in the slow form, word by word in the
 // fast one, which only matters for ties within float rounding. Text rules are applied here, not by
 // the library (unigram_model.h says why). Numbers: tools/parity/tokenizer_fixture.py.
