@@ -2,16 +2,14 @@
 // One forward of a Wan transformer with made-up weights: time per class of operation, peak memory.
 //   dit_bench --preset wan2.1-1.3b --frames 17 --height 480 --width 832 --threads 2
 #include <fmt/core.h>
-#include <sys/resource.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
-#include <map>
 #include <string>
 #include <vector>
 
+#include "bench/timing_backend.h"
 #include "lacuna/backend/backend.h"
 #include "lacuna/core/error.h"
 #include "lacuna/core/threads.h"
@@ -21,117 +19,9 @@
 namespace lacuna {
 namespace {
 
-double now_ms() {
-  return std::chrono::duration<double, std::milli>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
-
-double resident_gib() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<double>(usage.ru_maxrss) / (1 << 20);
-}
-
-struct Cost {
-  double ms = 0.0, flops = 0.0;
-  int calls = 0;
-};
-
-// Forwards every call and keeps the time by class of operation.
-class TimingBackend : public Backend {
- public:
-  explicit TimingBackend(Backend& inner) : inner_(inner) {}
-  std::map<std::string, Cost> costs;
-
-  std::string_view name() const override { return inner_.name(); }
-  std::string description() const override { return inner_.description(); }
-  std::string unsupported(const AttendParams& params) const override {
-    return inner_.unsupported(params);
-  }
-  void attend(const AttendParams& p) override {
-    const double flops = 4.0 * p.q_len * p.k_len * p.head_dim * p.num_heads;
-    const char* kind = p.q_len == p.k_len ? "self" : "cross";
-    timed(fmt::format("attend {}", kind), p.row_begin == nullptr ? flops : 0.0,
-          [&] { inner_.attend(p); });
-  }
-  void merge_lse(const TensorView& out_a, float* lse_a, const TensorView& out_b,
-                 const float* lse_b) override {
-    timed("merge_lse", 0.0, [&] { inner_.merge_lse(out_a, lse_a, out_b, lse_b); });
-  }
-  void block_mean(const TensorView& x, std::span<const int32_t> heads, const BlockLayout& layout,
-                  const TensorView& out) override {
-    timed("selection", 0.0, [&] { inner_.block_mean(x, heads, layout, out); });
-  }
-  void antidiagonal_scores(const TensorView& q, const TensorView& k, std::span<const int32_t> heads,
-                           const BlockLayout& q_layout, const BlockLayout& k_layout, float sm_scale,
-                           int32_t stride, bool compat, const TensorView& out) override {
-    timed("selection", 0.0, [&] {
-      inner_.antidiagonal_scores(q, k, heads, q_layout, k_layout, sm_scale, stride, compat, out);
-    });
-  }
-  void select_top_p(const TensorView& scores, std::span<const float> top_p,
-                    BlockMask& mask) override {
-    timed("selection", 0.0, [&] { inner_.select_top_p(scores, top_p, mask); });
-  }
-  void select_top_k(const TensorView& scores, std::span<const int32_t> top_k,
-                    BlockMask& mask) override {
-    timed("selection", 0.0, [&] { inner_.select_top_k(scores, top_k, mask); });
-  }
-  BlockIndex compact(const BlockMask& mask, VisitOrder order) override {
-    BlockIndex index;
-    timed("selection", 0.0, [&] { index = inner_.compact(mask, order); });
-    return index;
-  }
-  void gather_tokens(const TensorView& x, const int32_t* order, int64_t stride,
-                     const TensorView& out) override {
-    timed("reorder", 0.0, [&] { inner_.gather_tokens(x, order, stride, out); });
-  }
-  void scatter_tokens(const TensorView& x, const int32_t* order, int64_t stride,
-                      const TensorView& out) override {
-    timed("reorder", 0.0, [&] { inner_.scatter_tokens(x, order, stride, out); });
-  }
-  void linear(const TensorView& x, const TensorView& w, const float* bias, Epilogue epilogue,
-              const float* gate, const TensorView& out) override {
-    const double flops = 2.0 * x.shape[0] * w.shape[0] * w.shape[1];
-    const char* const kEpilogues[] = {"", " gelu", " silu", " residual"};
-    timed(fmt::format("linear [{},{}] {}{}", w.shape[0], w.numel() / w.shape[0],
-                      dtype_name(x.dtype), kEpilogues[static_cast<int>(epilogue)]),
-          flops, [&] { inner_.linear(x, w, bias, epilogue, gate, out); });
-  }
-  void layer_norm(const TensorView& x, const float* weight, const float* bias, const float* scale,
-                  const float* shift, float eps, const TensorView& out) override {
-    timed("layer_norm", 0.0, [&] { inner_.layer_norm(x, weight, bias, scale, shift, eps, out); });
-  }
-  void rms_norm(const TensorView& x, const float* weight, float eps, const RopeTables* rope,
-                int32_t num_heads, const TensorView& out) override {
-    timed(rope != nullptr ? "rms_norm + rope" : "rms_norm", 0.0,
-          [&] { inner_.rms_norm(x, weight, eps, rope, num_heads, out); });
-  }
-  void gelu_mul(const TensorView& gate, const TensorView& up, const TensorView& out) override {
-    timed("gelu_mul", 0.0, [&] { inner_.gelu_mul(gate, up, out); });
-  }
-  void conv3d(const TensorView& x, const TensorView& w, const float* bias, const ConvParams& conv,
-              const TensorView* residual, const TensorView& out) override {
-    timed("conv3d", 0.0, [&] { inner_.conv3d(x, w, bias, conv, residual, out); });
-  }
-  void channel_norm(const TensorView& x, const float* gamma, bool silu,
-                    const TensorView& out) override {
-    timed("channel_norm", 0.0, [&] { inner_.channel_norm(x, gamma, silu, out); });
-  }
-
- private:
-  template <typename Body>
-  void timed(const std::string& kind, double flops, const Body& body) {
-    const double begin = now_ms();
-    body();
-    Cost& cost = costs[kind];
-    cost.ms += now_ms() - begin;
-    cost.flops += flops;
-    ++cost.calls;
-  }
-  Backend& inner_;
-};
+using bench::now_ms;
+using bench::print_costs;
+using bench::resident_gib;
 
 struct Options {
   std::string preset = "wan2.1-1.3b", backend, dtype = "bf16", plan;
@@ -139,22 +29,7 @@ struct Options {
   int64_t layers = 0;  // 0 = all
   int threads = 2, repeat = 1;
 };
-
-void print_costs(const TimingBackend& backend, double total_ms, int runs) {
-  std::vector<std::pair<std::string, Cost>> rows(backend.costs.begin(), backend.costs.end());
-  std::sort(rows.begin(), rows.end(),
-            [](const auto& a, const auto& b) { return a.second.ms > b.second.ms; });
-  double known_ms = 0.0;
-  fmt::print("{:<34}{:>7}{:>11}{:>8}{:>10}\n", "operation", "calls", "ms", "share", "GFLOP/s");
-  for (const auto& [kind, cost] : rows) {
-    known_ms += cost.ms;
-    fmt::print("{:<34}{:>7}{:>11.1f}{:>7.1f}%{:>10.1f}\n", kind, cost.calls / runs, cost.ms / runs,
-               100.0 * cost.ms / total_ms, cost.flops / (cost.ms * 1e6));
-  }
-  const double rest = total_ms - known_ms;
-  fmt::print("{:<34}{:>7}{:>11.1f}{:>7.1f}%\n", "outside the backend", "", rest / runs,
-             100.0 * rest / total_ms);
-}
+using bench::TimingBackend;
 
 void run(const Options& options) {
   set_num_threads(options.threads);
