@@ -11,7 +11,6 @@
 #include "cli/progress.h"
 #include "lacuna/core/atomic_file.h"
 #include "lacuna/core/error.h"
-#include "lacuna/models/pipeline/family.h"
 #include "lacuna/models/pipeline/generation.h"
 
 namespace lacuna::cli {
@@ -43,7 +42,7 @@ void add_content_options(CLI::App& command, Options& o) {
   content->add_option("-p,--prompt", o.prompt, "What the video shows");
   content->add_option("--prompt-file", o.prompt_file, "Read the prompt from a file");
   content->add_option("-n,--negative-prompt", o.negative_prompt,
-                      "What it should not show; default: the list of Wan's authors");
+                      "What it should not show; default of the model (Wan: its authors' list)");
   content->add_option("-W,--width", o.width, "Pixels; default of the model");
   content->add_option("-H,--height", o.height, "Pixels; default of the model");
   content->add_option("--size", o.size, "WIDTHxHEIGHT or WIDTH*HEIGHT, instead of -W and -H");
@@ -96,7 +95,7 @@ Request make_request(const Options& o, const Model& model) {
   Request r;
   r.model = fmt::format("{} {:016x}", model.name(), model.fingerprint());
   r.prompt = o.prompt_file.empty() ? o.prompt : read_text(o.prompt_file);
-  r.negative_prompt = o.negative_prompt.value_or(std::string(wan_negative_prompt()));
+  r.negative_prompt = o.negative_prompt.value_or(d.negative_prompt);
   r.width = o.width.value_or(d.width);
   r.height = o.height.value_or(d.height);
   if (!o.size.empty()) parse_size(o.size, r);

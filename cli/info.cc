@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
+#include <vector>
 
 #include "cli/command.h"
 #include "cli/options.h"
@@ -18,7 +19,9 @@ struct Options {
 
 struct Size {
   int frames, height, width;
+  bool operator==(const Size&) const = default;
 };
+// Sizes people ask for, after the model's own; those it cannot make are left out.
 constexpr Size kSizes[] = {
     {17, 480, 832}, {33, 480, 832}, {81, 480, 832}, {81, 720, 1280}, {121, 704, 1280}};
 
@@ -44,7 +47,12 @@ nlohmann::ordered_json describe(Model& model) {
                       {"steps", d.steps},
                       {"shift", d.shift},
                       {"guidance", d.guidance}};
+  json["sizes"] = nlohmann::ordered_json::array();
+  std::vector<Size> sizes = {{d.frames, d.height, d.width}};
   for (const Size& s : kSizes) {
+    if (s != sizes.front()) sizes.push_back(s);
+  }
+  for (const Size& s : sizes) {
     nlohmann::ordered_json row;
     row["size"] = fmt::format("{}x{}x{}", s.frames, s.height, s.width);
     try {
@@ -62,14 +70,20 @@ nlohmann::ordered_json describe(Model& model) {
   return json;
 }
 
+// Three digits, and no exponent for what models have.
+std::string significant(double value) {
+  return value < 100 ? fmt::format("{:.3g}", value) : fmt::format("{:.0f}", value);
+}
+
 void print(const nlohmann::ordered_json& j) {
   fmt::print("{}\n", j["name"].get<std::string>());
   fmt::print("  fingerprint  {}\n  licence      {}\n", j["fingerprint"].get<std::string>(),
              j["licence"].get<std::string>());
   fmt::print(
-      "  network      {} layers, width {}, {} heads x {}, feed-forward {}, {:.4f} B parameters\n",
+      "  network      {} layers, width {}, {} heads x {}, feed-forward {}, {} M parameters\n",
       j["layers"].get<int>(), j["width"].get<int>(), j["heads"].get<int>(),
-      j["head_dim"].get<int>(), j["ffn_dim"].get<int>(), j["parameters"].get<double>() / 1e9);
+      j["head_dim"].get<int>(), j["ffn_dim"].get<int>(),
+      significant(j["parameters"].get<double>() / 1e6));
   fmt::print("  stored       {}{}\n", format_bytes(j["stored_bytes_per_expert"].get<double>()),
              j["experts"] == 2 ? " for each of two experts" : "");
   const auto& d = j["defaults"];
@@ -79,10 +93,10 @@ void print(const nlohmann::ordered_json& j) {
   fmt::print("\n  {:<14} {:>14} {:>8} {:>13} {:>16}\n", "frames x size", "grid", "tokens",
              "TFLOP/forward", "self-attention");
   for (const auto& s : j["sizes"]) {
-    fmt::print("  {:<14} {:>14} {:>8} {:>13.1f} {:>14.0f} %\n", s["size"].get<std::string>(),
+    fmt::print("  {:<14} {:>14} {:>8} {:>13} {:>14.0f} %\n", s["size"].get<std::string>(),
                fmt::format("{}x{}x{}", s["grid"][0].get<int>(), s["grid"][1].get<int>(),
                            s["grid"][2].get<int>()),
-               s["tokens"].get<int64_t>(), s["tflop_per_forward"].get<double>(),
+               s["tokens"].get<int64_t>(), significant(s["tflop_per_forward"].get<double>()),
                100 * s["attention_share"].get<double>());
   }
 }

@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "cli/command.h"
+#include "cli/default_model.h"
 #include "lacuna/core/error.h"
 #include "lacuna/core/threads.h"
 
@@ -33,7 +34,7 @@ void ModelOptions::add_to(CLI::App& command) {
   group
       ->add_option("-m,--model,--ckpt_dir,--diffusion-model", paths,
                    "Checkpoint folder (diffusers or original layout) or single files "
-                   "(safetensors, GGUF), several allowed")
+                   "(safetensors, GGUF), several allowed; default: the small model that ships")
       ->multi_option_policy(CLI::MultiOptionPolicy::Throw);
   group->add_option("--high-noise-diffusion-model", high_noise,
                     "Single file of the high-noise expert (Wan2.2 A14B)");
@@ -59,7 +60,7 @@ std::unique_ptr<Model> ModelOptions::open() const {
     if (!files.empty()) throw UsageError("--synthetic: takes no checkpoint files beside it");
     return Model::synthetic(synthetic, dtype == "f32" ? DType::f32 : DType::bf16);
   }
-  if (files.empty()) throw UsageError("no model given: --model DIR|FILE... or --synthetic NAME");
+  if (files.empty()) files.push_back(default_model());
   return Model::open(files);
 }
 

@@ -8,6 +8,7 @@
 #include "lacuna/core/error.h"
 #include "lacuna/core/rng.h"
 #include "lacuna/models/pipeline/family.h"
+#include "lacuna/models/pipeline/model_defaults.h"
 #include "lacuna/models/text/prompt.h"
 #include "lacuna/models/text/text_encoder.h"
 #include "lacuna/models/vae/wan_decoder.h"
@@ -80,6 +81,7 @@ std::unique_ptr<Model> Model::open(std::span<const fs::path> paths) {
   const Family& family = identify_family(model->config_, model->num_experts_);
   model->name_ = family.name;
   model->defaults_ = family.defaults;
+  model->defaults_.negative_prompt = wan_negative_prompt();
   model->read_pipeline_settings();
   return model;
 }
@@ -88,6 +90,11 @@ std::unique_ptr<Model> Model::open(std::span<const fs::path> paths) {
 void Model::read_pipeline_settings() {
   if (checkpoint_.layout == CheckpointLayout::original) convention_ = SigmaConvention::wan;
   if (const auto& index = checkpoint_.model_index) {
+    const auto wishes = index->find("lacuna_defaults");
+    if (wishes != index->end()) {
+      read_model_defaults(*wishes, (checkpoint_.root / "model_index.json").string(), defaults_,
+                          name_);
+    }
     const auto boundary = index->find("boundary_ratio");
     if (boundary != index->end() && boundary->is_number()) {
       defaults_.boundary = boundary->get<double>();
@@ -114,6 +121,7 @@ std::unique_ptr<Model> Model::synthetic(std::string_view preset, DType storage) 
   const Family& family = identify_family(model->config_, model->num_experts_);
   model->name_ = fmt::format("synthetic {}", preset);
   model->defaults_ = family.defaults;
+  model->defaults_.negative_prompt = wan_negative_prompt();
   model->fingerprint_ = fnv1a64(model->name_);
   return model;
 }

@@ -43,6 +43,7 @@ struct FamilyDefaults {
   int width, height, frames, fps, steps;
   double shift, guidance, guidance_low, boundary;
   std::string license;
+  std::string negative_prompt;  // used with guidance when the user gives none
 };
 
 }  // namespace lacuna

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/models/pipeline/model_defaults.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "lacuna/core/error.h"
+
+namespace lacuna {
+namespace {
+
+using Json = nlohmann::json;
+
+struct IntegerKey {
+  std::string_view name;
+  int FamilyDefaults::*field;
+  int max;
+};
+constexpr IntegerKey kIntegers[] = {{"width", &FamilyDefaults::width, 8192},
+                                    {"height", &FamilyDefaults::height, 8192},
+                                    {"frames", &FamilyDefaults::frames, 4096},
+                                    {"fps", &FamilyDefaults::fps, 240},
+                                    {"steps", &FamilyDefaults::steps, 1000}};
+
+int read_integer(const Json& value, const IntegerKey& key, std::string_view who) {
+  const bool fits = value.is_number_unsigned() && value.get<uint64_t>() >= 1 &&
+                    value.get<uint64_t>() <= static_cast<uint64_t>(key.max);
+  LACUNA_CHECK(fits, "{}: lacuna_defaults.{} out of range, expected an integer from 1 to {}", who,
+               key.name, key.max);
+  return value.get<int>();
+}
+
+double read_number(const Json& value, std::string_view key, double min, double max,
+                   std::string_view who) {
+  const bool fits = value.is_number() && value.get<double>() >= min && value.get<double>() <= max;
+  LACUNA_CHECK(fits, "{}: lacuna_defaults.{} out of range, expected a number from {} to {}", who,
+               key, min, max);
+  return value.get<double>();
+}
+
+std::string read_text(const Json& value, std::string_view key, size_t max, std::string_view who) {
+  LACUNA_CHECK(value.is_string() && value.get_ref<const std::string&>().size() <= max,
+               "{}: lacuna_defaults.{}, expected text of at most {} bytes", who, key, max);
+  return value.get<std::string>();
+}
+
+}  // namespace
+
+void read_model_defaults(const Json& json, std::string_view who, FamilyDefaults& defaults,
+                         std::string& name) {
+  LACUNA_CHECK(json.is_object(), "{}: lacuna_defaults, expected an object", who);
+  for (const auto& [key, value] : json.items()) {
+    const auto* integer = std::find_if(std::begin(kIntegers), std::end(kIntegers),
+                                       [&](const IntegerKey& k) { return k.name == key; });
+    if (integer != std::end(kIntegers)) {
+      defaults.*(integer->field) = read_integer(value, *integer, who);
+    } else if (key == "shift") {
+      defaults.shift = read_number(value, key, 1e-3, 1e3, who);
+    } else if (key == "guidance") {
+      defaults.guidance = defaults.guidance_low = read_number(value, key, 0.0, 1e3, who);
+    } else if (key == "name") {
+      name = read_text(value, key, 200, who);
+    } else if (key == "license") {
+      defaults.license = read_text(value, key, 200, who);
+    } else if (key == "negative_prompt") {
+      defaults.negative_prompt = read_text(value, key, 2000, who);
+    } else {
+      fail("{}: lacuna_defaults.{}, not a known key", who, key);
+    }
+  }
+}
+
+}  // namespace lacuna
