@@ -43,7 +43,8 @@ class Sizes:
 
 
 def rope_tables(frames, rows, columns, head_dim):
-    """Unit complex numbers [tokens, head_dim / 2] for every (frame, row, column) of the three position lists.
+    """[2, tokens, head_dim] for every (frame, row, column) of the three position lists: what rotate() multiplies a
+    channel by (cosine) and its neighbour by (minus or plus sine).
 
     The split of a head's channels and the frequencies are Wan's: 2 (d // 6) channels for rows and for
     columns, the rest for frames; theta 10000.
@@ -54,14 +55,16 @@ def rope_tables(frames, rows, columns, head_dim):
     for positions, width in zip(grid, (head_dim - 2 * side, side, side)):
         frequencies = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
         angles.append(positions.reshape(-1, 1) * frequencies)
-    angles = torch.cat(angles, dim=1)
-    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
+    angles = torch.cat(angles, dim=1).repeat_interleave(2, dim=1)
+    signs = torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat(head_dim // 2)
+    return torch.stack((angles.cos(), angles.sin() * signs)).float()
 
 
 def rotate(x, rope):
-    """Rotates adjacent channel pairs of x [B, N, heads, head_dim] by rope [N, head_dim / 2]."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * rope[:, None]).flatten(-2)
+    """Rotates adjacent channel pairs (a, b) of x [B, N, heads, head_dim] to (a cos - b sin, b cos + a sin)."""
+    neighbour = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    cos, sin = rope[:, :, None]
+    return torch.addcmul(x * cos, neighbour, sin)
 
 
 # --- transformer --------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ CUDA_PLAN = (
 class Batch:
     clean: torch.Tensor    # [B, N, values], values ordered (channel, frame)
     ids: torch.Tensor      # [B, text_len]
-    rope: torch.Tensor     # [N, head_dim / 2] complex
+    rope: torch.Tensor     # [2, N, head_dim], see model.rope_tables
 
 
 def stage_at(plan, progress):
