@@ -124,17 +124,21 @@ class Trainer:
 
 
 class Schedule:
-    """Which share of the budget is spent at each step: by the clock, or as an earlier run's log says."""
+    """Which share of the budget is spent at each step: by the clock, or as an earlier run's log says.
 
-    def __init__(self, budget, replay):
+    On a CPU the clock is processor time per thread, so that a machine with other work trains longer, not less.
+    """
+
+    def __init__(self, budget, device, replay):
         self.budget, self.spent, self.last = budget, 0.0, None
+        self.clock = time.monotonic if device != "cpu" else lambda: time.process_time() / torch.get_num_threads()
         self.replay = [float(row["progress"]) for row in csv.DictReader(open(replay))] if replay else None
 
     def progress(self, step):
         """1 or more = the run is over."""
         if self.replay is not None:
             return self.replay[step] if step < len(self.replay) else 1.0
-        now = time.monotonic()
+        now = self.clock()
         self.spent += now - self.last if self.last is not None else 0.0
         self.last = now
         return self.spent / self.budget
@@ -164,12 +168,23 @@ def save(trainer, schedule, step, out):
     trainer.average.swap()
 
 
+def open_log(path, step):
+    """The log, ready for row `step`: rows after the checkpoint that is resumed from go."""
+    rows = [row for row in csv.DictReader(open(path)) if int(row["step"]) < step] if path.exists() else []
+    file = open(path, "w", newline="")
+    log = csv.DictWriter(file, LOG_FIELDS)
+    log.writeheader()
+    log.writerows(rows)
+    file.flush()
+    return file, log
+
+
 def train(args):
     recipe = RECIPES[args.device]
     out = pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(recipe, args.device, args.seed)
-    schedule = Schedule(args.budget, args.replay)
+    schedule = Schedule(args.budget, args.device, args.replay)
     step = 0
     if args.init:
         trainer.start_from(args.init)
@@ -178,10 +193,7 @@ def train(args):
         trainer.load(held["state"])
         step, schedule.spent = held["step"], held["spent"]
         print(f"resuming at step {step}", file=sys.stderr)
-    log_file = open(out / "log.csv", "a", newline="")
-    log = csv.DictWriter(log_file, LOG_FIELDS)
-    if log_file.tell() == 0:
-        log.writeheader()
+    log_file, log = open_log(out / "log.csv", step)
     saved = time.monotonic()
     while (progress := schedule.progress(step)) < 1:
         index = stages.stage_at(recipe.plan, progress)
@@ -225,7 +237,7 @@ def seconds(text):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--budget", type=seconds, default="20m", help="time to train: 20m, 2h (default 20m)")
+    parser.add_argument("--budget", type=seconds, default="20m", help="time to train: 20m, 2h (default 20m); of both cores on a CPU")
     parser.add_argument("--device", choices=sorted(RECIPES), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", default="out/train", help="folder of checkpoint, log, samples and model")
     parser.add_argument("--seed", type=int, default=1)
