@@ -27,5 +27,8 @@ TokenOrder tile_order(const VideoGrid& grid, int64_t tile_frames, int64_t tile_h
                       int64_t tile_width);
 // Tokens of one (row, column) site in all frames lie together (SVG temporal heads).
 TokenOrder frame_minor_order(const VideoGrid& grid);
+// Tokens along a 3-D Hilbert curve: neighbours in the order are near each other in the video. The
+// curve is that of the smallest cube of a power of two around the grid, without what lies outside.
+TokenOrder hilbert_order(const VideoGrid& grid);
 
 }  // namespace lacuna

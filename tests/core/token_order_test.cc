@@ -4,6 +4,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+
 #include "lacuna/core/error.h"
 
 namespace lacuna {
@@ -43,6 +47,64 @@ TEST(FrameMinorOrder, KeepsASiteOfAllFramesTogether) {
   for (int64_t p = 0; p < grid.tokens(); ++p) {
     EXPECT_EQ(order.order[p] % grid.tokens_per_frame(), p / grid.frames);
     EXPECT_EQ(order.order[p] / grid.tokens_per_frame(), p % grid.frames);
+  }
+}
+
+// Grid distance (sum over the axes) between neighbours of the order.
+std::vector<int64_t> steps_of(const TokenOrder& order, const VideoGrid& grid) {
+  std::vector<int64_t> steps;
+  for (size_t p = 1; p < order.order.size(); ++p) {
+    const int64_t a = order.order[p - 1], b = order.order[p];
+    const int64_t frame = grid.tokens_per_frame(), width = grid.width;
+    steps.push_back(std::abs(a / frame - b / frame) +
+                    std::abs(a % frame / width - b % frame / width) +
+                    std::abs(a % width - b % width));
+  }
+  return steps;
+}
+
+TEST(HilbertOrder, WalksACubeInUnitSteps) {
+  for (const int64_t side : {1, 2, 4, 8}) {
+    const VideoGrid grid{side, side, side};
+    const TokenOrder order = hilbert_order(grid);
+    ASSERT_EQ(order.seq_len, grid.tokens());
+    EXPECT_NO_THROW(order.validate());
+    EXPECT_THAT(steps_of(order, grid), testing::Each(1)) << side;
+    EXPECT_EQ(order.order.front(), 0);
+  }
+}
+
+// Sum over the axes of the extent of each run of `block` tokens, mean over the runs.
+double mean_extent(const TokenOrder& order, const VideoGrid& grid, size_t block) {
+  double sum = 0.0;
+  size_t runs = 0;
+  for (size_t begin = 0; begin + block <= order.order.size(); begin += block, ++runs) {
+    std::array<int64_t, 3> low{1 << 20, 1 << 20, 1 << 20}, high{};
+    for (size_t p = begin; p < begin + block; ++p) {
+      const int64_t t = order.order[p];
+      const std::array<int64_t, 3> at{t / grid.tokens_per_frame(), t / grid.width % grid.height,
+                                      t % grid.width};
+      for (size_t axis = 0; axis < 3; ++axis) {
+        low[axis] = std::min(low[axis], at[axis]);
+        high[axis] = std::max(high[axis], at[axis]);
+      }
+    }
+    for (size_t axis = 0; axis < 3; ++axis) sum += static_cast<double>(high[axis] - low[axis] + 1);
+  }
+  return sum / static_cast<double>(runs);
+}
+
+// 64 tokens are a 4x4x4 cube at best: extents of 12 in all. Raster order has 1 x 3 x 30 and more.
+TEST(HilbertOrder, AnyGridGivesAPermutationWithCompactBlocks) {
+  for (const VideoGrid& grid : {VideoGrid{5, 12, 30}, VideoGrid{13, 30, 52}, VideoGrid{1, 7, 9},
+                                VideoGrid{3, 1, 1}, VideoGrid{9, 16, 16}}) {
+    const TokenOrder order = hilbert_order(grid);
+    ASSERT_EQ(order.seq_len, grid.tokens());
+    EXPECT_NO_THROW(order.validate());
+    if (grid.tokens() < 1000) continue;
+    EXPECT_LT(mean_extent(order, grid, 64), 0.75 * mean_extent(frame_minor_order(grid), grid, 64));
+    EXPECT_LT(mean_extent(order, grid, 64),
+              0.75 * mean_extent(tile_order(grid, 1, 1, 1), grid, 64));
   }
 }
 
