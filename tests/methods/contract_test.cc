@@ -39,7 +39,7 @@ Selection checkers(const Shape& shape) {
 Params small_blocks(const Method& method) {
   Params params(method.specs());
   for (const ParamSpec& spec : method.specs()) {
-    if (spec.name == "block") params.set("block", 32);
+    if (spec.name.starts_with("block")) params.set(spec.name, 32);
     if (spec.name.starts_with("tile_")) params.set(spec.name, spec.name == "tile_frames" ? 2 : 3);
     if (spec.name.starts_with("window_")) params.set(spec.name, 1);
   }
