@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lacuna/engine/kernel_call.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 
@@ -81,6 +82,11 @@ void KernelCall::set_skip(const SkipRule& skip) {
   params_.skip_param = params_.skip_kappa = nullptr;
   if (skip.kind == SkipKind::none) return;
   params_.skip_param = spread("parameter", skip.param, params_.num_heads, skip_param_);
+  // lambda = a / L. Here, because a policy does not know the length and may serve several. Above 1
+  // a piece that raises the maximum would be skipped, which is not BLASST's rule.
+  if (skip.per_key)
+    for (float& lambda : skip_param_)
+      lambda = std::min(1.0f, lambda / static_cast<float>(params_.k_len));
   if (!skip.kappa.empty())
     params_.skip_kappa = spread("kappa", skip.kappa, params_.num_heads, skip_kappa_);
 }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cmath>
 
 #include "lacuna/core/error.h"
 
@@ -35,7 +36,11 @@ constexpr RefreshInfo kRefreshRules[] = {
 
 // Bounds of skip parameters are floats, so that a value at the bound survives rounding.
 constexpr ParamSpec kRunningMaxSpecs[] = {
-    {"lambda", 0.01, 0.0, 1.0, false, "skips when tile max - running max < ln(lambda)"}};
+    {"lambda", 0.01, 0.0, 1.0, false, "skips when tile max - running max < ln(lambda)"},
+    {"a", 0.0, 0.0, 1e9, false, "above 0: lambda = a exp(b sparsity) / keys instead, at most 1"},
+    {"b", 0.0, -100.0, 100.0, false, "fitted growth of ln(lambda) with the sparsity"},
+    {"sparsity", 0.0, 0.0, 1.0, false, "target share of skipped tiles, for b"},
+};
 constexpr ParamSpec kRunningLseSpecs[] = {
     {"lambda", -6.0, -60.0, 20.0, false, "skips when tile max - running LSE < lambda"}};
 constexpr ParamSpec kRecallSpecs[] = {
@@ -144,6 +149,34 @@ Refresh take_refresh(std::vector<KeyValue>& pairs, RefreshKind default_kind) {
   return make_refresh(kind, params, std::move(steps));
 }
 
+std::vector<float> floats_of(const Params& params, std::string_view name) {
+  const auto values = params.values(name);
+  return {values.begin(), values.end()};
+}
+
+// a exp(b sparsity): lambda times the number of keys, per head where one of the three is. Empty
+// when `a` is not in use.
+std::vector<float> running_max_factors(const Params& params) {
+  size_t heads = 1;
+  for (const char* name : {"a", "b", "sparsity"})
+    heads = std::max(heads, params.values(name).size());
+  std::vector<float> factors(heads);
+  bool used = false;
+  for (size_t h = 0; h < heads; ++h) {
+    const auto value = [&](const char* name) { return params.get(name, static_cast<int64_t>(h)); };
+    LACUNA_CHECK(value("a") > 0.0 || (value("b") == 0.0 && value("sparsity") == 0.0),
+                 "running_max: b or sparsity without a, expected a, b and sparsity");
+    const double factor = value("a") * std::exp(value("b") * value("sparsity"));
+    LACUNA_CHECK(factor <= kRunningMaxSpecs[1].max,
+                 "running_max: a exp(b sparsity) is {}, expected at most {}", factor,
+                 kRunningMaxSpecs[1].max);
+    factors[h] = static_cast<float>(factor);
+    used = used || factor > 0.0;
+  }
+  if (!used) factors.clear();
+  return factors;
+}
+
 Rule dense_rule(std::string reason) {
   Rule rule;
   rule.reason = std::move(reason);
@@ -199,14 +232,42 @@ Refresh make_refresh(RefreshKind kind, const Params& params, std::vector<int> st
 SkipRule make_skip(SkipKind kind, const Params& params) {
   SkipRule rule;
   rule.kind = kind;
-  const auto floats = [&](const ParamSpec& spec) {
-    const auto values = params.values(spec.name);
-    return std::vector<float>(values.begin(), values.end());
-  };
-  const SkipInfo& info = skip_info(kind);
-  if (!info.specs.empty()) rule.param = floats(info.specs[0]);
-  if (info.specs.size() > 1) rule.kappa = floats(info.specs[1]);
+  switch (kind) {
+    case SkipKind::none:
+      break;
+    case SkipKind::running_max: {
+      std::vector<float> factors = running_max_factors(params);
+      rule.per_key = !factors.empty();
+      LACUNA_CHECK(!rule.per_key || (!params.per_head("lambda") &&
+                                     params.get("lambda") == kRunningMaxSpecs[0].default_value),
+                   "running_max: lambda and a, expected one of them");
+      rule.param = rule.per_key ? std::move(factors) : floats_of(params, "lambda");
+      break;
+    }
+    case SkipKind::running_lse:
+      rule.param = floats_of(params, "lambda");
+      break;
+    case SkipKind::recall:
+      rule.param = floats_of(params, "r");
+      rule.kappa = floats_of(params, "kappa");
+      break;
+  }
   return rule;
+}
+
+std::vector<SkipValue> skip_values(const SkipRule& rule) {
+  switch (rule.kind) {
+    case SkipKind::none:
+      break;
+    case SkipKind::running_max:
+      return {{rule.per_key ? "a" : "lambda", rule.param}};
+    case SkipKind::running_lse:
+      return {{"lambda", rule.param}};
+    case SkipKind::recall:
+      if (rule.kappa.empty()) return {{"r", rule.param}};
+      return {{"r", rule.param}, {"kappa", rule.kappa}};
+  }
+  return {};
 }
 
 bool SiteMatch::matches(const Site& site, int64_t seq_len) const {

@@ -40,6 +40,8 @@ struct SkipRule {
   SkipKind kind = SkipKind::none;
   std::vector<float> param;  // 1 value or one per head; meaning in attend_params.h
   std::vector<float> kappa;  // recall only, 1 value or one per head; empty = 1
+  // running_max only: the kernel gets param / k_len, at most 1 (BLASST: lambda = a / L).
+  bool per_key = false;
   bool operator==(const SkipRule&) const = default;
 };
 
@@ -89,7 +91,9 @@ class Policy {
 // method whose mask needs no data is selected once, any other at every step. Throws Error naming
 // what was given and what is known.
 Plan parse_plan(std::string_view method_spec);
-// Parses `none`, `running_max:lambda=0.01`, `running_lse:lambda=-6`, `recall:r=0.95,kappa=0.5`.
+// Parses `none`, `running_max:lambda=0.01`, `running_lse:lambda=-6`, `recall:r=0.95,kappa=0.5`, and
+// BLASST's calibrated forms `running_max:a=1000` (lambda = a / keys) and
+// `running_max:a=315,b=6.2,sparsity=0.75` (lambda = a exp(b sparsity) / keys).
 SkipRule parse_skip(std::string_view spec);
 // `0-9,12` -> {0,...,9,12}. Throws Error on anything else.
 std::vector<int> parse_index_list(std::string_view text);
@@ -111,7 +115,7 @@ struct RefreshInfo {
 struct SkipInfo {
   SkipKind kind;
   std::string_view name, summary;
-  std::span<const ParamSpec> specs;  // the first goes to SkipRule::param, a second to kappa
+  std::span<const ParamSpec> specs;  // what make_skip takes
   int formula;
 };
 std::span<const RefreshInfo> all_refresh_rules();
@@ -124,5 +128,12 @@ const SkipInfo& find_skip(std::string_view name);
 // Rules from values of their specs. Throw Error when values do not fit together.
 Refresh make_refresh(RefreshKind kind, const Params& params, std::vector<int> steps);
 SkipRule make_skip(SkipKind kind, const Params& params);
+// The other way: values that make_skip turns into `rule` again. Names live forever, values as long
+// as the rule.
+struct SkipValue {
+  std::string_view name;
+  std::span<const float> values;  // 1, or one per head
+};
+std::vector<SkipValue> skip_values(const SkipRule& rule);
 
 }  // namespace lacuna

@@ -55,13 +55,10 @@ Json refresh_json(const Refresh& refresh) {
 }
 
 Json skip_json(const SkipRule& skip) {
-  const SkipInfo& info = skip_info(skip.kind);
   Json json;
-  json["kind"] = info.name;
-  if (!info.specs.empty())
-    json[std::string(info.specs[0].name)] = values_json(std::span<const float>(skip.param));
-  if (info.specs.size() > 1 && !skip.kappa.empty())
-    json[std::string(info.specs[1].name)] = values_json(std::span<const float>(skip.kappa));
+  json["kind"] = skip_info(skip.kind).name;
+  for (const SkipValue& value : skip_values(skip))
+    json[std::string(value.name)] = values_json(value.values);
   return json;
 }
 

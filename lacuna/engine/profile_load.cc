@@ -138,7 +138,7 @@ SkipRule read_skip(const Json& json, const std::string& path, int num_heads) {
                "{}: expected an object with a kind", path);
   const SkipInfo& info = find_skip(json["kind"].get<std::string>());
   SkipRule skip = make_skip(info.kind, read_params(json, path, info.specs, {"kind"}, num_heads));
-  if (info.specs.size() > 1 && !json.contains(info.specs[1].name)) skip.kappa.clear();
+  if (!json.contains("kappa")) skip.kappa.clear();
   return skip;
 }
 

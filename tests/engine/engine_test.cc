@@ -154,6 +154,21 @@ TEST(Engine, SkipParametersPerHead) {
               testing::HasSubstr("2 parameter values, expected 1 or 3"));
 }
 
+// lambda = a / L reaches the kernel: L is the length of the call, and lambda is at most 1.
+TEST(Engine, SkipParameterPerKeyFollowsTheLength) {
+  SpyBackend backend;
+  Plan plan = parse_plan("dense");
+  plan.skip = parse_skip("running_max:a=64");
+  Engine engine(backend, policy_of(plan));
+  attend(engine, site_at(0), make_input({{2, 8, 16}}));
+  EXPECT_EQ(backend.last.skip, SkipKind::running_max);
+  EXPECT_EQ(backend.last.skip_param[1], 0.25f);
+  attend(engine, site_at(0), make_input({{2, 8, 8}}));
+  EXPECT_EQ(backend.last.skip_param[1], 0.5f);
+  attend(engine, site_at(0), make_input({{1, 2, 16}}));
+  EXPECT_EQ(backend.last.skip_param[0], 1.0f);
+}
+
 // Raster mask over single tokens that says the same as `s`, which may be ordered.
 Selection token_mask(const Selection& s, int64_t num_heads) {
   Selection raster;

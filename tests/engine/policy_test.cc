@@ -79,6 +79,44 @@ TEST(ParseSkip, RulesAndDefaults) {
   EXPECT_THAT(error("none:lambda=1"), HasSubstr("'lambda', expected none"));
 }
 
+// a / L, and a exp(b s) / L: BLASST's calibrations. exp(2 * 0.5) = e.
+TEST(ParseSkip, RunningMaxPerKey) {
+  EXPECT_EQ(parse_skip("running_max:a=820"), (SkipRule{SkipKind::running_max, {820.0f}, {}, true}));
+  const SkipRule fitted = parse_skip("running_max:a=100,b=2,sparsity=0.5");
+  EXPECT_TRUE(fitted.per_key);
+  EXPECT_FLOAT_EQ(fitted.param[0], 271.828183f);
+  // What NVIDIA ships for Wan2.2-T2V-A14B at 75 600 tokens and 75 %: 0.704 and 0.425.
+  const auto lambda = [](const char* text) { return parse_skip(text).param[0] / 75600.0f; };
+  EXPECT_NEAR(lambda("running_max:a=2142.73,b=4.2827,sparsity=0.75"), 0.704, 5e-4);
+  EXPECT_NEAR(lambda("running_max:a=314.68,b=6.1665,sparsity=0.75"), 0.425, 5e-4);
+  const auto error = [](const char* text) { return error_of([&] { parse_skip(text); }); };
+  EXPECT_THAT(error("running_max:a=1,lambda=0.1"), HasSubstr("lambda and a, expected one"));
+  EXPECT_THAT(error("running_max:b=1"), HasSubstr("without a"));
+  EXPECT_THAT(error("running_max:sparsity=0.5"), HasSubstr("without a"));
+  EXPECT_THAT(error("running_max:a=10,b=100,sparsity=1"), HasSubstr("expected at most"));
+  EXPECT_THAT(error("running_max:a=-1"), HasSubstr("a: -1"));
+  EXPECT_THAT(error("running_lse:a=1"), HasSubstr("'a', expected one of lambda"));
+}
+
+TEST(MakeSkip, EveryRuleComesBackFromItsValues) {
+  for (const char* text :
+       {"none", "running_max", "running_max:a=820.5", "running_max:a=3,b=2,sparsity=0.7",
+        "running_lse:lambda=-8.25", "recall:r=0.9,kappa=0.3"}) {
+    const SkipRule rule = parse_skip(text);
+    Params params(skip_info(rule.kind).specs);
+    for (const SkipValue& value : skip_values(rule)) params.set(value.name, value.values[0]);
+    EXPECT_EQ(make_skip(rule.kind, params), rule) << text;
+  }
+  Params heads(skip_info(SkipKind::running_max).specs);
+  heads.set("a", 100.0);
+  heads.set("b", 1.0);
+  heads.set_per_head("sparsity", {0.0, 1.0});
+  const SkipRule rule = make_skip(SkipKind::running_max, heads);
+  ASSERT_EQ(rule.param.size(), 2u);
+  EXPECT_FLOAT_EQ(rule.param[0], 100.0f);
+  EXPECT_FLOAT_EQ(rule.param[1], 271.828183f);
+}
+
 TEST(ParseIndexList, RangesAndGarbage) {
   EXPECT_THAT(parse_index_list("0-3,7,5,5"), ElementsAre(0, 1, 2, 3, 5, 7));
   EXPECT_THAT(parse_index_list("12"), ElementsAre(12));

@@ -126,6 +126,19 @@ TEST_F(ProfileFile, RoundTripsBitForBit) {
   EXPECT_EQ(read(folder_ / "p.safetensors"), side);
 }
 
+TEST_F(ProfileFile, SkipCalibrationIsReadAndKept) {
+  Profile p = sample();
+  p.rules[3].rule.plan.skip = parse_skip("running_max:a=300,b=2,sparsity=0.5");
+  save_profile(p, path_);
+  const SkipRule want = p.rules[3].rule.plan.skip;
+  EXPECT_EQ(load_profile(path_).rules[3].rule.plan.skip, want);
+  json value = json::parse(read(path_));
+  EXPECT_EQ(value["rules"][3]["skip"]["a"].get<float>(), want.param[0]);
+  value["rules"][3]["skip"] = {{"kind", "running_max"}, {"a", 300}, {"b", 2}, {"sparsity", 0.5}};
+  write(path_, value.dump());
+  EXPECT_EQ(load_profile(path_).rules[3].rule.plan.skip, want);
+}
+
 TEST_F(ProfileFile, WithoutMasksThereIsNoSideFile) {
   Profile p = sample();
   p.rules.erase(p.rules.begin() + 2);
