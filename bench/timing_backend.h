@@ -64,6 +64,12 @@ class TimingBackend : public Backend {
       inner_.antidiagonal_scores(q, k, heads, q_layout, k_layout, sm_scale, stride, compat, out);
     });
   }
+  void block_mass(const TensorView& q, const TensorView& k, const float* lse,
+                  std::span<const int32_t> heads, const BlockLayout& q_layout,
+                  const BlockLayout& k_layout, float sm_scale, const TensorView& out) override {
+    timed("selection", 0.0,
+          [&] { inner_.block_mass(q, k, lse, heads, q_layout, k_layout, sm_scale, out); });
+  }
   void select_top_p(const TensorView& scores, std::span<const float> top_p,
                     BlockMask& mask) override {
     timed("selection", 0.0, [&] { inner_.select_top_p(scores, top_p, mask); });

@@ -78,6 +78,15 @@ class Backend {
                                    std::span<const int32_t> head_ids, const BlockLayout& q_layout,
                                    const BlockLayout& k_layout, float sm_scale, int32_t stride,
                                    bool compat, const TensorView& out) = 0;
+  // Softmax mass of each block pair under a normaliser that is given (AdaSpa's cached search, arXiv
+  // 2502.21079; methods_adaspa_calibatt.md 1.5): q, k [heads, seq_len, head_dim] f32|bf16, lse
+  // [heads, q_len] natural log by tensor head -> out [head_ids.size(), num_q_blocks, num_k_blocks]
+  // f32 = mean over the block's query rows of sum_j exp(sm_scale q.k_j - lse). With the lse of this
+  // q and k it equals AttendParams::block_mass of a dense call; rows then sum to 1. Needs no v.
+  // Explicit offsets are by call index.
+  virtual void block_mass(const TensorView& q, const TensorView& k, const float* lse,
+                          std::span<const int32_t> head_ids, const BlockLayout& q_layout,
+                          const BlockLayout& k_layout, float sm_scale, const TensorView& out) = 0;
   // Fewest key blocks per row, at least 1, whose score mass reaches top_p[head] (the crossing block
   // is kept, ties keep the lower block). scores [heads, num_q_blocks, num_k_blocks] f32, finite and
   // 0 or more (else Error), any row sum; bits are OR-ed into mask rows of the same head index.

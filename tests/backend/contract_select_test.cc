@@ -9,6 +9,7 @@
 #include "tests/support/backends.h"
 #include "tests/support/compare.h"
 #include "tests/support/poisoned.h"
+#include "tests/support/shapes.h"
 
 namespace lacuna::test {
 namespace {
@@ -63,6 +64,71 @@ TEST_P(SelectContract, AntidiagonalScores) {
         values(out), values(expected), mass_abs(dtype), shape,
         fmt::format("{} q_len {} k_len {} d {} blocks {}x{} stride {} compat {}", dtype_name(dtype),
                     q_len, k_len, d, block_q, block_k, stride, compat)));
+  }
+}
+
+TEST_P(SelectContract, BlockMass) {
+  Rng rng(5);
+  for (int turn = 0; turn < 40; ++turn) {
+    const DType dtype = turn % 2 == 0 ? DType::f32 : DType::bf16;
+    const int64_t q_len = rng.integer(1, 300), k_len = turn % 3 == 0 ? rng.integer(1, 300) : q_len;
+    const int64_t d = rng.pick<int64_t>({64, 128, 40});
+    const Poisoned q(dtype, 3, q_len, d, static_cast<Storage>(turn % 4)),
+        k(dtype, 3, k_len, d, static_cast<Storage>(turn % 4));
+    fill_normal(q.view(), 2 * turn, 2.0);
+    fill_normal(k.view(), 2 * turn + 1);
+    BlockLayout ql = BlockLayout::uniform(q_len, rng.pick<int32_t>({8, 64, 150})),
+                kl = BlockLayout::uniform(k_len, rng.pick<int32_t>({8, 64, 150}));
+    if (turn % 5 == 0) {
+      const auto cut = static_cast<int32_t>(k_len / 2), end = static_cast<int32_t>(k_len);
+      kl = BlockLayout::explicit_offsets(k_len, 2, {0, cut, cut, end, 0, 0, 1, end});
+    }
+    if (turn % 5 == 1) {
+      const auto end = static_cast<int32_t>(q_len);
+      ql = BlockLayout::explicit_offsets(q_len, 2, {0, 1, 1, end, 0, 0, end / 2, end});
+    }
+    const std::vector<int32_t> heads{2, 1};
+    // A normaliser near the true one: masses stay near 1.
+    std::vector<float> lse(static_cast<size_t>(3 * q_len));
+    for (float& x : lse) x = static_cast<float>(5.0 + rng.normal());
+    const float scale = 1.0f / std::sqrt(static_cast<float>(d));
+    const Tensor out(DType::f32, {2, ql.num_blocks, kl.num_blocks});
+    const Tensor expected(DType::f32, {2, ql.num_blocks, kl.num_blocks});
+    ref_->block_mass(q.view(), k.view(), lse.data(), heads, ql, kl, scale, expected);
+    backend_->block_mass(q.view(), k.view(), lse.data(), heads, ql, kl, scale, out);
+    double peak = 1.0;
+    for (const double x : values(expected)) peak = std::max(peak, x);
+    const int64_t shape[] = {2, ql.num_blocks, kl.num_blocks};
+    EXPECT_TRUE(near_abs(values(out), values(expected), peak * mass_abs(dtype, 10.0), shape,
+                         fmt::format("{} q_len {} k_len {} d {} turn {}", dtype_name(dtype), q_len,
+                                     k_len, d, turn)));
+  }
+}
+
+// With the log-sum-exp of the same q and k: what a dense call reports.
+TEST_P(SelectContract, BlockMassOfItsOwnLseIsTheDenseBlockMass) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    AttendSpec spec{.dtype = dtype, .heads = 3, .q_len = 205, .k_len = 205, .head_dim = 64};
+    spec.block_q = spec.block_k = 32;
+    const AttendCase c(spec);
+    const AttendResult dense = c.run(*backend_);
+    const AttendParams p = c.params();
+    const BlockLayout layout = BlockLayout::uniform(205, 32);
+    const std::vector<int32_t> heads{0, 1, 2};
+    const Tensor mass(DType::f32, {3, 7, 7});
+    const auto view = [&](const void* data, int64_t head_stride, int64_t token_stride) {
+      TensorView x = make_view(const_cast<void*>(data), dtype, {3, 205, 64});
+      x.stride = {head_stride, token_stride, 1};
+      return x;
+    };
+    backend_->block_mass(view(p.q, p.q_head_stride, p.q_token_stride),
+                         view(p.k, p.k_head_stride, p.k_token_stride), dense.lse.data(), heads,
+                         layout, layout, p.sm_scale, mass);
+    EXPECT_TRUE(near_abs(std::span<const float>(mass.as<float>(), 3 * 7 * 7), dense.block_mass,
+                         2 * mass_abs(dtype), std::string(dtype_name(dtype))));
+    for (int64_t row = 0; row < 3 * 7; ++row)
+      EXPECT_NEAR(std::accumulate(mass.as<float>() + row * 7, mass.as<float>() + row * 7 + 7, 0.0),
+                  1.0, 10 * mass_abs(dtype));
   }
 }
 
@@ -153,18 +219,23 @@ TEST_P(SelectContract, SameBitsForOneAndTwoThreads) {
   const Tensor q = random_tensor(DType::bf16, {3, 700, 64}, 1, 3.0);
   const BlockLayout layout = BlockLayout::uniform(700, 64);
   const std::vector<int32_t> heads{0, 1, 2};
-  std::vector<std::vector<double>> means, scores;
+  const std::vector<float> lse(3 * 700, 3.0f);
+  std::vector<std::vector<double>> means, scores, masses;
   for (int threads : {1, 2}) {
     set_num_threads(threads);
     const Tensor mean(DType::f32, {3, 11, 64}), score(DType::f32, {3, 11, 11});
     backend_->block_mean(q, heads, layout, mean);
     backend_->antidiagonal_scores(q, q, heads, layout, layout, 0.125f, 8, false, score);
+    const Tensor mass(DType::f32, {3, 11, 11});
+    backend_->block_mass(q, q, lse.data(), heads, layout, layout, 0.125f, mass);
+    masses.push_back(values(mass));
     means.push_back(values(mean));
     scores.push_back(values(score));
   }
   set_num_threads(before);
   EXPECT_EQ(means[0], means[1]);
   EXPECT_EQ(scores[0], scores[1]);
+  EXPECT_EQ(masses[0], masses[1]);
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, SelectContract, testing::ValuesIn(backends_under_test()),

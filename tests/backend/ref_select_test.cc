@@ -41,6 +41,27 @@ class RefSelect : public testing::Test {
 
 using Blocks = std::vector<int32_t>;
 
+// One channel: rows 0 and 1 see exp(z) = 1, 3, 4 of 8; row 2 sees 1, 1, 1 of 3.
+TEST_F(RefSelect, BlockMassUnderAGivenNormaliser) {
+  std::vector<float> q = {1.0f, 1.0f, 0.0f};
+  std::vector<float> k = {0.0f, std::log(3.0f), std::log(4.0f)};
+  std::vector<float> lse = {std::log(8.0f), std::log(8.0f), std::log(3.0f)};
+  const BlockLayout layout = BlockLayout::uniform(3, 2);
+  const Tensor mass(DType::f32, {1, 2, 2});
+  const auto run = [&] {
+    backend_->block_mass(make_view(q.data(), DType::f32, {1, 3, 1}),
+                         make_view(k.data(), DType::f32, {1, 3, 1}), lse.data(),
+                         std::vector<int32_t>{0}, layout, layout, 1.0f, mass);
+    return std::vector<float>(mass.as<float>(), mass.as<float>() + 4);
+  };
+  const float expected[] = {0.5f, 0.5f, 2.0f / 3.0f, 1.0f / 3.0f};
+  std::vector<float> got = run();
+  for (int i = 0; i < 4; ++i) EXPECT_NEAR(got[i], expected[i], 1e-6) << i;
+  for (float& x : lse) x += std::log(2.0f);
+  got = run();
+  for (int i = 0; i < 4; ++i) EXPECT_NEAR(got[i], expected[i] / 2.0f, 1e-6) << "a shift scales all";
+}
+
 TEST_F(RefSelect, TopPKeepsTheCrossingBlock) {
   EXPECT_EQ(top_p({0.125f, 0.5f, 0.25f, 0.125f}, 0.5f), (Blocks{1}));  // reached exactly
   EXPECT_EQ(top_p({0.125f, 0.5f, 0.25f, 0.125f}, 0.51f), (Blocks{1, 2}));

@@ -102,6 +102,12 @@ class SpyBackend : public Backend {
     ++predictions;
     ref_->antidiagonal_scores(q, k, heads, q_layout, k_layout, sm_scale, stride, compat, out);
   }
+  void block_mass(const TensorView& q, const TensorView& k, const float* lse,
+                  std::span<const int32_t> heads, const BlockLayout& q_layout,
+                  const BlockLayout& k_layout, float sm_scale, const TensorView& out) override {
+    ++predictions;
+    ref_->block_mass(q, k, lse, heads, q_layout, k_layout, sm_scale, out);
+  }
   void select_top_p(const TensorView& scores, std::span<const float> p, BlockMask& m) override {
     ref_->select_top_p(scores, p, m);
   }

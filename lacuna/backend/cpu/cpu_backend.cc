@@ -51,6 +51,11 @@ class CpuBackend final : public Backend {
                                out);
     });
   }
+  void block_mass(const TensorView& q, const TensorView& k, const float* lse,
+                  std::span<const int32_t> head_ids, const BlockLayout& q_layout,
+                  const BlockLayout& k_layout, float sm_scale, const TensorView& out) override {
+    cpu::block_mass(q, k, lse, head_ids, q_layout, k_layout, sm_scale, isa_, out);
+  }
   void select_top_p(const TensorView& scores, std::span<const float> top_p,
                     BlockMask& mask) override {
     cpu::select_top_p(scores, top_p, mask);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "lacuna/backend/backend.h"
+#include "lacuna/backend/cpu/isa.h"
 #include "lacuna/backend/cpu/onednn.h"
 
 namespace lacuna::cpu {
@@ -17,6 +18,10 @@ void antidiagonal_scores(OneDnn& dnn, const TensorView& q, const TensorView& k,
                          std::span<const int32_t> head_ids, const BlockLayout& q_layout,
                          const BlockLayout& k_layout, float sm_scale, int32_t stride, bool compat,
                          const TensorView& out);
+// With the score and exponential kernels of attention at level `isa`.
+void block_mass(const TensorView& q, const TensorView& k, const float* lse,
+                std::span<const int32_t> head_ids, const BlockLayout& q_layout,
+                const BlockLayout& k_layout, float sm_scale, Isa isa, const TensorView& out);
 // Scores must be finite and not negative.
 void select_top_p(const TensorView& scores, std::span<const float> top_p, BlockMask& mask);
 // Scores must not be NaN.

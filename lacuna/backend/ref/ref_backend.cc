@@ -35,6 +35,11 @@ class RefBackend final : public Backend {
                            const TensorView& out) override {
     ref::antidiagonal_scores(q, k, head_ids, q_layout, k_layout, sm_scale, stride, compat, out);
   }
+  void block_mass(const TensorView& q, const TensorView& k, const float* lse,
+                  std::span<const int32_t> head_ids, const BlockLayout& q_layout,
+                  const BlockLayout& k_layout, float sm_scale, const TensorView& out) override {
+    ref::block_mass(q, k, lse, head_ids, q_layout, k_layout, sm_scale, out);
+  }
   void select_top_p(const TensorView& scores, std::span<const float> top_p,
                     BlockMask& mask) override {
     ref::select_top_p(scores, top_p, mask);
