@@ -27,6 +27,11 @@ void print_text() {
     fmt::print("  {:<14} {}\n", r.name, r.summary);
     print_specs(r.specs);
   }
+  fmt::print("\nCompensation of dropped blocks (a parameter of every method: compensate=NAME)\n");
+  for (const CompensationInfo& c : all_compensations()) {
+    fmt::print("  {:<14} {}\n", c.name, c.summary);
+    print_specs(c.specs);
+  }
   fmt::print("\nSkip rules (--skip NAME[:parameter=value,...])\n");
   for (const SkipInfo& s : all_skip_rules()) {
     fmt::print("  {:<14} {}\n", s.name, s.summary);

@@ -147,6 +147,7 @@ void Engine::attend(const Site& site, const VideoGrid& grid, int64_t text_tokens
     entry.qk_density = state->masks.density();
     entry.mask_hash = state->masks.hash();
     call.keep(state->masks.selection());
+    call.compensate(rule.plan.compensate);
     if (!seen.head_ids.empty()) call.ask(state->masks.selection(), seen);
   }
   if (state == nullptr || state->masks.dense()) entry.reason = dense_reason(rule);
@@ -159,6 +160,7 @@ void Engine::attend(const Site& site, const VideoGrid& grid, int64_t text_tokens
   entry.select_ms = milliseconds((selected - start) + (Clock::now() - attended));
   entry.attend_ms = milliseconds(attended - selected);
   entry.pv_density = call.pv_density();
+  entry.pooled_density = call.pooled_density();
   trace_.add(std::move(entry));
 }
 

@@ -49,6 +49,7 @@ void KernelCall::begin(const TensorView& q, const TensorView& k, const TensorVie
   check_tensor("out", out, q);
   q_ = q, k_ = k, v_ = v, out_ = out;
   selection_ = nullptr;
+  compensation_ = Compensation::none;
   params_ = {};
   params_.dtype = q.dtype == DType::f32 ? AttendDType::f32 : AttendDType::bf16;
   params_.num_heads = static_cast<int32_t>(q.shape[0]);
@@ -125,17 +126,32 @@ void KernelCall::keep(const Selection& selection) {
 }
 
 void KernelCall::ask(const Selection& selection, Observation& seen) {
-  const int64_t heads = params_.num_heads, rows = params_.num_q_blocks;
-  const int64_t columns = params_.num_k_blocks;
-  if (selection.wants_lse)
-    seen.lse = params_.lse =
-        workspace_.get("engine.lse", DType::f32, {heads, params_.q_len}).as<float>();
+  const int64_t heads = params_.num_heads;
+  if (selection.wants_lse) seen.lse = ask_lse();
   if (selection.wants_block_mass)
     seen.block_mass = params_.block_mass =
-        workspace_.get("engine.block_mass", DType::f32, {heads, rows, columns}).as<float>();
-  if (selection.wants_skip_bits)
-    seen.skip_bits = params_.skip_bits = static_cast<uint64_t*>(
-        workspace_.get("engine.skip_bits", DType::i64, {heads, rows, (columns + 63) / 64}).data);
+        workspace_
+            .get("engine.block_mass", DType::f32,
+                 {heads, params_.num_q_blocks, params_.num_k_blocks})
+            .as<float>();
+  if (selection.wants_skip_bits) seen.skip_bits = ask_skip_bits();
+}
+
+const float* KernelCall::ask_lse() {
+  if (params_.lse == nullptr)
+    params_.lse =
+        workspace_.get("engine.lse", DType::f32, {params_.num_heads, params_.q_len}).as<float>();
+  return params_.lse;
+}
+
+const uint64_t* KernelCall::ask_skip_bits() {
+  const int64_t words = (int64_t{params_.num_k_blocks} + 63) / 64;
+  if (params_.skip_bits == nullptr)
+    params_.skip_bits = static_cast<uint64_t*>(
+        workspace_
+            .get("engine.skip_bits", DType::i64, {params_.num_heads, params_.num_q_blocks, words})
+            .data);
+  return params_.skip_bits;
 }
 
 TensorView KernelCall::gathered(const char* name, const TensorView& x, const TokenOrder& order) {
@@ -145,27 +161,46 @@ TensorView KernelCall::gathered(const char* name, const TensorView& x, const Tok
   return moved;
 }
 
+void KernelCall::attend(const TensorView& q, const TensorView& k, const TensorView& v,
+                        const TensorView& out) {
+  point_at(q, k, v, out);
+  const bool compensated = selection_ != nullptr && compensation_ != Compensation::none &&
+                           (!selection_->mask.empty() || params_.skip != SkipKind::none);
+  if (compensated) ask_lse();
+  if (compensated && params_.skip != SkipKind::none) ask_skip_bits();
+  backend_.attend(params_);
+  if (compensated)
+    pooled_pairs_ = compensator_.join(compensation_, params_, *selection_, q, k, v, out);
+}
+
 void KernelCall::run() {
   pv_pairs_.assign(static_cast<size_t>(params_.num_heads), 0);
   params_.pv_pairs = pv_pairs_.data();
+  pooled_pairs_ = 0;
   if (selection_ == nullptr || (selection_->q_order.empty() && selection_->k_order.empty()))
-    return backend_.attend(params_);
+    return attend(q_, k_, v_, out_);
   const TokenOrder& order = selection_->q_order;
   const TensorView out =
       order.empty()
           ? out_
           : workspace_.get("engine.out", out_.dtype, {out_.shape[0], out_.shape[1], out_.shape[2]});
-  point_at(gathered("engine.q", q_, order), gathered("engine.k", k_, selection_->k_order),
-           gathered("engine.v", v_, selection_->k_order), out);
-  backend_.attend(params_);
+  attend(gathered("engine.q", q_, order), gathered("engine.k", k_, selection_->k_order),
+         gathered("engine.v", v_, selection_->k_order), out);
   if (!order.empty()) backend_.scatter_tokens(out, order.order.data(), head_stride(order), out_);
 }
 
-double KernelCall::pv_density() const {
-  const auto pairs = std::accumulate(pv_pairs_.begin(), pv_pairs_.end(), int64_t{0});
+double KernelCall::share(int64_t pairs) const {
   return static_cast<double>(pairs) /
          (static_cast<double>(params_.num_heads) * static_cast<double>(params_.q_len) *
           static_cast<double>(params_.k_len));
+}
+
+double KernelCall::pv_density() const {
+  return share(std::accumulate(pv_pairs_.begin(), pv_pairs_.end(), int64_t{0}));
+}
+
+double KernelCall::pooled_density() const {
+  return share(pooled_pairs_);
 }
 
 }  // namespace lacuna

@@ -8,6 +8,7 @@
 
 #include "lacuna/backend/backend.h"
 #include "lacuna/core/workspace.h"
+#include "lacuna/engine/compensate.h"
 #include "lacuna/engine/policy.h"
 #include "lacuna/methods/method.h"
 
@@ -15,7 +16,8 @@ namespace lacuna {
 
 class KernelCall {
  public:
-  KernelCall(Backend& backend, Workspace& workspace) : backend_(backend), workspace_(workspace) {}
+  KernelCall(Backend& backend, Workspace& workspace)
+      : backend_(backend), workspace_(workspace), compensator_(backend, workspace) {}
 
   // Starts a dense call without a skip rule. q, k, v, out as in Engine::attend; throws Error when
   // they do not fit together or do not have `seq_len` tokens.
@@ -33,15 +35,24 @@ class KernelCall {
   void keep_all();
   // Asks for the outputs `selection` wants; their addresses go to `seen`.
   void ask(const Selection& selection, Observation& seen);
-  // Gathers tokens into the selection's order, attends, scatters back.
+  // Asks for skip bits, for whoever carries them on: valid from run() until the next call.
+  const uint64_t* ask_skip_bits();
+  // What run() does about blocks that keep() or the skip rule dropped.
+  void compensate(Compensation kind) { compensation_ = kind; }
+  // Gathers tokens into the selection's order, attends, compensates, scatters back.
   void run();
 
   const AttendParams& params() const { return params_; }
   float sm_scale() const { return params_.sm_scale; }
   // Computed P*V pairs / all pairs of the last run().
   double pv_density() const;
+  // Products of the last run()'s compensation / all pairs.
+  double pooled_density() const;
 
  private:
+  const float* ask_lse();
+  double share(int64_t pairs) const;
+  void attend(const TensorView& q, const TensorView& k, const TensorView& v, const TensorView& out);
   void point_at(const TensorView& q, const TensorView& k, const TensorView& v,
                 const TensorView& out);
   void list(const BlockIndex& index);
@@ -52,6 +63,9 @@ class KernelCall {
   AttendParams params_;
   TensorView q_, k_, v_, out_;
   const Selection* selection_ = nullptr;
+  Compensator compensator_;
+  Compensation compensation_ = Compensation::none;
+  int64_t pooled_pairs_ = 0;
   std::vector<float> skip_param_, skip_kappa_;
   std::vector<int64_t> pv_pairs_;
   BlockIndex index_;       // of the selection's mask

@@ -56,6 +56,20 @@ constexpr SkipInfo kSkipRules[] = {
      1},
 };
 
+constexpr CompensationInfo kCompensations[] = {
+    {Compensation::none, "none", "Dropped blocks count for nothing", {}, 1},
+    {Compensation::pooled_row,
+     "pooled_row",
+     "Each query row attends to the mean key and value of every dropped block",
+     {},
+     1},
+    {Compensation::pooled_block,
+     "pooled_block",
+     "The mean query of each query block does, once for all its rows",
+     {},
+     1},
+};
+
 template <typename Info>
 std::string names_of(std::span<const Info> infos) {
   std::string names;
@@ -177,6 +191,14 @@ std::vector<float> running_max_factors(const Params& params) {
   return factors;
 }
 
+Compensation take_compensation(std::vector<KeyValue>& pairs) {
+  Compensation kind = Compensation::none;
+  for (const KeyValue& pair : pairs)
+    if (pair.key == "compensate") kind = find_compensation(pair.value).kind;
+  std::erase_if(pairs, [](const KeyValue& pair) { return pair.key == "compensate"; });
+  return kind;
+}
+
 Rule dense_rule(std::string reason) {
   Rule rule;
   rule.reason = std::move(reason);
@@ -191,11 +213,18 @@ std::span<const RefreshInfo> all_refresh_rules() {
 std::span<const SkipInfo> all_skip_rules() {
   return kSkipRules;
 }
+std::span<const CompensationInfo> all_compensations() {
+  return kCompensations;
+}
 const RefreshInfo& refresh_info(RefreshKind kind) {
   return kRefreshRules[static_cast<size_t>(kind)];
 }
 const SkipInfo& skip_info(SkipKind kind) {
   return kSkipRules[static_cast<size_t>(kind)];
+}
+
+const CompensationInfo& compensation_info(Compensation kind) {
+  return kCompensations[static_cast<size_t>(kind)];
 }
 
 const RefreshInfo& find_refresh(std::string_view name) {
@@ -208,6 +237,12 @@ const SkipInfo& find_skip(std::string_view name) {
   for (const SkipInfo& info : kSkipRules)
     if (info.name == name) return info;
   fail("skip: '{}', expected one of {}", name, names_of(all_skip_rules()));
+}
+
+const CompensationInfo& find_compensation(std::string_view name) {
+  for (const CompensationInfo& info : kCompensations)
+    if (info.name == name) return info;
+  fail("compensate: '{}', expected one of {}", name, names_of(all_compensations()));
 }
 
 Refresh make_refresh(RefreshKind kind, const Params& params, std::vector<int> steps) {
@@ -309,6 +344,7 @@ Plan parse_plan(std::string_view method_spec) {
   const Method& method = find_method(spec.name);
   plan.refresh =
       take_refresh(spec.pairs, method.static_mask() ? RefreshKind::never : RefreshKind::every_step);
+  plan.compensate = take_compensation(spec.pairs);
   plan.params = Params(method.specs());
   for (const KeyValue& pair : spec.pairs)
     plan.params.set(pair.key, parse_number(pair.key, pair.value));

@@ -45,12 +45,20 @@ struct SkipRule {
   bool operator==(const SkipRule&) const = default;
 };
 
+// What becomes of the keys in dropped blocks; see compensate.h.
+enum class Compensation : uint8_t {
+  none,
+  pooled_row,    // every query row attends to the mean key of each dropped block
+  pooled_block,  // the mean query of a query block does, for all its rows
+};
+
 // What to do at the sites a rule matches.
 struct Plan {
   const Method* method = nullptr;  // null = dense
   Params params;
   Refresh refresh;
   SkipRule skip;
+  Compensation compensate = Compensation::none;
   std::shared_ptr<const Selection> fixed;  // masks of all heads, for the method `fixed`
 };
 
@@ -87,9 +95,9 @@ class Policy {
 
 // Parses `xattention:top_p=0.9,stride=16,refresh=drift,delta=0.1`: a method, its parameters
 // (checked against ParamSpec) and a refresh rule. refresh is every_step, never, drift (with delta,
-// gate_low, gate_high, relative, pool) or at_steps (with at=10+30 or at=0-9+30). Without it a
-// method whose mask needs no data is selected once, any other at every step. Throws Error naming
-// what was given and what is known.
+// gate_low, gate_high, relative, pool)) or at_steps (with at=10+30 or at=0-9+30). Without it a
+// method whose mask needs no data is selected once, any other at every step. compensate=pooled_row or pooled_block adds dropped blocks back as means. Throws
+// Error naming what was given and what is known.
 Plan parse_plan(std::string_view method_spec);
 // Parses `none`, `running_max:lambda=0.01`, `running_lse:lambda=-6`, `recall:r=0.95,kappa=0.5`, and
 // BLASST's calibrated forms `running_max:a=1000` (lambda = a / keys) and
@@ -105,7 +113,7 @@ std::vector<int> parse_index_list(std::string_view text);
 Policy make_policy(const Plan& plan, const SkipRule& skip, std::string_view dense_steps,
                    std::string_view dense_layers, int64_t min_tokens, int num_steps);
 
-// Names, parameters and origin of the rules on the refresh and skip axes, for parsers and docs.
+// Names, parameters and origin of the rules beside the method, for parsers and docs.
 struct RefreshInfo {
   RefreshKind kind;
   std::string_view name, summary;
@@ -118,13 +126,22 @@ struct SkipInfo {
   std::span<const ParamSpec> specs;  // what make_skip takes
   int formula;
 };
+struct CompensationInfo {
+  Compensation kind;
+  std::string_view name, summary;
+  std::span<const ParamSpec> specs;  // none so far
+  int formula;
+};
 std::span<const RefreshInfo> all_refresh_rules();
 std::span<const SkipInfo> all_skip_rules();
+std::span<const CompensationInfo> all_compensations();
 const RefreshInfo& refresh_info(RefreshKind kind);
 const SkipInfo& skip_info(SkipKind kind);
+const CompensationInfo& compensation_info(Compensation kind);
 // Throw Error listing the names when unknown.
 const RefreshInfo& find_refresh(std::string_view name);
 const SkipInfo& find_skip(std::string_view name);
+const CompensationInfo& find_compensation(std::string_view name);
 // Rules from values of their specs. Throw Error when values do not fit together.
 Refresh make_refresh(RefreshKind kind, const Params& params, std::vector<int> steps);
 SkipRule make_skip(SkipKind kind, const Params& params);

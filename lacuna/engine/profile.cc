@@ -87,6 +87,8 @@ Json rule_json(const ProfileRule& item, const ProfileTarget& target) {
       params[std::string(spec.name)] = values_json(plan.params.values(spec.name));
     if (!params.empty()) json["params"] = params;
     json["refresh"] = refresh_json(plan.refresh);
+    if (plan.compensate != Compensation::none)
+      json["compensate"] = compensation_info(plan.compensate).name;
     if (plan.fixed != nullptr) json["mask"] = mask_json(*plan.fixed, target);
   }
   if (plan.skip.kind != SkipKind::none) json["skip"] = skip_json(plan.skip);
@@ -174,6 +176,9 @@ std::vector<std::pair<std::string, int>> formulas_of(const Plan& plan) {
     add("method", plan.method->name(), plan.method->formula());
     const RefreshInfo& refresh = refresh_info(plan.refresh.kind);
     add("refresh", refresh.name, refresh.formula);
+    const CompensationInfo& compensation = compensation_info(plan.compensate);
+    if (plan.compensate != Compensation::none)
+      add("compensate", compensation.name, compensation.formula);
   }
   if (plan.skip.kind != SkipKind::none) {
     const SkipInfo& skip = skip_info(plan.skip.kind);

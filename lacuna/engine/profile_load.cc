@@ -186,7 +186,8 @@ std::shared_ptr<const Selection> read_mask(const Json& json, const std::string& 
 ProfileRule read_rule(const Json& json, const std::string& path, const ProfileTarget& target,
                       const MaskSource& source) {
   const JsonObject object(
-      json, path, {"match", "reason", "method", "params", "refresh", "mask", "skip", "density"});
+      json, path,
+      {"match", "reason", "method", "params", "refresh", "compensate", "mask", "skip", "density"});
   ProfileRule item;
   Plan& plan = item.rule.plan;
   item.rule.match = read_match(object.at("match"), object.path("match"), target);
@@ -198,12 +199,14 @@ ProfileRule read_rule(const Json& json, const std::string& path, const ProfileTa
                               object.path("params"), plan.method->specs(), {}, target.num_heads);
     plan.method->check(plan.params);
     plan.refresh = read_refresh(object.at("refresh"), object.path("refresh"));
+    if (object.has("compensate"))
+      plan.compensate = find_compensation(object.text("compensate", 64)).kind;
     const bool given = object.has("mask"), wanted = plan.method->takes_masks();
     LACUNA_CHECK(given == wanted, "{}: {}, method {} expects {}", object.path("mask"),
                  given ? "given" : "missing", plan.method->name(), wanted ? "a mask" : "none");
     if (given) plan.fixed = read_mask(object.at("mask"), object.path("mask"), target, source);
   } else {
-    for (const char* key : {"params", "refresh", "mask"})
+    for (const char* key : {"params", "refresh", "compensate", "mask"})
       LACUNA_CHECK(!object.has(key), "{}: given without a method", object.path(key));
   }
   if (object.has("skip"))

@@ -66,6 +66,9 @@ std::string methods_table_markdown() {
     add_rows(text, info.name, info.summary, info.specs);
   text.append("\n").append(table_head("skip"));
   for (const SkipInfo& info : all_skip_rules()) add_rows(text, info.name, info.summary, info.specs);
+  text.append("\n").append(table_head("compensate"));
+  for (const CompensationInfo& info : all_compensations())
+    add_rows(text, info.name, info.summary, info.specs);
   return text;
 }
 
@@ -80,6 +83,7 @@ std::string methods_json() {
                                {"params", params_json(method->specs())}});
   json["refresh"] = rules_json(all_refresh_rules());
   json["skip"] = rules_json(all_skip_rules());
+  json["compensate"] = rules_json(all_compensations());
   return json.dump(2);
 }
 

@@ -57,6 +57,7 @@ std::string Trace::to_json() const {
     line["heads_refreshed"] = entry.heads_refreshed;
     line["qk_density"] = entry.qk_density;
     line["pv_density"] = entry.pv_density;
+    line["pooled_density"] = entry.pooled_density;
     line["select_ms"] = entry.select_ms;
     line["attend_ms"] = entry.attend_ms;
     line["mask_hash"] = fmt::format("{:016x}", entry.mask_hash);

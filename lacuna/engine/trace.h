@@ -18,9 +18,11 @@ struct TraceEntry {
   int32_t heads_refreshed = 0;  // heads whose mask was selected in this call
   double qk_density = 1.0;      // listed (query, key) pairs / all, mean over heads
   double pv_density = 1.0;      // after the skip rule
-  double select_ms = 0.0;       // refresh decision, selection, compaction, observe
-  double attend_ms = 0.0;       // kernel, and moving tokens into the selection's order and back
-  uint64_t mask_hash = 0;       // 0 = dense
+  // Products of compensation / all pairs: (query, or mean query of a block) x mean key.
+  double pooled_density = 0.0;
+  double select_ms = 0.0;  // refresh decision, selection, compaction, observe
+  double attend_ms = 0.0;  // kernel, compensation, moving tokens into order and back
+  uint64_t mask_hash = 0;  // 0 = dense
 };
 
 class Trace {

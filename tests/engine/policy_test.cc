@@ -37,6 +37,17 @@ TEST(ParsePlan, RefreshDefaultsFollowTheMethod) {
   EXPECT_EQ(parse_plan("xattention:at=3,refresh=at_steps").refresh.steps, std::vector<int>{3});
 }
 
+TEST(ParsePlan, CompensationGoesWithEveryMethod) {
+  EXPECT_EQ(parse_plan("radial").compensate, Compensation::none);
+  EXPECT_EQ(parse_plan("xattention:top_p=0.9,compensate=pooled_block").compensate,
+            Compensation::pooled_block);
+  const Plan plan = parse_plan("radial:compensate=pooled_row,refresh=drift,delta=1");
+  EXPECT_EQ(plan.compensate, Compensation::pooled_row);
+  EXPECT_EQ(plan.refresh.delta, 1.0);
+  EXPECT_THAT(error_of([] { parse_plan("radial:compensate=all"); }),
+              HasSubstr("'all', expected one of none, pooled_row, pooled_block"));
+}
+
 TEST(ParsePlan, ErrorsNameWhatIsKnown) {
   const auto error = [](const char* text) { return error_of([&] { parse_plan(text); }); };
   EXPECT_THAT(error("xatention"), HasSubstr("'xatention', expected one of dense"));
@@ -62,6 +73,7 @@ TEST(ParsePlan, NoMethodUsesARefreshKey) {
     for (const ParamSpec& spec : method->specs()) {
       EXPECT_NE(spec.name, "refresh");
       EXPECT_NE(spec.name, "at");
+      EXPECT_NE(spec.name, "compensate");
       for (const RefreshInfo& info : all_refresh_rules())
         for (const ParamSpec& key : info.specs) EXPECT_NE(spec.name, key.name) << method->name();
     }

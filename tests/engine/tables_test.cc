@@ -42,6 +42,7 @@ TEST(Tables, JsonHoldsEveryParameter) {
   }
   EXPECT_EQ(json["refresh"].size(), all_refresh_rules().size());
   EXPECT_EQ(json["skip"].size(), all_skip_rules().size());
+  EXPECT_EQ(json["compensate"].size(), all_compensations().size());
 }
 
 // Defaults must be valid: parse_plan and profiles start from them.
@@ -63,6 +64,8 @@ TEST(Tables, DefaultsAreInRange) {
     check(info.name, info.specs);
     EXPECT_EQ(&refresh_info(info.kind), &info) << "the list follows the enum";
   }
+  for (const CompensationInfo& info : all_compensations())
+    EXPECT_EQ(&compensation_info(info.kind), &info);
   for (const SkipInfo& info : all_skip_rules()) {
     check(info.name, info.specs);
     EXPECT_EQ(&skip_info(info.kind), &info);
