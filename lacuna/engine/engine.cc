@@ -125,6 +125,7 @@ void Engine::attend(const Site& site, const VideoGrid& grid, int64_t text_tokens
   entry.num_heads = static_cast<int32_t>(q.shape[0]);
   Observation seen{site};
   SiteState* state = nullptr;
+  const uint64_t* carried = nullptr;
   if (rule.plan.method == nullptr) {
     call.keep_all();
   } else {
@@ -149,6 +150,7 @@ void Engine::attend(const Site& site, const VideoGrid& grid, int64_t text_tokens
     call.keep(state->masks.selection());
     call.compensate(rule.plan.compensate);
     if (!seen.head_ids.empty()) call.ask(state->masks.selection(), seen);
+    if (rule.plan.refresh.kind == RefreshKind::carry) carried = call.ask_skip_bits();
   }
   if (state == nullptr || state->masks.dense()) entry.reason = dense_reason(rule);
 
@@ -157,6 +159,7 @@ void Engine::attend(const Site& site, const VideoGrid& grid, int64_t text_tokens
   const auto attended = Clock::now();
   if (seen.lse != nullptr || seen.block_mass != nullptr || seen.skip_bits != nullptr)
     rule.plan.method->observe(seen, state->method.get());
+  if (carried != nullptr) state->masks.drop(carried, grid.tokens());
   entry.select_ms = milliseconds((selected - start) + (Clock::now() - attended));
   entry.attend_ms = milliseconds(attended - selected);
   entry.pv_density = call.pv_density();

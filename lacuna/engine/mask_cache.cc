@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "lacuna/core/error.h"
+#include "lacuna/methods/selection.h"
 
 namespace lacuna {
 
@@ -81,7 +82,26 @@ void MaskCache::merge(Selection fresh, std::span<const int32_t> head_ids, int64_
     selection_.wants_skip_bits = fresh.wants_skip_bits;
   }
   num_heads_ = num_heads;
-  density_.resize(static_cast<size_t>(num_heads), 1.0);
+  measure(head_ids);
+}
+
+void MaskCache::drop(const uint64_t* skip_bits, int64_t video_tokens) {
+  BlockMask& mask = selection_.mask;
+  if (mask.empty()) {
+    mask = BlockMask(num_heads_, selection_.q_layout.num_blocks, selection_.k_layout.num_blocks);
+    mask.fill();
+  }
+  for (int64_t h = 0; h < num_heads_; ++h)
+    for (int32_t qb = 0; qb < mask.num_q_blocks(); ++qb)
+      for (uint64_t& word : mask.row(h, qb)) word &= ~*skip_bits++;
+  keep_text(selection_, video_tokens);
+  std::vector<int32_t> all(static_cast<size_t>(num_heads_));
+  std::iota(all.begin(), all.end(), 0);
+  measure(all);
+}
+
+void MaskCache::measure(std::span<const int32_t> head_ids) {
+  density_.resize(static_cast<size_t>(num_heads_), 1.0);
   for (int32_t h : head_ids)
     density_[h] =
         dense() ? 1.0 : selection_.mask.density(h, selection_.q_layout, selection_.k_layout);

@@ -19,6 +19,10 @@ class MaskCache {
   void merge(Selection fresh, std::span<const int32_t> head_ids, int64_t num_heads,
              std::string_view who);
 
+  // Takes blocks out, of all heads: bits as AttendParams::skip_bits. Text, past `video_tokens`,
+  // stays. No row may lose its last block: the skip rules keep the first of each.
+  void drop(const uint64_t* skip_bits, int64_t video_tokens);
+
   bool empty() const { return num_heads_ == 0; }
   bool dense() const { return selection_.mask.empty(); }
   const Selection& selection() const { return selection_; }
@@ -26,6 +30,8 @@ class MaskCache {
   uint64_t hash() const { return hash_; }  // of the mask; 0 = dense
 
  private:
+  void measure(std::span<const int32_t> head_ids);
+
   int64_t num_heads_ = 0;
   Selection selection_;
   std::vector<double> density_;  // [num_heads]

@@ -21,6 +21,9 @@ constexpr ParamSpec kDriftSpecs[] = {
     {"relative", 1, 0, 1, true, "1 divides by the norm at the last selection; 0 as published"},
     {"pool", 0, 0, 1000000, true, "tokens per mean; 0 = one mean of all tokens, as published"},
 };
+constexpr ParamSpec kCarrySpecs[] = {
+    {"retest", 8, 0, 1000000, true, "steps until everything is listed again; 0 = never"},
+};
 constexpr RefreshInfo kRefreshRules[] = {
     {RefreshKind::every_step, "every_step", "Selects in every step", {}, 1},
     {RefreshKind::at_steps,
@@ -32,6 +35,9 @@ constexpr RefreshInfo kRefreshRules[] = {
      "Selects a head when its pooled q and k moved (HASTE Temporal Mask Reuse, arXiv 2605.14513)",
      kDriftSpecs, 1},
     {RefreshKind::never, "never", "Selects once, at the first sparse step", {}, 1},
+    {RefreshKind::carry, "carry",
+     "Lists what the skip rule kept in the step before (LiteAttention, arXiv 2511.11062)",
+     kCarrySpecs, 1},
 };
 
 // Bounds of skip parameters are floats, so that a value at the bound survives rounding.
@@ -251,6 +257,7 @@ Refresh make_refresh(RefreshKind kind, const Params& params, std::vector<int> st
   refresh.steps = std::move(steps);
   if (kind == RefreshKind::at_steps)
     LACUNA_CHECK(!refresh.steps.empty(), "refresh: at_steps without steps, expected e.g. at=10+30");
+  if (kind == RefreshKind::carry) refresh.retest = static_cast<int32_t>(params.get_int("retest"));
   if (kind == RefreshKind::drift) {
     refresh.delta = params.get("delta");
     refresh.gate_low = params.get("gate_low");
@@ -310,6 +317,18 @@ bool SiteMatch::matches(const Site& site, int64_t seq_len) const {
          site.sigma < sigma_max && seq_len <= max_tokens &&
          (layers.empty() || std::find(layers.begin(), layers.end(), site.layer) != layers.end()) &&
          (!branch || *branch == site.branch) && (!expert || *expert == site.expert);
+}
+
+void check_plan(const Plan& plan) {
+  LACUNA_CHECK(plan.method == nullptr || plan.refresh.kind != RefreshKind::carry ||
+                   plan.skip.kind != SkipKind::none,
+               "refresh: carry without a skip rule, expected one of {}",
+               names_of(all_skip_rules()));
+}
+
+void Policy::add(Rule rule) {
+  check_plan(rule.plan);
+  rules_.push_back(std::move(rule));
 }
 
 const Rule& Policy::at(const Site& site, int64_t seq_len) const {

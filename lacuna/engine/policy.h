@@ -22,6 +22,7 @@ enum class RefreshKind : uint8_t {
   at_steps,  // AdaSpa: at the listed steps
   drift,     // HASTE Temporal Mask Reuse: when pooled q/k moved by more than delta
   never,     // select once, at the first sparse step
+  carry,     // LiteAttention: keep what the skip rule kept, select every `retest` steps
 };
 
 // When a head's mask is selected again; a head without a mask is always selected. See refresh.h.
@@ -33,6 +34,7 @@ struct Refresh {
   double gate_low = 0.4, gate_high = 0.8;  // layer gate: share of drifted heads
   bool relative = true;                    // false: the published absolute L1 distance
   int32_t pool = 0;                        // tokens per mean; 0 = one mean of all, as published
+  int32_t retest = 8;                      // carry: steps between selections; 0 = never again
   bool operator==(const Refresh&) const = default;
 };
 
@@ -62,6 +64,9 @@ struct Plan {
   std::shared_ptr<const Selection> fixed;  // masks of all heads, for the method `fixed`
 };
 
+// Throws Error when the choices of a plan do not fit together.
+void check_plan(const Plan& plan);
+
 // Half-open ranges; an empty list of layers matches every layer.
 struct SiteMatch {
   int step_begin = 0, step_end = 1 << 30;
@@ -84,7 +89,8 @@ struct Rule {
 // Ordered rules, first match wins; no match = dense ("no rule").
 class Policy {
  public:
-  void add(Rule rule) { rules_.push_back(std::move(rule)); }
+  // Throws Error as check_plan does.
+  void add(Rule rule);
   // The reference lives as long as the policy is not changed.
   const Rule& at(const Site& site, int64_t seq_len = std::numeric_limits<int64_t>::max()) const;
   const std::vector<Rule>& rules() const { return rules_; }
@@ -95,8 +101,9 @@ class Policy {
 
 // Parses `xattention:top_p=0.9,stride=16,refresh=drift,delta=0.1`: a method, its parameters
 // (checked against ParamSpec) and a refresh rule. refresh is every_step, never, drift (with delta,
-// gate_low, gate_high, relative, pool)) or at_steps (with at=10+30 or at=0-9+30). Without it a
-// method whose mask needs no data is selected once, any other at every step. compensate=pooled_row or pooled_block adds dropped blocks back as means. Throws
+// gate_low, gate_high, relative, pool), carry (with retest; needs a skip rule) or at_steps (with
+// at=10+30 or at=0-9+30). Without it a method whose mask needs no data is selected once, any other
+// at every step. compensate=pooled_row or pooled_block adds dropped blocks back as means. Throws
 // Error naming what was given and what is known.
 Plan parse_plan(std::string_view method_spec);
 // Parses `none`, `running_max:lambda=0.01`, `running_lse:lambda=-6`, `recall:r=0.95,kappa=0.5`, and

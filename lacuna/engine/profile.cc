@@ -44,6 +44,7 @@ Json refresh_json(const Refresh& refresh) {
   Json json;
   json["kind"] = refresh_info(refresh.kind).name;
   if (refresh.kind == RefreshKind::at_steps) json["at"] = refresh.steps;
+  if (refresh.kind == RefreshKind::carry) json["retest"] = refresh.retest;
   if (refresh.kind == RefreshKind::drift) {
     json["delta"] = refresh.delta;
     json["gate_low"] = refresh.gate_low;

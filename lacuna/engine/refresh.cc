@@ -38,12 +38,15 @@ std::span<const int32_t> RefreshState::decide(const Refresh& rule, const Site& s
   }
   LACUNA_CHECK(static_cast<int64_t>(valid_.size()) == num_heads,
                "refresh: {} heads, expected {} as before", num_heads, valid_.size());
+  decided_step_ = site.step;
   const bool measured = rule.kind == RefreshKind::drift;
   if (measured) measure(rule, q, k, backend, workspace);
   const bool every =
       rule.kind == RefreshKind::every_step ||
       (rule.kind == RefreshKind::at_steps &&
-       std::find(rule.steps.begin(), rule.steps.end(), site.step) != rule.steps.end());
+       std::find(rule.steps.begin(), rule.steps.end(), site.step) != rule.steps.end()) ||
+      (rule.kind == RefreshKind::carry && rule.retest > 0 &&
+       site.step - selected_step_ >= rule.retest);
   heads_.clear();
   bool all_valid = true;
   for (int64_t h = 0; h < num_heads; ++h) {
@@ -90,6 +93,7 @@ void RefreshState::gate(const Refresh& rule, int64_t num_heads) {
 }
 
 void RefreshState::selected() {
+  selected_step_ = decided_step_;
   for (int32_t h : heads_) {
     valid_[h] = 1;
     if (head_size_ == 0) continue;

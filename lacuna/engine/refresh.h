@@ -33,6 +33,11 @@ L1Distance l1_distance(std::span<const float> a, std::span<const float> b);
 // and does not transfer; pool > 0 keeps one mean per `pool` tokens and sums their distances, so
 // that opposite moves of different tokens do not cancel. Means are of the q and k the method sees
 // (after norm and RoPE), which the paper leaves open.
+//
+// carry (LiteAttention, arXiv 2511.11062; methods_rivals.md 2): a head selects every `retest` steps
+// and in between keeps what the skip rule kept; MaskCache::drop takes blocks out. Deviations: the
+// step that marks a block already skips it, and marks are tested again unless retest = 0, so that a
+// wrong one can heal.
 class RefreshState {
  public:
   // Heads to select for, ascending; empty = all reuse. Valid until the next call.
@@ -50,6 +55,7 @@ class RefreshState {
   void gate(const Refresh& rule, int64_t num_heads);
 
   std::vector<char> valid_;                 // [num_heads] the head has a mask
+  int decided_step_ = 0, selected_step_ = 0;
   std::vector<int32_t> heads_;              // of the last decide()
   std::vector<int32_t> all_;                // 0..num_heads-1
   int64_t head_size_ = 0;                   // floats per head in the means; 0 without drift

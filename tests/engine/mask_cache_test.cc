@@ -85,6 +85,23 @@ TEST(MaskCache, RejectsWhatDoesNotFitAndStaysAsItWas) {
   EXPECT_EQ(cache.hash(), before);
 }
 
+// 12 tokens in 3 blocks, the last 2 of them text: block 2 stays, as a row and as a column.
+TEST(MaskCache, DropTakesBitsOutButNotText) {
+  for (const bool dense : {false, true}) {
+    MaskCache cache;
+    Selection all = column(1, 0);
+    all.mask.fill();
+    if (dense) all.mask = {};
+    cache.merge(all, std::vector<int32_t>{0}, 1, "m");
+    const uint64_t before = cache.hash();
+    const std::vector<uint64_t> bits = {0b110, 0b000, 0b011};
+    cache.drop(bits.data(), 10);
+    EXPECT_EQ(picture(cache.selection().mask), (Picture{"#.#", "###", "###"}));
+    EXPECT_DOUBLE_EQ(cache.density(), 8.0 / 9.0);
+    EXPECT_NE(cache.hash(), before);
+  }
+}
+
 TEST(MaskCache, DenseHasNoHash) {
   MaskCache cache;
   Selection dense = column(3, 0);

@@ -44,7 +44,7 @@ std::shared_ptr<const Selection> masks() {
 Profile sample() {
   Profile p;
   p.target = target();
-  ProfileRule dense, heads, fixed, rest;
+  ProfileRule dense, heads, fixed, rest, carried;
   dense.rule.match.step_end = 1;
   dense.rule.reason = "dense-steps";
   heads.rule.match.layers = {0, 2};
@@ -61,7 +61,9 @@ Profile sample() {
   fixed.rule.plan.fixed = masks();
   rest.rule.plan = parse_plan("radial:decay=0.7,refresh=at_steps,at=1+2");
   rest.rule.plan.skip = parse_skip("running_lse:lambda=-7.3");
-  p.rules = {dense, heads, fixed, rest};
+  carried.rule.plan = parse_plan("xattention:refresh=carry,retest=5,compensate=pooled_row");
+  carried.rule.plan.skip = parse_skip("running_max:lambda=0.125");
+  p.rules = {dense, heads, fixed, rest, carried};
   return p;
 }
 
@@ -108,15 +110,16 @@ TEST_F(ProfileFile, RoundTripsBitForBit) {
   const std::string text = read(path_), side = read(folder_ / "p.safetensors");
   const Profile loaded = load_profile(path_);
   EXPECT_EQ(loaded.target, target());
-  ASSERT_EQ(loaded.rules.size(), 4u);
+  ASSERT_EQ(loaded.rules.size(), 5u);
   const Profile want = sample();
-  for (size_t i = 0; i < 4; ++i) {
+  for (size_t i = 0; i < 5; ++i) {
     const Rule &a = loaded.rules[i].rule, &b = want.rules[i].rule;
     EXPECT_EQ(a.match, b.match) << i;
     EXPECT_EQ(a.reason, b.reason) << i;
     EXPECT_EQ(a.plan.method, b.plan.method) << i;
     EXPECT_EQ(a.plan.refresh, b.plan.refresh) << i;
     EXPECT_EQ(a.plan.skip, b.plan.skip) << i;
+    EXPECT_EQ(a.plan.compensate, b.plan.compensate) << i;
     EXPECT_EQ(loaded.rules[i].density, want.rules[i].density) << i;
   }
   EXPECT_EQ(loaded.rules[1].rule.plan.params.get("top_p", 1), 1.0 / 3.0);
@@ -144,7 +147,7 @@ TEST_F(ProfileFile, WithoutMasksThereIsNoSideFile) {
   p.rules.erase(p.rules.begin() + 2);
   save_profile(p, path_);
   EXPECT_FALSE(std::filesystem::exists(folder_ / "p.safetensors"));
-  EXPECT_EQ(load_profile(path_).rules.size(), 3u);
+  EXPECT_EQ(load_profile(path_).rules.size(), 4u);
 }
 
 TEST_F(ProfileFile, PolicyDrivesTheEngine) {
@@ -232,6 +235,10 @@ TEST_F(ProfileFile, RejectsMasksThatAreNotWhatTheHashSays) {
   };
   EXPECT_THAT(rule([](json& r, json&) { r.erase("mask"); }),
               HasSubstr("mask: missing, method fixed expects a mask"));
+  EXPECT_THAT(rejected([](json& j) { j["rules"][4]["compensate"] = "all"; }),
+              HasSubstr("rules[4]: compensate: 'all', expected one of none, pooled_row"));
+  EXPECT_THAT(rejected([](json& j) { j["rules"][4].erase("skip"); }),
+              HasSubstr("rules[4]: refresh: carry without a skip rule"));
   EXPECT_THAT(rule([](json& r, json& j) { j["rules"][3]["mask"] = r["mask"]; }),
               HasSubstr("mask: given, method radial expects none"));
   EXPECT_THAT(rule([](json& r, json&) { r["mask"]["hash"] = "0123456789abcdef"; }),

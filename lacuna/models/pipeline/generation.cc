@@ -77,8 +77,11 @@ Policy request_policy(Model& model, const Request& request) {
 void check_resumable(const Policy& policy, const SamplingState& state) {
   if (state.next_step == 0) return;
   for (const Rule& rule : policy.rules()) {
-    const bool carried = rule.plan.method != nullptr && !rule.plan.method->static_mask() &&
-                         rule.plan.refresh.kind != RefreshKind::every_step;
+    const RefreshKind refresh = rule.plan.refresh.kind;
+    const bool carried =
+        rule.plan.method != nullptr &&
+        (refresh == RefreshKind::carry ||
+         (!rule.plan.method->static_mask() && refresh != RefreshKind::every_step));
     LACUNA_CHECK(!carried,
                  "resume: {} carries masks from step to step (refresh rule other than every_step), "
                  "which the latents file does not hold; start again",

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+// Skip bits carried from step to step (refresh=carry).
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <set>
+#include <string>
+
+#include "tests/engine/fixtures.h"
+
+namespace lacuna::test {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+using Listed = std::vector<std::set<int32_t>>;  // per (head, query block)
+
+class Carry : public testing::Test {
+ protected:
+  // `method_` with refresh=carry and a skip rule that drops all but the heaviest blocks.
+  Plan plan(const char* retest, double lambda = 0.9) {
+    Plan plan = parse_plan(std::string("dense:refresh=carry,retest=") + retest);
+    plan.method = &method_;
+    plan.skip = {SkipKind::running_max, {static_cast<float>(lambda)}};
+    return plan;
+  }
+  Listed listed() const {
+    Listed rows;
+    const AttendParams& p = backend_.last;
+    for (int64_t r = 0; r < int64_t{p.num_heads} * p.num_q_blocks; ++r) {
+      rows.emplace_back();
+      for (int64_t i = p.row_begin[r]; i < p.row_begin[r + 1]; ++i)
+        rows.back().insert(backend_.cols[static_cast<size_t>(i)]);
+    }
+    return rows;
+  }
+  // Listed blocks that the last call did not skip.
+  Listed kept() const {
+    Listed rows = listed();
+    const AttendParams& p = backend_.last;
+    const int64_t words = (p.num_k_blocks + 63) / 64;
+    for (size_t r = 0; r < rows.size(); ++r)
+      std::erase_if(rows[r], [&](int32_t kb) {
+        return p.skip_bits[static_cast<int64_t>(r) * words + kb / 64] >> (kb % 64) & 1;
+      });
+    return rows;
+  }
+
+  SpyBackend backend_;
+  FakeMethod method_;
+  // Logits are equal within blocks, so that the rows of a block agree. 8 blocks of 16 tokens.
+  Input in_ = weighted_blocks({{1, 9, 2, 4, 8, 3, 1, 5}, {2, 1, 1, 7, 1, 3, 9, 1}}, 16);
+};
+
+TEST_F(Carry, TheNextStepListsWhatThisOneKept) {
+  Engine engine(backend_, policy_of(plan("3")));
+  const TraceEntry first = attend(engine, site_at(4), in_);
+  EXPECT_EQ(first.qk_density, 1.0);
+  EXPECT_EQ(first.heads_refreshed, 2);
+  const Listed all = listed();
+  double before = 1.0;
+  for (int step = 5; step < 7; ++step) {
+    const Listed expected = kept();
+    const TraceEntry entry = attend(engine, site_at(step), in_);
+    EXPECT_EQ(listed(), expected) << "a block that was kept must not be dropped, and no other kept";
+    EXPECT_EQ(entry.heads_refreshed, 0);
+    EXPECT_LE(entry.qk_density, before);
+    EXPECT_LE(entry.pv_density, entry.qk_density);
+    double pairs = 0.0;
+    for (const auto& row : listed()) pairs += static_cast<double>(row.size()) * 16 * 16;
+    EXPECT_DOUBLE_EQ(entry.qk_density, pairs / (2.0 * 128 * 128));
+    EXPECT_DOUBLE_EQ(entry.pv_density, backend_.pv_pairs / (2.0 * 128 * 128));
+    before = entry.qk_density;
+  }
+  EXPECT_LT(before, 1.0);
+  const TraceEntry again = attend(engine, site_at(7), in_);
+  EXPECT_EQ(listed(), all) << "everything is tested again";
+  EXPECT_EQ(again.mask_hash, first.mask_hash);
+  EXPECT_EQ(again.qk_density, 1.0);
+  EXPECT_EQ(again.heads_refreshed, 2);
+}
+
+// Head 0, row 0: own block of weight 1, then 4 (8), then 1 (9), which is all that beats them.
+TEST_F(Carry, MarksByHand) {
+  Engine engine(backend_, policy_of(plan("0")));
+  attend(engine, site_at(0), in_);
+  attend(engine, site_at(1), in_);
+  EXPECT_EQ(listed()[0], (std::set<int32_t>{0, 1, 4}));
+  EXPECT_EQ(listed()[1], (std::set<int32_t>{1})) << "the heaviest comes first";
+  EXPECT_EQ(listed()[8 + 6], (std::set<int32_t>{6}));
+}
+
+// Marks age in steps, also when calls are left out.
+TEST_F(Carry, RetestCountsStepsNotCalls) {
+  Engine engine(backend_, policy_of(plan("3")));
+  for (int step : {0, 2, 3, 4, 8, 9, 20}) attend(engine, site_at(step), in_);
+  std::vector<int> selected;
+  for (const auto& call : method_.calls) selected.push_back(call.site.step);
+  EXPECT_THAT(selected, ElementsAre(0, 3, 8, 20));
+}
+
+TEST_F(Carry, RetestZeroNeverListsAgain) {
+  Engine engine(backend_, policy_of(plan("0")));
+  double before = 1.0;
+  for (int step = 0; step < 40; step += 10) {
+    const double density = attend(engine, site_at(step), in_).qk_density;
+    EXPECT_LE(density, before);
+    before = density;
+  }
+  EXPECT_LT(before, 0.5);
+  EXPECT_EQ(method_.calls.size(), 1u);
+}
+
+// Also of a method without a mask.
+TEST_F(Carry, BranchesAreApart) {
+  const Input in = weighted_blocks({{1, 9, 2}}, 128);
+  Plan dense = plan("8");
+  dense.method = &find_method("dense");
+  Engine engine(backend_, policy_of(dense));
+  EXPECT_EQ(attend(engine, site_at(0), in).reason, "method");
+  const TraceEntry second = attend(engine, site_at(1), in);
+  EXPECT_LT(second.qk_density, 1.0);
+  EXPECT_EQ(second.reason, "") << "not dense any more";
+  EXPECT_EQ(attend(engine, site_at(1, 0, Branch::uncond), in).qk_density, 1.0);
+}
+
+// Carried masks stay inside the method's mask, and a retest is that mask again.
+TEST_F(Carry, StartsFromTheMethodsMask) {
+  method_.choose = [](const SelectArgs& args) {
+    Selection s = FakeMethod::empty(args);
+    for (int64_t h = 0; h < 2; ++h)
+      for (int32_t qb = 0; qb < 8; ++qb)
+        for (int32_t kb = 0; kb < 8; ++kb)
+          if ((qb + kb) % 2 == 0) s.mask.set(h, qb, kb);
+    return s;
+  };
+  Engine engine(backend_, policy_of(plan("2")));
+  const TraceEntry first = attend(engine, site_at(0), in_);
+  const Listed allowed = listed();
+  const TraceEntry second = attend(engine, site_at(1), in_);
+  EXPECT_LT(second.qk_density, first.qk_density);
+  const Listed carried = listed();
+  for (size_t r = 0; r < allowed.size(); ++r)
+    for (int32_t kb : carried[r]) EXPECT_TRUE(allowed[r].contains(kb));
+  EXPECT_EQ(attend(engine, site_at(2), in_).mask_hash, first.mask_hash);
+}
+
+// The last 4 of 128 tokens are text: block 7.
+TEST_F(Carry, TextIsNeverCarriedAway) {
+  in_.shape.grid = {1, 4, 31};
+  in_.shape.text_tokens = 4;
+  Engine engine(backend_, policy_of(plan("0")));
+  for (int step = 0; step < 3; ++step) attend(engine, site_at(step), in_);
+  const Listed rows = listed();
+  for (size_t r = 0; r < rows.size(); ++r) {
+    EXPECT_TRUE(rows[r].contains(7)) << "row " << r;
+    if (r % 8 == 7) {
+      EXPECT_EQ(rows[r].size(), 8u);
+    }
+  }
+  EXPECT_LT(engine.trace().entries().back().qk_density, 1.0);
+}
+
+TEST_F(Carry, NeedsASkipRule) {
+  EXPECT_THAT(error_of([&] { policy_of(parse_plan("dense:refresh=carry")); }),
+              HasSubstr("carry without a skip rule, expected one of none, running_max"));
+  EXPECT_EQ(parse_plan("xattention:refresh=carry,retest=4").refresh.retest, 4);
+  EXPECT_EQ(parse_plan("xattention:refresh=carry").refresh.retest, 8);
+}
+
+}  // namespace
+}  // namespace lacuna::test
