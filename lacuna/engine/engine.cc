@@ -48,7 +48,7 @@ struct Engine::Impl {
   explicit Impl(Backend& backend) : call(backend, workspace) {}
   void check_rules(const Policy& policy);
   SiteState& site_state(const SelectArgs& args, const Rule& rule);
-  std::span<const int32_t> refresh(SiteState& state, SelectArgs args, const Rule& rule);
+  bool refresh(SiteState& state, SelectArgs& args, const Rule& rule);
 };
 
 Engine::Engine(Backend& backend, Policy policy)
@@ -88,19 +88,20 @@ Engine::SiteState& Engine::Impl::site_state(const SelectArgs& args, const Rule& 
   return state;
 }
 
-// Selects for the heads that need it and returns them.
-std::span<const int32_t> Engine::Impl::refresh(SiteState& state, SelectArgs args,
-                                               const Rule& rule) {
+// Selects for the heads that need it, which are args.head_ids then. True when the method only wants
+// to look.
+bool Engine::Impl::refresh(SiteState& state, SelectArgs& args, const Rule& rule) {
   args.head_ids =
       state.refresh.decide(rule.plan.refresh, args.site, args.q, args.k, args.backend, workspace);
-  if (args.head_ids.empty()) return {};
+  if (args.head_ids.empty()) return false;
   const std::string_view who = rule.plan.method->name();
   Selection fresh = rule.plan.method->select(args, state.method.get());
   check_selection(fresh, who, static_cast<int64_t>(args.head_ids.size()), args.grid.tokens(),
                   args.text_tokens);
+  const bool provisional = fresh.provisional;
   state.masks.merge(std::move(fresh), args.head_ids, state.num_heads, who);
-  state.refresh.selected();
-  return args.head_ids;
+  state.refresh.selected(provisional);
+  return provisional;
 }
 
 void Engine::attend(const Site& site, const VideoGrid& grid, int64_t text_tokens,
@@ -123,36 +124,31 @@ void Engine::attend(const Site& site, const VideoGrid& grid, int64_t text_tokens
   entry.site = site;
   entry.method = "dense";
   entry.num_heads = static_cast<int32_t>(q.shape[0]);
-  Observation seen{site};
+  SelectArgs args{
+      backend_,         impl_->workspace,     site, grid, text_tokens, q, k, v, {}, call.sm_scale(),
+      rule.plan.params, rule.plan.fixed.get()};
   SiteState* state = nullptr;
+  bool provisional = false;
   const uint64_t* carried = nullptr;
   if (rule.plan.method == nullptr) {
     call.keep_all();
   } else {
-    const SelectArgs args{backend_,
-                          impl_->workspace,
-                          site,
-                          grid,
-                          text_tokens,
-                          q,
-                          k,
-                          v,
-                          {},
-                          call.sm_scale(),
-                          rule.plan.params,
-                          rule.plan.fixed.get()};
     state = &impl_->site_state(args, rule);
-    seen.head_ids = impl_->refresh(*state, args, rule);
+    provisional = impl_->refresh(*state, args, rule);
+    if (provisional) call.set_skip({});
     entry.method = rule.plan.method->name();
-    entry.heads_refreshed = static_cast<int32_t>(seen.head_ids.size());
+    entry.heads_refreshed = static_cast<int32_t>(args.head_ids.size());
     entry.qk_density = state->masks.density();
     entry.mask_hash = state->masks.hash();
     call.keep(state->masks.selection());
     call.compensate(rule.plan.compensate);
-    if (!seen.head_ids.empty()) call.ask(state->masks.selection(), seen);
-    if (rule.plan.refresh.kind == RefreshKind::carry) carried = call.ask_skip_bits();
+    if (!provisional && rule.plan.refresh.kind == RefreshKind::carry)
+      carried = call.ask_skip_bits();
   }
-  if (state == nullptr || state->masks.dense()) entry.reason = dense_reason(rule);
+  Observation seen{site, args.head_ids, &args};
+  if (!args.head_ids.empty()) call.ask(state->masks.selection(), seen);
+  if (state == nullptr || state->masks.dense())
+    entry.reason = provisional ? "look" : dense_reason(rule);
 
   const auto selected = Clock::now();
   call.run();

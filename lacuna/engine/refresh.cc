@@ -31,13 +31,13 @@ std::span<const int32_t> RefreshState::decide(const Refresh& rule, const Site& s
                                               const TensorView& q, const TensorView& k,
                                               Backend& backend, Workspace& workspace) {
   const int64_t num_heads = q.shape[0];
-  if (valid_.empty()) {
-    valid_.assign(static_cast<size_t>(num_heads), 0);
+  if (state_.empty()) {
+    state_.assign(static_cast<size_t>(num_heads), Head::fresh);
     all_.resize(static_cast<size_t>(num_heads));
     std::iota(all_.begin(), all_.end(), 0);
   }
-  LACUNA_CHECK(static_cast<int64_t>(valid_.size()) == num_heads,
-               "refresh: {} heads, expected {} as before", num_heads, valid_.size());
+  LACUNA_CHECK(static_cast<int64_t>(state_.size()) == num_heads,
+               "refresh: {} heads, expected {} as before", num_heads, state_.size());
   decided_step_ = site.step;
   const bool measured = rule.kind == RefreshKind::drift;
   if (measured) measure(rule, q, k, backend, workspace);
@@ -50,10 +50,11 @@ std::span<const int32_t> RefreshState::decide(const Refresh& rule, const Site& s
   heads_.clear();
   bool all_valid = true;
   for (int64_t h = 0; h < num_heads; ++h) {
-    all_valid = all_valid && valid_[h];
+    const bool valid = state_[h] == Head::selected;
+    all_valid = all_valid && valid;
     // Negated so that a NaN drift selects.
-    const bool moved = measured && valid_[h] && !(drift(rule, h) <= rule.delta);
-    if (!valid_[h] || every || moved) heads_.push_back(static_cast<int32_t>(h));
+    const bool moved = measured && valid && !(drift(rule, h) <= rule.delta);
+    if (!valid || every || moved) heads_.push_back(static_cast<int32_t>(h));
   }
   if (measured && all_valid) gate(rule, num_heads);
   return heads_;
@@ -92,11 +93,12 @@ void RefreshState::gate(const Refresh& rule, int64_t num_heads) {
   }
 }
 
-void RefreshState::selected() {
+void RefreshState::selected(bool provisional) {
   selected_step_ = decided_step_;
   for (int32_t h : heads_) {
-    valid_[h] = 1;
-    if (head_size_ == 0) continue;
+    const bool seen_before = state_[h] == Head::looked_at;
+    state_[h] = provisional ? Head::looked_at : Head::selected;
+    if (head_size_ == 0 || seen_before) continue;
     std::copy_n(q_mean_.as<float>() + h * head_size_, head_size_,
                 q_anchor_.begin() + h * head_size_);
     std::copy_n(k_mean_.as<float>() + h * head_size_, head_size_,

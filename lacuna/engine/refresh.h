@@ -45,8 +45,10 @@ class RefreshState {
   // Calls no method; costs two Backend::block_mean under drift, nothing otherwise.
   std::span<const int32_t> decide(const Refresh& rule, const Site& site, const TensorView& q,
                                   const TensorView& k, Backend& backend, Workspace& workspace);
-  // The heads of the last decide() have been selected: moves their anchors.
-  void selected();
+  // The heads of the last decide() have been selected. Provisional: they only have been looked at
+  // and are selected again next time, whatever the rule says. Moves their anchors, except that a
+  // mask made from such a look keeps the anchor of the look.
+  void selected(bool provisional = false);
 
  private:
   void measure(const Refresh& rule, const TensorView& q, const TensorView& k, Backend& backend,
@@ -54,7 +56,8 @@ class RefreshState {
   double drift(const Refresh& rule, int64_t head) const;
   void gate(const Refresh& rule, int64_t num_heads);
 
-  std::vector<char> valid_;                 // [num_heads] the head has a mask
+  enum class Head : char { fresh, looked_at, selected };
+  std::vector<Head> state_;  // [num_heads]
   int decided_step_ = 0, selected_step_ = 0;
   std::vector<int32_t> heads_;              // of the last decide()
   std::vector<int32_t> all_;                // 0..num_heads-1

@@ -59,6 +59,10 @@ struct Selection {
   bool wants_lse = false;
   bool wants_block_mass = false;
   bool wants_skip_bits = false;
+  // The mask is not decided yet: this call only looks. It runs dense and without a skip rule, and
+  // whatever the refresh rule says these heads are selected again in the next call, from the state.
+  // The mask must be empty.
+  bool provisional = false;
 };
 
 struct SelectArgs {
@@ -81,6 +85,7 @@ struct SelectArgs {
 struct Observation {
   Site site;
   std::span<const int32_t> head_ids;
+  const SelectArgs* args = nullptr;     // what select() got for this call
   const float* lse = nullptr;           // [num_heads, q_len]
   const float* block_mass = nullptr;    // [num_heads, num_q_blocks, num_k_blocks]
   const uint64_t* skip_bits = nullptr;  // [num_heads, num_q_blocks, words per row]

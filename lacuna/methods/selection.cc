@@ -94,6 +94,7 @@ Selection pick_heads(const Selection& all, std::span<const int32_t> heads) {
   picked.wants_lse = all.wants_lse;
   picked.wants_block_mass = all.wants_block_mass;
   picked.wants_skip_bits = all.wants_skip_bits;
+  picked.provisional = all.provisional;
   if (all.mask.empty()) return picked;
   picked.mask = BlockMask(static_cast<int64_t>(heads.size()), all.mask.num_q_blocks(),
                           all.mask.num_k_blocks());
@@ -113,6 +114,8 @@ void check_selection(const Selection& selection, std::string_view who, int64_t n
   check_order(selection.q_order, who, num_heads, video_tokens, seq_len);
   check_order(selection.k_order, who, num_heads, video_tokens, seq_len);
   const BlockMask& mask = selection.mask;
+  LACUNA_CHECK(!selection.provisional || mask.empty(),
+               "{}: a provisional selection with a mask, expected none", who);
   if (mask.empty()) return;
   LACUNA_CHECK(mask.num_heads() == num_heads &&
                    mask.num_q_blocks() == selection.q_layout.num_blocks &&

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Skip bits carried from step to step (refresh=carry).
+// Skip bits carried from step to step (refresh=carry), and selections that only look.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -167,6 +167,145 @@ TEST_F(Carry, NeedsASkipRule) {
               HasSubstr("carry without a skip rule, expected one of none, running_max"));
   EXPECT_EQ(parse_plan("xattention:refresh=carry,retest=4").refresh.retest, 4);
   EXPECT_EQ(parse_plan("xattention:refresh=carry").refresh.retest, 8);
+}
+
+// --- selections that only look -------------------------------------------------------------------
+
+class Look : public testing::Test {
+ protected:
+  Look() {
+    method_.choose = [this](const SelectArgs& args) {
+      Selection s = FakeMethod::diagonal(args);
+      if (method_.calls.size() > 1) return s;
+      s.mask = {};
+      s.wants_lse = s.wants_block_mass = s.provisional = true;
+      return s;
+    };
+  }
+  std::vector<int> selected() const {
+    std::vector<int> steps;
+    for (const auto& call : method_.calls) steps.push_back(call.site.step);
+    return steps;
+  }
+
+  SpyBackend backend_;
+  FakeMethod method_;
+  Input in_ = make_input({{2, 3, 4}, 0, 2});
+};
+
+TEST_F(Look, SelectsAgainNextTimeWhateverTheRule) {
+  for (const RefreshKind kind : {RefreshKind::never, RefreshKind::drift, RefreshKind::at_steps}) {
+    method_.calls.clear();
+    method_.observed.clear();
+    Engine engine(backend_, policy_of(method_, {kind, {3}}));
+    const TraceEntry first = attend(engine, site_at(3), in_);
+    EXPECT_EQ(first.reason, "look");
+    EXPECT_EQ(first.qk_density, 1.0);
+    EXPECT_EQ(first.mask_hash, 0u);
+    ASSERT_EQ(method_.observed.size(), 1u);
+    for (int step : {6, 7, 8}) EXPECT_EQ(attend(engine, site_at(step), in_).reason, "");
+    EXPECT_THAT(selected(), ElementsAre(3, 6));
+    EXPECT_EQ(method_.observed.size(), 1u);
+  }
+}
+
+TEST_F(Look, RunsWithoutTheSkipRule) {
+  Engine engine(backend_, policy_of(method_, {RefreshKind::never}, parse_skip("running_max")));
+  attend(engine, site_at(0), in_);
+  EXPECT_EQ(backend_.last.skip, SkipKind::none);
+  EXPECT_EQ(backend_.last.row_begin, nullptr);
+  attend(engine, site_at(1), in_);
+  EXPECT_EQ(backend_.last.skip, SkipKind::running_max);
+}
+
+TEST_F(Look, ObserveGetsTheArgumentsOfSelect) {
+  method_.on_observe = [&](const Observation& seen) {
+    ASSERT_NE(seen.args, nullptr);
+    EXPECT_EQ(seen.args->q.data, in_.q.view().data);
+    EXPECT_EQ(seen.args->head_ids.data(), seen.head_ids.data());
+  };
+  Engine engine(backend_, policy_of(method_));
+  attend(engine, site_at(0), in_);
+  EXPECT_EQ(method_.observed.size(), 1u);
+}
+
+// The mask of step 1 was made from what step 0 saw: drift counts from there.
+TEST_F(Look, DriftCountsFromTheLook) {
+  Refresh refresh{RefreshKind::drift};
+  refresh.delta = 0.5;
+  Engine engine(backend_, policy_of(method_, refresh));
+  attend(engine, site_at(0), in_);
+  const Input moved = make_input(in_.shape, "elsewhere");
+  attend(engine, site_at(1), moved);
+  attend(engine, site_at(2), moved);
+  EXPECT_THAT(selected(), ElementsAre(0, 1, 2));
+  attend(engine, site_at(3), moved);
+  EXPECT_THAT(selected(), ElementsAre(0, 1, 2)) << "the anchor moved at 2";
+}
+
+TEST_F(Look, AMaskMakesNoLook) {
+  method_.choose = [](const SelectArgs& args) {
+    Selection s = FakeMethod::full(args);
+    s.provisional = true;
+    return s;
+  };
+  Engine engine(backend_, policy_of(method_));
+  EXPECT_THAT(error_of([&] { attend(engine, site_at(0), in_); }),
+              HasSubstr("fake: a provisional selection with a mask"));
+}
+
+// --- AdaSpa through the engine -------------------------------------------------------------------
+
+class AdaSpaSteps : public testing::Test {
+ protected:
+  // (heads selected, cached searches) at steps 2, 3, ...
+  std::vector<std::pair<int, int>> run(const char* spec, const std::vector<Input>& inputs) {
+    Engine engine(backend_, policy_of(parse_plan(spec)));
+    std::vector<std::pair<int, int>> seen;
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      const int before = backend_.predictions;
+      entries_.push_back(attend(engine, site_at(static_cast<int>(i) + 2), inputs[i]));
+      seen.emplace_back(entries_.back().heads_refreshed, backend_.predictions - before);
+    }
+    return seen;
+  }
+
+  SpyBackend backend_;
+  std::vector<TraceEntry> entries_;
+};
+
+using Pairs = std::vector<std::pair<int, int>>;
+
+TEST_F(AdaSpaSteps, SearchesAtTheListedSteps) {
+  std::vector<Input> inputs;
+  for (int i = 0; i < 7; ++i) inputs.push_back(make_input({{2, 8, 8}, 0, 2}, std::to_string(i)));
+  EXPECT_EQ(run("adaspa:block=8,refresh=at_steps,at=2+5", inputs),
+            (Pairs{{2, 0}, {2, 0}, {0, 0}, {2, 1}, {0, 0}, {0, 0}, {0, 0}}));
+  EXPECT_EQ(entries_[0].reason, "look");
+  EXPECT_EQ(entries_[0].qk_density, 1.0);
+  EXPECT_LT(entries_[1].qk_density, 0.5);
+  EXPECT_EQ(entries_[2].mask_hash, entries_[1].mask_hash);
+  EXPECT_NE(entries_[3].mask_hash, entries_[1].mask_hash);
+  EXPECT_EQ(entries_[6].mask_hash, entries_[3].mask_hash);
+}
+
+TEST_F(AdaSpaSteps, TheFirstSearchIsDenseAttention) {
+  const Input in = make_input({{2, 8, 8}, 5, 2});
+  Engine engine(backend_, policy_of(parse_plan("adaspa:block=8")));
+  attend(engine, site_at(0), in);
+  EXPECT_LT(compare(in.out, dense_output(in)).max_abs, 1e-5);
+}
+
+// HASTE on AdaSpa: nothing moved, nothing searched; one head moved, one head searched.
+TEST_F(AdaSpaSteps, DriftSearchesTheMovedHeads) {
+  std::vector<Input> inputs;
+  for (int i = 0; i < 5; ++i) inputs.push_back(make_input({{2, 8, 8}, 0, 3}));
+  for (int i = 3; i < 5; ++i) {
+    const int64_t per_head = inputs[i].q.numel() / 3;
+    for (int64_t j = per_head; j < 2 * per_head; ++j) inputs[i].q.as<float>()[j] += 1.0f;
+  }
+  EXPECT_EQ(run("adaspa:block=8,refresh=drift,delta=0.5,gate_low=0", inputs),
+            (Pairs{{3, 0}, {3, 0}, {0, 0}, {1, 1}, {0, 0}}));
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 // tests.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <numeric>
@@ -68,6 +69,24 @@ inline Input make_input(const Shape& shape, const std::string& seed = "input", d
   return in;
 }
 
+// Weights per head and block. q = (sqrt(d), 0, ...) everywhere and k = (ln w_b, 0, ...) in block b,
+// so every scaled logit of block b is ln w_b and its mass is w_b / sum(w).
+using Weights = std::vector<std::vector<double>>;
+inline Input weighted_blocks(const Weights& weights, int64_t block) {
+  Shape shape{{1, 1, block * static_cast<int64_t>(weights[0].size())}};
+  shape.num_heads = static_cast<int64_t>(weights.size());
+  Input in = make_input(shape);
+  const int64_t n = shape.seq_len(), d = shape.head_dim;
+  std::fill_n(in.q.as<float>(), in.q.numel(), 0.0f);
+  std::fill_n(in.k.as<float>(), in.k.numel(), 0.0f);
+  for (int64_t h = 0; h < shape.num_heads; ++h)
+    for (int64_t t = 0; t < n; ++t) {
+      in.q.as<float>()[(h * n + t) * d] = std::sqrt(static_cast<float>(d));
+      in.k.as<float>()[(h * n + t) * d] = static_cast<float>(std::log(weights[h][t / block]));
+    }
+  return in;
+}
+
 inline std::vector<int32_t> all_heads(int64_t num_heads) {
   std::vector<int32_t> heads(static_cast<size_t>(num_heads));
   std::iota(heads.begin(), heads.end(), 0);
@@ -81,17 +100,69 @@ inline Params params_of(const Method& method,
   return params;
 }
 
+// One method at one site over several steps. Looks are served as the engine serves them: a dense
+// call of all heads, shown to the method, and the selection of the next call.
+class Steps {
+ public:
+  Steps(const Method& method, Params params, Backend& backend, const Selection* fixed = nullptr)
+      : method_(method), params_(std::move(params)), backend_(backend), fixed_(fixed) {}
+
+  Selection select(const Input& in, std::vector<int32_t> heads = {}) {
+    const std::vector<int32_t> all = all_heads(in.shape.num_heads);
+    const float sm_scale = 1.0f / std::sqrt(static_cast<float>(in.shape.head_dim));
+    SelectArgs args{backend_, workspace_, Site{}, in.shape.grid, in.shape.text_tokens,
+                    in.q,     in.k,       in.v,   all,           sm_scale,
+                    params_,  fixed_};
+    if (!heads.empty()) args.head_ids = heads;
+    Selection selection = method_.select(args, state_.get());
+    if (!selection.provisional) return selection;
+    ++looks;
+    args.head_ids = all;
+    look(args, selection);
+    if (!heads.empty()) args.head_ids = heads;
+    return method_.select(args, state_.get());
+  }
+
+  int looks = 0;
+  std::vector<float> mass, lse;  // of the last look
+
+ private:
+  void look(const SelectArgs& args, const Selection& selection) {
+    const int64_t heads = args.q.shape[0], n = args.seq_len(), d = args.q.shape[2];
+    const int64_t blocks = selection.q_layout.num_blocks;
+    std::vector<float> out(static_cast<size_t>(heads * n * d));
+    mass.resize(static_cast<size_t>(heads * blocks * blocks));
+    lse.resize(static_cast<size_t>(heads * n));
+    AttendParams p;
+    p.q = args.q.data, p.k = args.k.data, p.v = args.v.data, p.out = out.data();
+    p.q_head_stride = p.k_head_stride = p.v_head_stride = p.out_head_stride = n * d;
+    p.q_token_stride = p.k_token_stride = p.v_token_stride = p.out_token_stride = d;
+    p.num_heads = static_cast<int32_t>(heads);
+    p.q_len = p.k_len = n;
+    p.head_dim = static_cast<int32_t>(d);
+    p.sm_scale = args.sm_scale;
+    p.block_q = p.block_k = selection.q_layout.block;
+    p.num_q_blocks = p.num_k_blocks = static_cast<int32_t>(blocks);
+    p.lse = lse.data(), p.block_mass = mass.data();
+    backend_.attend(p);
+    Observation seen{args.site, args.head_ids, &args};
+    seen.lse = lse.data();
+    seen.block_mass = mass.data();
+    method_.observe(seen, state_.get());
+  }
+
+  const Method& method_;
+  const Params params_;
+  Backend& backend_;
+  const Selection* fixed_;
+  Workspace workspace_;
+  const std::unique_ptr<State> state_ = method_.make_state();
+};
+
 inline Selection select(const Method& method, const Params& params, const Input& in,
                         Backend& backend, std::vector<int32_t> heads = {},
                         const Selection* fixed = nullptr) {
-  if (heads.empty()) heads = all_heads(in.shape.num_heads);
-  Workspace workspace;
-  const float sm_scale = 1.0f / std::sqrt(static_cast<float>(in.shape.head_dim));
-  const SelectArgs args{backend, workspace, Site{}, in.shape.grid, in.shape.text_tokens,
-                        in.q,    in.k,      in.v,   heads,         sm_scale,
-                        params,  fixed};
-  const std::unique_ptr<State> state = method.make_state();
-  return method.select(args, state.get());
+  return Steps(method, params, backend, fixed).select(in, std::move(heads));
 }
 
 // Selection without data: for methods whose mask follows from the grid.

@@ -2,32 +2,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstring>
-
 #include "tests/methods/fixtures.h"
 
 namespace lacuna::test {
 namespace {
 
 constexpr int64_t kBlock = 8;
-
-// q = (sqrt(d), 0, ...) everywhere and k = (ln w_b, 0, ...) in block b, so every scaled logit of
-// block b is ln w_b and its mass is w_b / sum(w), whatever the stride.
-Input weighted_blocks(const std::vector<double>& weights, int64_t num_heads = 1) {
-  Shape shape{{1, 1, kBlock * static_cast<int64_t>(weights.size())}};
-  shape.num_heads = num_heads;
-  Input in = make_input(shape);
-  const int64_t d = shape.head_dim;
-  std::memset(in.q.as<float>(), 0, static_cast<size_t>(in.q.numel()) * sizeof(float));
-  std::memset(in.k.as<float>(), 0, static_cast<size_t>(in.k.numel()) * sizeof(float));
-  for (int64_t h = 0; h < num_heads; ++h)
-    for (int64_t t = 0; t < shape.seq_len(); ++t) {
-      in.q.as<float>()[(h * shape.seq_len() + t) * d] = std::sqrt(static_cast<float>(d));
-      in.k.as<float>()[(h * shape.seq_len() + t) * d] =
-          static_cast<float>(std::log(weights[static_cast<size_t>(t / kBlock)]));
-    }
-  return in;
-}
 
 class XAttention : public testing::Test {
  protected:
@@ -44,7 +24,7 @@ class XAttention : public testing::Test {
 
 // Masses 1, 9, 2, 4 of 16: the fewest blocks that reach p, the crossing one included.
 TEST_F(XAttention, KeepsTheShortestPrefix) {
-  const Input in = weighted_blocks({1, 9, 2, 4});
+  const Input in = weighted_blocks({{1, 9, 2, 4}}, kBlock);
   for (const double stride : {4.0, 8.0}) {
     EXPECT_EQ(run(in, {{"stride", stride}, {"top_p", 0.5}}), Picture(4, ".#.."));
     EXPECT_EQ(run(in, {{"stride", stride}, {"top_p", 0.6}}), Picture(4, ".#.#"));
@@ -54,7 +34,7 @@ TEST_F(XAttention, KeepsTheShortestPrefix) {
 }
 
 TEST_F(XAttention, OptionsAddBlocks) {
-  const Input in = weighted_blocks({1, 9, 2, 4});
+  const Input in = weighted_blocks({{1, 9, 2, 4}}, kBlock);
   EXPECT_EQ(run(in, {{"top_p", 0.5}, {"compat", 1}}), Picture(4, "##.."));
   EXPECT_EQ(run(in, {{"top_p", 0.5}, {"keep_sink", 1}}), (Picture{"####", ".#..", ".#..", ".#.."}));
   EXPECT_EQ(run(in, {{"top_p", 0.5}, {"keep_recent", 1}}),
@@ -63,7 +43,7 @@ TEST_F(XAttention, OptionsAddBlocks) {
 
 // Two frames of 12 tokens in blocks of 8: the first frame touches blocks 0 and 1.
 TEST_F(XAttention, FirstFrameKeepsItsKeyBlocks) {
-  Input in = weighted_blocks({1, 2, 9});
+  Input in = weighted_blocks({{1, 2, 9}}, kBlock);
   in.shape.grid = {2, 3, 4};
   EXPECT_EQ(run(in, {{"top_p", 0.5}, {"first_frame", 1}}), Picture(3, "###"));
   in.shape.grid = {3, 2, 4};
@@ -72,14 +52,14 @@ TEST_F(XAttention, FirstFrameKeepsItsKeyBlocks) {
 
 // The last 4 tokens are text: block 3 holds them, and its row and column stay.
 TEST_F(XAttention, TextIsKept) {
-  Input in = weighted_blocks({1, 9, 2, 4});
+  Input in = weighted_blocks({{1, 9, 2, 4}}, kBlock);
   in.shape.grid = {1, 1, 28};
   in.shape.text_tokens = 4;
   EXPECT_EQ(run(in, {{"top_p", 0.5}}), (Picture{".#.#", ".#.#", ".#.#", "####"}));
 }
 
 TEST_F(XAttention, TopPMayDifferPerHead) {
-  const Input in = weighted_blocks({1, 9, 2, 4}, 3);
+  const Input in = weighted_blocks(Weights(3, {1, 9, 2, 4}), kBlock);
   Params params = params_of(method_, {{"block", kBlock}, {"stride", 4}});
   params.set_per_head("top_p", {0.5, 0.6, 0.9});
   const Selection s = select(method_, params, in, *backend_, {0, 2});

@@ -73,19 +73,20 @@ Policy request_policy(Model& model, const Request& request) {
                      request.dense_layers, request.min_tokens, request.sampler.num_steps);
 }
 
-// Masks that outlive a step are not in the latents file, so a resumed run would select others.
+// Masks and method states that outlive a step are not in the latents file, so a resumed run would
+// select others.
 void check_resumable(const Policy& policy, const SamplingState& state) {
   if (state.next_step == 0) return;
   for (const Rule& rule : policy.rules()) {
+    const Method* method = rule.plan.method;
+    if (method == nullptr) continue;
     const RefreshKind refresh = rule.plan.refresh.kind;
-    const bool carried =
-        rule.plan.method != nullptr &&
-        (refresh == RefreshKind::carry ||
-         (!rule.plan.method->static_mask() && refresh != RefreshKind::every_step));
+    const bool carried = refresh == RefreshKind::carry || method->make_state() != nullptr ||
+                         (!method->static_mask() && refresh != RefreshKind::every_step);
     LACUNA_CHECK(!carried,
-                 "resume: {} carries masks from step to step (refresh rule other than every_step), "
+                 "resume: {} with refresh={} carries masks or measurements from step to step, "
                  "which the latents file does not hold; start again",
-                 rule.plan.method->name());
+                 method->name(), refresh_info(refresh).name);
   }
 }
 

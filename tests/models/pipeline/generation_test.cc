@@ -103,6 +103,24 @@ TEST_F(GenerationTest, ResumesBitForBitAfterCancel) {
   }
 }
 
+// Masks, carried skips and method states are not in the latents file.
+TEST_F(GenerationTest, RefusesToResumeWhatTheFileDoesNotHold) {
+  const std::pair<const char*, const char*> plans[] = {
+      {"xattention:refresh=never", "none"}, {"adaspa", "none"}, {"dense:refresh=carry", "recall"}};
+  for (const auto& [attention, skip] : plans) {
+    Request r = request();
+    r.attention = attention;
+    r.skip = skip;
+    GenerationHooks hooks;
+    cancel_ = false;
+    hooks.step = [&](const StepReport&) { cancel_ = true; };
+    EXPECT_THROW(make(r, "part", hooks), Cancelled);
+    cancel_ = false;
+    LoadedState loaded = load_state(folder_ / "part.safetensors");
+    EXPECT_THROW(make(loaded.request, "part", {}, std::move(loaded.state)), Error) << attention;
+  }
+}
+
 TEST_F(GenerationTest, FullMaskEqualsDense) {
   Request r = request();
   r.dtype = "f32";
