@@ -70,6 +70,10 @@ class TimingBackend : public Backend {
     timed("selection", 0.0,
           [&] { inner_.block_mass(q, k, lse, heads, q_layout, k_layout, sm_scale, out); });
   }
+  void nearest_centroids(const TensorView& x, std::span<const int32_t> head_ids,
+                         const TensorView& centroids, const TensorView& labels) override {
+    timed("selection", 0.0, [&] { inner_.nearest_centroids(x, head_ids, centroids, labels); });
+  }
   void select_top_p(const TensorView& scores, std::span<const float> top_p,
                     BlockMask& mask) override {
     timed("selection", 0.0, [&] { inner_.select_top_p(scores, top_p, mask); });

@@ -87,6 +87,13 @@ class Backend {
   virtual void block_mass(const TensorView& q, const TensorView& k, const float* lse,
                           std::span<const int32_t> head_ids, const BlockLayout& q_layout,
                           const BlockLayout& k_layout, float sm_scale, const TensorView& out) = 0;
+  // Nearest centroid of every token, the assignment step of k-means (SVG2, arXiv 2505.18875;
+  // methods_haste_xattention_svg.md 3.2): x [heads, seq_len, head_dim] f32|bf16, strided, and
+  // centroids [head_ids.size(), num_centroids, head_dim] of x's dtype, contiguous -> labels
+  // [head_ids.size(), seq_len] i32 contiguous. Squared Euclidean distance; ties keep the lower
+  // centroid. A token with NaN or infinity gets any centroid.
+  virtual void nearest_centroids(const TensorView& x, std::span<const int32_t> head_ids,
+                                 const TensorView& centroids, const TensorView& labels) = 0;
   // Fewest key blocks per row, at least 1, whose score mass reaches top_p[head] (the crossing block
   // is kept, ties keep the lower block). scores [heads, num_q_blocks, num_k_blocks] f32, finite and
   // 0 or more (else Error), any row sum; bits are OR-ed into mask rows of the same head index.

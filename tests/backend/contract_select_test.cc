@@ -132,6 +132,69 @@ TEST_P(SelectContract, BlockMassOfItsOwnLseIsTheDenseBlockMass) {
   }
 }
 
+double squared_distance(const TensorView& x, int64_t x_at, const TensorView& c, int64_t c_at) {
+  double sum = 0.0;
+  for (int64_t n = 0; n < x.shape[2]; ++n)
+    sum += std::pow(get(x, x_at + n) - get(c, c_at + n), 2.0);
+  return sum;
+}
+
+// Where two centroids are equally near up to rounding a backend may take either, but of equal
+// centroids the first.
+TEST_P(SelectContract, NearestCentroids) {
+  Rng rng(5);
+  for (int turn = 0; turn < 32; ++turn) {
+    const DType dtype = turn % 2 == 0 ? DType::f32 : DType::bf16;
+    const int64_t len = rng.integer(1, 500), d = rng.pick<int64_t>({1, 7, 64, 80, 128});
+    const int64_t count = rng.pick<int64_t>({1, 2, 33, 128, 129, 300});
+    const Poisoned x(dtype, 3, len, d, static_cast<Storage>(turn % 4));
+    fill_normal(x.view(), turn, 1.0, 0.5);
+    const Tensor centroids = random_tensor(dtype, {2, count, d}, 100 + turn, 1.0, 0.5);
+    const TensorView& c = centroids;
+    for (int64_t i = 0; i < 2; ++i)  // every third is a copy
+      for (int64_t j = 2; j < count; j += 3)
+        for (int64_t n = 0; n < d; ++n)
+          put(c, (i * count + j) * d + n, get(c, (i * count + j / 2) * d + n));
+    const std::vector<int32_t> heads{2, 0};
+    const Tensor out(DType::i32, {2, len}), expected(DType::i32, {2, len});
+    ref_->nearest_centroids(x.view(), heads, c, expected);
+    backend_->nearest_centroids(x.view(), heads, c, out);
+    for (int64_t i = 0; i < 2; ++i)
+      for (int64_t t = 0; t < len; ++t) {
+        const int32_t got = out.as<int32_t>()[i * len + t];
+        const int32_t want = expected.as<int32_t>()[i * len + t];
+        ASSERT_TRUE(got >= 0 && got < count) << got;
+        if (got == want) continue;
+        const int64_t at = heads[i] * x.view().stride[0] + t * x.view().stride[1];
+        const double least = squared_distance(x.view(), at, c, (i * count + want) * d);
+        const double chosen = squared_distance(x.view(), at, c, (i * count + got) * d);
+        double scale = 0.0;
+        for (int64_t n = 0; n < d; ++n)
+          scale += std::pow(get(x.view(), at + n), 2.0) +
+                   std::pow(get(c, (i * count + got) * d + n), 2.0);
+        EXPECT_LE(chosen - least, kNearestShare * scale) << turn << " token " << t;
+        EXPECT_FALSE(chosen == least && got > want) << turn << " token " << t;
+      }
+  }
+}
+
+TEST_P(SelectContract, NearestCentroidsEdges) {
+  Tensor x = Tensor::zeros(DType::f32, {1, 3, 64});
+  const Tensor centroids = Tensor::zeros(DType::f32, {1, 40, 64}), labels(DType::i32, {1, 3});
+  x.as<float>()[64] = std::nanf("");
+  const std::vector<int32_t> head{0};
+  backend_->nearest_centroids(x, head, centroids, labels);
+  EXPECT_EQ(labels.as<int32_t>()[0], 0);
+  EXPECT_TRUE(labels.as<int32_t>()[1] >= 0 && labels.as<int32_t>()[1] < 40);
+  EXPECT_EQ(labels.as<int32_t>()[2], 0);
+  for (Backend* backend : {ref_.get(), backend_.get()}) {
+    EXPECT_THROW(backend->nearest_centroids(x, std::vector<int32_t>{1}, centroids, labels), Error);
+    EXPECT_THROW(backend->nearest_centroids(x, head, Tensor(DType::bf16, {1, 40, 64}), labels),
+                 Error);
+    EXPECT_THROW(backend->nearest_centroids(x, head, centroids, Tensor(DType::i32, {1, 4})), Error);
+  }
+}
+
 // Scores in eighths, so that ties and exact crossings are common.
 TEST_P(SelectContract, TopPAndTopKEqualIncludingTies) {
   Rng rng(3);
@@ -221,6 +284,8 @@ TEST_P(SelectContract, SameBitsForOneAndTwoThreads) {
   const std::vector<int32_t> heads{0, 1, 2};
   const std::vector<float> lse(3 * 700, 3.0f);
   std::vector<std::vector<double>> means, scores, masses;
+  std::vector<std::vector<double>> means, scores;
+  std::vector<std::vector<int32_t>> labels;
   for (int threads : {1, 2}) {
     set_num_threads(threads);
     const Tensor mean(DType::f32, {3, 11, 64}), score(DType::f32, {3, 11, 11});
@@ -231,11 +296,17 @@ TEST_P(SelectContract, SameBitsForOneAndTwoThreads) {
     masses.push_back(values(mass));
     means.push_back(values(mean));
     scores.push_back(values(score));
+    const Tensor label(DType::i32, {3, 700});
+    backend_->nearest_centroids(q, heads, random_tensor(DType::bf16, {3, 140, 64}, 2, 3.0), label);
+    labels.emplace_back(label.as<int32_t>(), label.as<int32_t>() + label.numel());
   }
   set_num_threads(before);
   EXPECT_EQ(means[0], means[1]);
   EXPECT_EQ(scores[0], scores[1]);
   EXPECT_EQ(masses[0], masses[1]);
+}
+
+  EXPECT_EQ(labels[0], labels[1]);
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, SelectContract, testing::ValuesIn(backends_under_test()),

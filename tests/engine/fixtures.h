@@ -108,6 +108,10 @@ class SpyBackend : public Backend {
     ++predictions;
     ref_->block_mass(q, k, lse, heads, q_layout, k_layout, sm_scale, out);
   }
+  void nearest_centroids(const TensorView& x, std::span<const int32_t> head_ids,
+                         const TensorView& centroids, const TensorView& labels) override {
+    ref_->nearest_centroids(x, head_ids, centroids, labels);
+  }
   void select_top_p(const TensorView& scores, std::span<const float> p, BlockMask& m) override {
     ref_->select_top_p(scores, p, m);
   }

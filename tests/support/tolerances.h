@@ -46,6 +46,9 @@ inline constexpr double mass_abs(DType dtype, double logit_peak = 0.0) {
   return (dtype == DType::bf16 ? 2e-3 : 1e-5) + 4.0 * kEpsF32 * logit_peak;
 }
 
+// Squared distance to a chosen centroid above the least, as a share of |x|^2 + |c|^2: f32 sums.
+inline constexpr double kNearestShare = 8 * kEpsF32;
+
 // Matrix product, convolution and fused rows with f32 sums over some hundred terms.
 inline constexpr Limits network(DType dtype) {
   if (dtype == DType::bf16) return {0.5 * kEpsBf16, 2.0 * kEpsBf16, 0.9999};

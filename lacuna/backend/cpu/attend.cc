@@ -103,11 +103,11 @@ std::string check_skip(const AttendParams& p) {
 
 }  // namespace
 
-const KernelOps& attend_kernel(const AttendParams& p, Isa isa) {
+const KernelOps& attend_kernel(AttendDType dtype, int32_t head_dim, Isa isa) {
   if (isa == Isa::avx2) return kAttendF32Avx2;
-  if (p.dtype == AttendDType::f32 || isa == Isa::avx512) return kAttendF32Avx512;
-  if (isa == Isa::amx && p.head_dim % kAttendBf16Amx.dim_multiple == 0) return kAttendBf16Amx;
-  if (p.head_dim % kAttendBf16Avx512Bf16.dim_multiple == 0) return kAttendBf16Avx512Bf16;
+  if (dtype == AttendDType::f32 || isa == Isa::avx512) return kAttendF32Avx512;
+  if (isa == Isa::amx && head_dim % kAttendBf16Amx.dim_multiple == 0) return kAttendBf16Amx;
+  if (head_dim % kAttendBf16Avx512Bf16.dim_multiple == 0) return kAttendBf16Avx512Bf16;
   return kAttendF32Avx512;
 }
 
@@ -127,13 +127,13 @@ std::string attend_unsupported(const AttendParams& p) {
 void attend(const AttendParams& params, Isa isa) {
   const std::string why = attend_unsupported(params);
   if (!why.empty()) throw Error(why);
-  run_attend(params, attend_kernel(params, isa));
+  run_attend(params, attend_kernel(params.dtype, params.head_dim, isa));
 }
 
 std::string attend_kernel_name(const AttendParams& params, Isa isa) {
   const bool pair_bias = params.bias != nullptr && params.bias_q_stride != 0;
   if ((params.head_dim != 64 && params.head_dim != 128) || pair_bias) return "generic";
-  const KernelOps& ops = attend_kernel(params, isa);
+  const KernelOps& ops = attend_kernel(params.dtype, params.head_dim, isa);
   const bool converted = params.dtype == AttendDType::bf16 && ops.element_bytes == 4;
   return converted ? fmt::format("bf16 via {}", ops.name) : ops.name;
 }

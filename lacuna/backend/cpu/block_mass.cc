@@ -9,6 +9,7 @@
 #include "lacuna/backend/cpu/attend.h"
 #include "lacuna/backend/cpu/attend_plan.h"
 #include "lacuna/backend/cpu/attend_scratch.h"
+#include "lacuna/backend/cpu/kernel_ops.h"
 #include "lacuna/backend/cpu/nn_checks.h"
 #include "lacuna/backend/cpu/select.h"
 #include "lacuna/core/threads.h"
@@ -117,7 +118,7 @@ void block_mass(const TensorView& q, const TensorView& k, const float* lse,
   check(q, k, lse, head_ids, q_layout, k_layout, out);
   if (out.numel() == 0) return;
   const AttendParams p = as_attend(q, q_layout, k_layout);
-  const KernelOps& ops = attend_kernel(p, isa);
+  const KernelOps& ops = attend_kernel(p.dtype, p.head_dim, isa);
   static thread_local HeadPlan plan;
   static thread_local ScratchBuffer packed;
   const int64_t element = element_bytes(q.dtype);

@@ -56,6 +56,10 @@ class CpuBackend final : public Backend {
                   const BlockLayout& k_layout, float sm_scale, const TensorView& out) override {
     cpu::block_mass(q, k, lse, head_ids, q_layout, k_layout, sm_scale, isa_, out);
   }
+  void nearest_centroids(const TensorView& x, std::span<const int32_t> head_ids,
+                         const TensorView& centroids, const TensorView& labels) override {
+    cpu::nearest_centroids(dnn_, x, head_ids, centroids, labels);
+  }
   void select_top_p(const TensorView& scores, std::span<const float> top_p,
                     BlockMask& mask) override {
     cpu::select_top_p(scores, top_p, mask);

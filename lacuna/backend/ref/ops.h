@@ -23,6 +23,8 @@ void antidiagonal_scores(const TensorView& q, const TensorView& k,
 void block_mass(const TensorView& q, const TensorView& k, const float* lse,
                 std::span<const int32_t> head_ids, const BlockLayout& q_layout,
                 const BlockLayout& k_layout, float sm_scale, const TensorView& out);
+void nearest_centroids(const TensorView& x, std::span<const int32_t> head_ids,
+                       const TensorView& centroids, const TensorView& labels);
 void select_top_p(const TensorView& scores, std::span<const float> top_p, BlockMask& mask);
 void select_top_k(const TensorView& scores, std::span<const int32_t> top_k, BlockMask& mask);
 void gather_tokens(const TensorView& x, const int32_t* order, int64_t order_head_stride,

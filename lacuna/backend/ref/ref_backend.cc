@@ -40,6 +40,10 @@ class RefBackend final : public Backend {
                   const BlockLayout& k_layout, float sm_scale, const TensorView& out) override {
     ref::block_mass(q, k, lse, head_ids, q_layout, k_layout, sm_scale, out);
   }
+  void nearest_centroids(const TensorView& x, std::span<const int32_t> head_ids,
+                         const TensorView& centroids, const TensorView& labels) override {
+    ref::nearest_centroids(x, head_ids, centroids, labels);
+  }
   void select_top_p(const TensorView& scores, std::span<const float> top_p,
                     BlockMask& mask) override {
     ref::select_top_p(scores, top_p, mask);

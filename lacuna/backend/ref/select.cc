@@ -2,6 +2,7 @@
 // Pooling, block selection and token permutation.
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -53,6 +54,26 @@ void check_order(const char* who, const TensorView& x, const int32_t* order,
   LACUNA_CHECK(order != nullptr || x.numel() == 0, "{}: order null", who);
 }
 
+void check_centroids(const TensorView& x, std::span<const int32_t> head_ids,
+                     const TensorView& centroids, const TensorView& labels) {
+  const char* who = "nearest_centroids";
+  check_real(who, x);
+  check_rank(who, x, 3);
+  check_channels(who, x);
+  const auto heads = static_cast<int64_t>(head_ids.size());
+  LACUNA_CHECK(centroids.rank == 3 && centroids.dtype == x.dtype && centroids.contiguous() &&
+                   centroids.shape[0] == heads && centroids.shape[1] > 0 &&
+                   centroids.shape[2] == x.shape[2],
+               "{}: centroids {}, expected [{}, 1 or more, {}] {}, contiguous", who,
+               centroids.describe(), heads, x.shape[2], dtype_name(x.dtype));
+  LACUNA_CHECK(labels.rank == 2 && labels.dtype == DType::i32 && labels.contiguous() &&
+                   labels.shape[0] == heads && labels.shape[1] == x.shape[1],
+               "{}: labels {}, expected [{}, {}] i32, contiguous", who, labels.describe(), heads,
+               x.shape[1]);
+  for (int32_t h : head_ids)
+    LACUNA_CHECK(h >= 0 && h < x.shape[0], "{}: head {} of {}", who, h, x.describe());
+}
+
 // from[order[p]] -> to[p], or from[p] -> to[order[p]] when `scatter`.
 void permute(const char* who, const TensorView& x, const int32_t* order, int64_t order_head_stride,
              const TensorView& out, bool scatter) {
@@ -100,6 +121,31 @@ void block_mean(const TensorView& x, std::span<const int32_t> head_ids, const Bl
     for (int64_t c = 0; c < d; ++c)
       out.as<float>()[i * out.stride[0] + b * out.stride[1] + c * out.stride[2]] =
           static_cast<float>(sum[c] / n);
+  });
+}
+
+void nearest_centroids(const TensorView& x, std::span<const int32_t> head_ids,
+                       const TensorView& centroids, const TensorView& labels) {
+  check_centroids(x, head_ids, centroids, labels);
+  const int64_t d = x.shape[2], tokens = x.shape[1], count = centroids.shape[1];
+  parallel_tasks(labels.shape[0], [&](int64_t i, int) {
+    std::vector<float> c(static_cast<size_t>(count * d)), token(static_cast<size_t>(d));
+    reader(centroids).row(i * centroids.stride[0], c);
+    std::vector<double> norm(static_cast<size_t>(count));
+    for (int64_t j = 0; j < count; ++j) norm[j] = dot(&c[j * d], &c[j * d], d);
+    for (int64_t t = 0; t < tokens; ++t) {
+      reader(x).row(head_ids[i] * x.stride[0] + t * x.stride[1], token);
+      int32_t best = 0;
+      double least = std::numeric_limits<double>::infinity();
+      for (int64_t j = 0; j < count; ++j) {
+        const double distance = norm[j] - 2.0 * dot(token.data(), &c[j * d], d);
+        if (distance < least) {
+          least = distance;
+          best = static_cast<int32_t>(j);
+        }
+      }
+      labels.as<int32_t>()[i * tokens + t] = best;
+    }
   });
 }
 
