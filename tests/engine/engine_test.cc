@@ -42,6 +42,32 @@ TEST(Engine, FullMaskEqualsDense) {
   }
 }
 
+// One head moves: it clusters again, the other keeps its whole partition, orders and offsets, and
+// the two live in one selection.
+TEST(Engine, DriftOnOneHeadReusesThePartitionOfTheOther) {
+  const std::unique_ptr<Backend> backend = make_backend("cpu");
+  const std::string plan = "svg2:top_p=0.5,q_clusters=4,k_clusters=9,iterations=3";
+  Engine reusing(*backend,
+                 policy_of(parse_plan(plan + ",refresh=drift,delta=0.05,gate_low=0,gate_high=1")));
+  Engine always(*backend, policy_of(parse_plan(plan + ",refresh=every_step")));
+  const Input first = make_input({{4, 8, 8}, 5}), other = make_input({{4, 8, 8}, 5}, "other");
+  Input second = make_input({{4, 8, 8}, 5});
+  const int64_t size = second.q.numel() / 2;
+  std::copy_n(other.q.as<float>() + size, size, second.q.as<float>() + size);
+  std::copy_n(other.k.as<float>() + size, size, second.k.as<float>() + size);
+
+  EXPECT_EQ(attend(reusing, site_at(0), first).heads_refreshed, 2);
+  const std::vector<float> before(first.out.as<float>(), first.out.as<float>() + size);
+  EXPECT_EQ(attend(reusing, site_at(1), second).heads_refreshed, 1);
+  const std::vector<float> after(second.out.as<float>(), second.out.as<float>() + 2 * size);
+  EXPECT_EQ(std::vector(after.begin(), after.begin() + size), before);
+
+  attend(always, site_at(0), first);
+  EXPECT_EQ(attend(always, site_at(1), second).heads_refreshed, 2);
+  EXPECT_EQ(std::vector(second.out.as<float>() + size, second.out.as<float>() + 2 * size),
+            std::vector(after.begin() + size, after.end()));
+}
+
 TEST(Engine, TopPOneEqualsDense) {
   const std::unique_ptr<Backend> backend = make_backend("ref");
   int tried = 0;
@@ -49,8 +75,10 @@ TEST(Engine, TopPOneEqualsDense) {
     for (const ParamSpec& spec : method->specs()) {
       if (spec.name != "top_p") continue;
       ++tried;
-      Engine engine(*backend,
-                    policy_of(parse_plan(std::string(method->name()) + ":top_p=1,block=32")));
+      Plan plan = parse_plan(std::string(method->name()) + ":top_p=1");
+      for (const ParamSpec& other : method->specs())
+        if (other.name == "block") plan.params.set("block", 32);
+      Engine engine(*backend, policy_of(plan));
       const Input in = make_input(kShapes[3]);
       attend(engine, site_at(0), in);
       EXPECT_LT(compare(in.out, dense_output(in)).max_abs, 1e-5) << method->name();

@@ -40,6 +40,8 @@ Params small_blocks(const Method& method) {
   Params params(method.specs());
   for (const ParamSpec& spec : method.specs()) {
     if (spec.name.starts_with("block")) params.set(spec.name, 32);
+    if (spec.name.ends_with("_clusters")) params.set(spec.name, 12);
+    if (spec.name == "first_iterations") params.set(spec.name, 5);
     if (spec.name.starts_with("tile_")) params.set(spec.name, spec.name == "tile_frames" ? 2 : 3);
     if (spec.name.starts_with("window_")) params.set(spec.name, 1);
   }
