@@ -68,6 +68,18 @@ TEST(Engine, DriftOnOneHeadReusesThePartitionOfTheOther) {
             std::vector(after.begin() + size, after.end()));
 }
 
+// Clusters of any size, empty ones too, and a text block: permuted there and back it is dense.
+TEST(Engine, KeepingEveryClusterEqualsDense) {
+  for (const char* name : {"ref", "cpu"}) {
+    const std::unique_ptr<Backend> backend = make_backend(name);
+    Engine engine(*backend, policy_of(parse_plan("svg2:top_p=1,q_clusters=9,k_clusters=30")));
+    const Input in = make_input({{3, 7, 9}, 11, 3});
+    const TraceEntry entry = attend(engine, site_at(0), in);
+    EXPECT_EQ(entry.qk_density, 1.0);
+    EXPECT_LT(compare(in.out, dense_output(in)).max_abs, 1e-5) << name;
+  }
+}
+
 TEST(Engine, TopPOneEqualsDense) {
   const std::unique_ptr<Backend> backend = make_backend("ref");
   int tried = 0;

@@ -7,6 +7,7 @@
 #include <map>
 #include <set>
 
+#include "lacuna/core/bf16.h"
 #include "lacuna/methods/selection.h"
 #include "tests/methods/fixtures.h"
 
@@ -156,6 +157,21 @@ TEST_F(Svg2, PermutationsRoundTripExactly) {
     EXPECT_EQ(std::memcmp(back.as<float>(), in.q.as<float>(), 3 * 200 * 32 * sizeof(float)), 0);
     EXPECT_NE(std::memcmp(there.as<float>(), in.q.as<float>(), 3 * 200 * 32 * sizeof(float)), 0);
   }
+}
+
+// bf16 tokens have bf16 centroids; the first draws are the same tokens.
+TEST_F(Svg2, SelectsForBf16) {
+  const Input in = make_input({{4, 8, 8}, 5, 2});
+  Input half = make_input({{4, 8, 8}, 5, 2});
+  for (auto [from, to] : {std::pair(&in.q, &half.q), std::pair(&in.k, &half.k)}) {
+    *to = Tensor(DType::bf16, {2, in.shape.seq_len(), in.shape.head_dim});
+    for (int64_t i = 0; i < from->numel(); ++i)
+      to->as<BFloat16>()[i] = BFloat16(from->as<float>()[i]);
+  }
+  const Params p = params({{"q_clusters", 6}, {"k_clusters", 14}});
+  const Selection a = select(method_, p, in, *backend_), b = select(method_, p, half, *backend_);
+  EXPECT_EQ(error_of([&] { check_selection(b, "svg2", 2, in.shape.grid.tokens(), 5); }), "");
+  EXPECT_NEAR(b.mask.density(b.q_layout, b.k_layout), a.mask.density(a.q_layout, a.k_layout), 0.1);
 }
 
 // k-means goes on where it stopped: 1 step, then 2, is 3 steps from the start.
