@@ -3,7 +3,7 @@
 // (one position in all frames). Temporal heads see their tokens position by position (token =
 // position * frames + frame), after which both kinds keep the same band of keys.
 //
-// Which kind (paper 3.2, code sample_mse): exact attention of a few random query rows, dense and
+// Which kind (online profiling; sample_mse in the code): exact attention of a few rows, dense and
 // under each of two band masks; the mask with the smaller mean squared error wins, spatial on a
 // tie. Band of this profile: key blocks with |i - j| < floor(profile_frames * T / block), T tokens
 // per frame, in the head's order, and the first T keys of that order.
