@@ -150,10 +150,10 @@ TEST_P(Compensate, HelpsWhereThePredictorDropped) {
     EXPECT_LT(attend(engine, site_at(0), in).qk_density, 0.7);
     return compare(in.out, dense_output(in)).rel_l1;
   };
-  const double none = error_with("none"), row = error_with("pooled_row");
-  printf("TEMP none %g row %g block %g\n", none, row, error_with("pooled_block"));
-  EXPECT_LT(row, none);
-  EXPECT_LT(row, error_with("pooled_block")) << "rows know better than their mean";
+  const double none = error_with("none"), row = error_with("pooled_row"),
+               block = error_with("pooled_block");
+  EXPECT_LT(block, 0.8 * none);
+  EXPECT_LT(row, block) << "rows know better than their mean";
 }
 
 // Logits are equal within blocks, so all rows agree what to skip and means lose nothing.

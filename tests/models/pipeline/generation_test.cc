@@ -105,8 +105,8 @@ TEST_F(GenerationTest, ResumesBitForBitAfterCancel) {
 
 // Masks, carried skips and method states are not in the latents file.
 TEST_F(GenerationTest, RefusesToResumeWhatTheFileDoesNotHold) {
-  const std::pair<const char*, const char*> plans[] = {
-      {"xattention:refresh=never", "none"}, {"adaspa", "none"}, {"dense:refresh=carry", "recall"}};
+  const std::pair<const char*, const char*> plans[] = {{"adaspa", "none"},
+                                                       {"dense:refresh=carry", "recall"}};
   for (const auto& [attention, skip] : plans) {
     Request r = request();
     r.attention = attention;
