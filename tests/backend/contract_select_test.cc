@@ -306,7 +306,7 @@ TEST_P(SelectContract, SameBitsForOneAndTwoThreads) {
   EXPECT_EQ(masses[0], masses[1]);
 }
 
-  EXPECT_EQ(labels[0], labels[1]);
+EXPECT_EQ(labels[0], labels[1]);
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, SelectContract, testing::ValuesIn(backends_under_test()),
