@@ -22,7 +22,7 @@ struct Options {
   MachineOptions machine;
   ModelOptions model;
   std::vector<std::string> attention{"dense"};
-  std::string skip = "none", dense_steps, prompt = "a red ball rolls over grass";
+  std::string skip, dense_steps, prompt = "a red ball rolls over grass";
   int width = 832, height = 480, frames = 17, steps = 1;
   double guidance = 1.0;
   bool json = false;

@@ -4,6 +4,7 @@
 
 #include "cli/command.h"
 #include "lacuna/engine/policy.h"
+#include "lacuna/engine/presets.h"
 #include "lacuna/engine/tables.h"
 
 namespace lacuna::cli {
@@ -37,13 +38,21 @@ void print_text() {
     fmt::print("  {:<14} {}\n", s.name, s.summary);
     print_specs(s.specs);
   }
+  fmt::print("\nPresets (--attention NAME[:parameter=value,...]; options beside it win)\n");
+  for (const Preset& p : all_presets()) {
+    fmt::print("  {:<17} --attention {}{}{}", p.name, p.attention, p.skip.empty() ? "" : " --skip ",
+               p.skip);
+    fmt::print("{}{}{}{}\n      {}\n", p.dense_steps.empty() ? "" : " --dense-steps ",
+               p.dense_steps, p.dense_layers.empty() ? "" : " --dense-layers ", p.dense_layers,
+               p.source);
+  }
 }
 
 }  // namespace
 
 void add_methods(CLI::App& app) {
   auto* command =
-      app.add_subcommand("methods", "List methods, refresh and skip rules with parameters");
+      app.add_subcommand("methods", "List methods, refresh rules, skip rules and presets");
   command->group("Commands");
   auto json = std::make_shared<bool>(false);
   command->add_flag("--json", *json, "As one JSON object");

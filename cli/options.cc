@@ -68,17 +68,17 @@ void AttentionOptions::add_to(CLI::App& command) {
   auto* group = command.add_option_group("Attention");
   group
       ->add_option("-a,--attention,--sparse", attention,
-                   "METHOD[:name=value,...], e.g. xattention:top_p=0.9,refresh=drift; see "
-                   "lacuna methods")
+                   "METHOD or PRESET[:name=value,...], e.g. xattention:top_p=0.9,refresh=drift or "
+                   "haste; options given beside a preset win; see lacuna methods")
       ->capture_default_str();
-  group
-      ->add_option("--skip", skip,
-                   "What the kernel drops while it runs, e.g. running_max:lambda=0.01 or "
-                   "recall:r=0.95; see lacuna methods")
-      ->capture_default_str();
+  group->add_option("--skip", skip,
+                    "What the kernel drops while it runs, e.g. running_max:lambda=0.01 or "
+                    "recall:r=0.95; default: none, or that of the preset; see lacuna methods");
   group->add_option("--profile", profile, "Policy file written by calibration, instead of -a");
-  group->add_option("--dense-steps", dense_steps, "Dense steps: a count from the start, or 0-4,49");
-  group->add_option("--dense-layers", dense_layers, "Dense layers, e.g. 0,29");
+  group->add_option("--dense-steps", dense_steps,
+                    "Dense steps: a count or share from the start (10, 20%), or 0-4,49");
+  group->add_option("--dense-layers", dense_layers,
+                    "Dense layers, e.g. 0,29 or 0,-1 (the last) or 3% from the start");
   group->add_option("--min-tokens", min_tokens, "Dense below this many tokens")
       ->check(CLI::NonNegativeNumber);
 }

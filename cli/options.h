@@ -36,7 +36,7 @@ struct ModelOptions {
 
 // Which policy of attention.
 struct AttentionOptions {
-  std::string attention = "dense", skip = "none", profile, dense_steps, dense_layers;
+  std::string attention = "dense", skip, profile, dense_steps, dense_layers;
   int64_t min_tokens = 0;
   void add_to(CLI::App& command);
   void fill(Request& request) const;

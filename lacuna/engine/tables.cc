@@ -5,6 +5,7 @@
 
 #include "lacuna/core/error.h"
 #include "lacuna/engine/policy.h"
+#include "lacuna/engine/presets.h"
 
 namespace lacuna {
 
@@ -69,6 +70,14 @@ std::string methods_table_markdown() {
   text.append("\n").append(table_head("compensate"));
   for (const CompensationInfo& info : all_compensations())
     add_rows(text, info.name, info.summary, info.specs);
+  text += "\n| preset | attention | skip | dense steps | dense layers | source |\n";
+  text += "|---|---|---|---|---|---|\n";
+  const auto code = [](std::string_view word) {
+    return word.empty() ? std::string() : fmt::format("`{}`", word);
+  };
+  for (const Preset& p : all_presets())
+    text += fmt::format("| `{}` | {} | {} | {} | {} | {} |\n", p.name, code(p.attention),
+                        code(p.skip), p.dense_steps, p.dense_layers, p.source);
   return text;
 }
 
@@ -84,6 +93,14 @@ std::string methods_json() {
   json["refresh"] = rules_json(all_refresh_rules());
   json["skip"] = rules_json(all_skip_rules());
   json["compensate"] = rules_json(all_compensations());
+  json["presets"] = Json::array();
+  for (const Preset& p : all_presets())
+    json["presets"].push_back({{"name", p.name},
+                               {"attention", p.attention},
+                               {"skip", p.skip},
+                               {"dense_steps", p.dense_steps},
+                               {"dense_layers", p.dense_layers},
+                               {"source", p.source}});
   return json.dump(2);
 }
 

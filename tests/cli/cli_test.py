@@ -175,7 +175,9 @@ class CliTest(unittest.TestCase):
                    "-o", self.dir / "a.mp4", preexec_fn=limited, says="memory")
 
     def test_methods_and_trace_are_json(self):
-        self.assertIn("xattention", json.dumps(json.loads(lacuna("methods", "--json").stdout)))
+        listed = json.loads(lacuna("methods", "--json").stdout)
+        self.assertIn("xattention", [m["name"] for m in listed["methods"]])
+        self.assertIn("haste", [p["name"] for p in listed["presets"]])
         trace = self.dir / "trace.json"
         result = lacuna("generate", *TINY, "-a", "xattention:top_p=0.5", "--dense-steps", 1, "--no-decode", "--latents",
                         self.dir / "l.safetensors", "--trace", trace)
@@ -184,6 +186,18 @@ class CliTest(unittest.TestCase):
         self.assertEqual(len(entries), 3 * 2 * 4)  # steps x branches x layers
         self.assertEqual({e["method"] for e in entries}, {"dense", "xattention"})
         self.assertIn("dense-steps", {e["reason"] for e in entries})
+
+    def test_presets(self):
+        self.assertRegex(lacuna("methods").stdout, "svg-wan +--attention svg:density=0.3 --dense-steps 20%")
+        self.fails(1, "generate", *TINY, "-a", "hast", "-o", self.dir / "a.mp4", says="methods dense.*presets haste")
+        trace = self.dir / "trace.json"
+        for extra, dense_layers in ((), {0, 1, 2, 3}), (("--dense-layers", "0%"), set()):
+            result = lacuna("generate", *TINY, "-a", "blasst", "--dense-steps", 1, *extra, "--no-decode", "--latents",
+                            self.dir / "l.safetensors", "--trace", trace)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            entries = json.loads(trace.read_text())
+            self.assertEqual({e["layer"] for e in entries if e["reason"] == "dense-layers"}, dense_layers)
+            self.assertEqual({e["step"] for e in entries if e["reason"] == "dense-steps"}, {0})
 
     def test_info(self):
         text = lacuna("info", "--synthetic", "wan2.1-1.3b").stdout

@@ -7,6 +7,7 @@
 
 #include "lacuna/core/error.h"
 #include "lacuna/engine/policy.h"
+#include "lacuna/engine/presets.h"
 #include "lacuna/engine/profile.h"
 #include "lacuna/models/video/video_writer.h"
 
@@ -62,15 +63,19 @@ ProfileTarget profile_target(Model& model, const Request& request) {
 
 Policy request_policy(Model& model, const Request& request) {
   if (!request.profile.empty()) {
-    LACUNA_CHECK(request.attention == "dense" && request.skip == "none",
+    LACUNA_CHECK(request.attention == "dense" && (request.skip.empty() || request.skip == "none"),
                  "profile: {} decides about attention; leave out --attention and --skip",
                  request.profile);
     const Profile profile = load_profile(request.profile);
     check_profile(profile, profile_target(model, request));
     return profile.policy();
   }
-  return make_policy(parse_plan(request.attention), parse_skip(request.skip), request.dense_steps,
-                     request.dense_layers, request.min_tokens, request.sampler.num_steps);
+  const int num_steps = request.sampler.num_steps;
+  const PolicyWords words =
+      expand_words({request.attention, request.skip, request.dense_steps, request.dense_layers},
+                   num_steps, static_cast<int>(model.transformer_config().num_layers));
+  return make_policy(parse_plan(words.attention), parse_skip(words.skip), words.dense_steps,
+                     words.dense_layers, request.min_tokens, num_steps);
 }
 
 // Masks and method states that outlive a step are not in the latents file, so a resumed run would

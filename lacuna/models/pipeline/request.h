@@ -24,9 +24,9 @@ struct Request {
   double boundary = 0.0;      // two experts: timesteps >= 1000 * boundary use the high-noise one
   uint64_t seed = 0;
   std::string dtype = "bf16";  // of activations: f32 or bf16
-  // Attention policy, in the words of the command line.
+  // Attention policy, in the words of the command line (engine/presets.h); empty = not given.
   std::string attention = "dense";
-  std::string skip = "none";
+  std::string skip;
   std::string profile;  // file name
   std::string dense_steps, dense_layers;
   int64_t min_tokens = 0;

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/engine/presets.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "tests/engine/fixtures.h"
+
+namespace lacuna::test {
+namespace {
+
+using testing::HasSubstr;
+
+PolicyWords expand(std::string attention, std::string skip = "", std::string steps = "",
+                   std::string layers = "", int num_steps = 50, int num_layers = 40) {
+  return expand_words({std::move(attention), std::move(skip), std::move(steps), std::move(layers)},
+                      num_steps, num_layers);
+}
+
+TEST(Presets, EveryPresetIsAPolicy) {
+  std::set<std::string_view> names;
+  for (const Method* method : all_methods()) names.insert(method->name());
+  for (const Preset& preset : all_presets()) {
+    SCOPED_TRACE(preset.name);
+    EXPECT_TRUE(names.insert(preset.name).second) << "the name is taken";
+    EXPECT_EQ(find_preset(preset.name), &preset);
+    EXPECT_FALSE(preset.source.empty());
+    for (const auto& [steps, layers] : {std::pair{50, 40}, std::pair{4, 30}, std::pair{1, 4}}) {
+      const PolicyWords words = expand(std::string(preset.name), "", "", "", steps, layers);
+      const Policy policy = make_policy(parse_plan(words.attention), parse_skip(words.skip),
+                                        words.dense_steps, words.dense_layers, 0, steps);
+      const Rule& last = policy.rules().back();
+      EXPECT_EQ(last.plan.method->name(), preset.attention.substr(0, preset.attention.find(':')));
+      EXPECT_EQ(last.plan.skip.kind == SkipKind::none, preset.skip.empty());
+    }
+  }
+}
+
+TEST(Presets, WarmUpScalesWithTheRun) {
+  const auto dense = [](const char* name, int steps, int layers) {
+    const PolicyWords words = expand(name, "", "", "", steps, layers);
+    return words.dense_steps + " | " + words.dense_layers;
+  };
+  EXPECT_EQ(dense("svg-wan", 50, 40), "10 | 0-0");
+  EXPECT_EQ(dense("svg-wan", 50, 30), "10 | ") << "3 % of 30 layers is none, as in the scripts";
+  EXPECT_EQ(dense("svg-wan", 4, 40), "0 | 0-0");
+  EXPECT_EQ(dense("radial-wan2.2", 40, 40), "11 | 0");
+  EXPECT_EQ(dense("haste", 50, 30), "5 | ");
+  EXPECT_EQ(dense("blasst", 40, 40), "14 | 0-1,38,39");
+  EXPECT_EQ(dense("blasst", 40, 30), "14 | 0-1,28,29");
+}
+
+TEST(Presets, HasteIsReuseOnXAttention) {
+  const Plan plan = parse_plan(expand("haste").attention);
+  EXPECT_EQ(plan.method->name(), "xattention");
+  EXPECT_EQ(plan.params.get_int("stride"), 16);
+  EXPECT_EQ(plan.params.get("top_p"), 0.9);
+  EXPECT_EQ(plan.refresh.kind, RefreshKind::drift);
+  EXPECT_EQ(plan.refresh.delta, 30.0);
+  EXPECT_FALSE(plan.refresh.relative);
+  EXPECT_EQ(plan.refresh.gate_low, 0.4);
+  EXPECT_EQ(plan.refresh.gate_high, 0.8);
+}
+
+TEST(Presets, GivenWordsWin) {
+  const PolicyWords words = expand("blasst", "recall:r=0.9", "2", "0%");
+  EXPECT_EQ(words.attention, "dense");
+  EXPECT_EQ(words.skip, "recall:r=0.9");
+  EXPECT_EQ(words.dense_steps, "2");
+  EXPECT_EQ(words.dense_layers, "");
+  EXPECT_EQ(expand("blasst", "none").skip, "none");
+  EXPECT_EQ(expand("haste", "", "0").dense_steps, "0");
+  EXPECT_EQ(expand("haste").skip, "none");
+}
+
+TEST(Presets, GivenParametersWin) {
+  EXPECT_EQ(expand("haste:delta=20").attention,
+            "xattention:stride=16,top_p=0.9,refresh=drift,relative=0,delta=20");
+  EXPECT_EQ(expand("haste:refresh=every_step,top_p=0.5").attention,
+            "xattention:stride=16,refresh=every_step,top_p=0.5");
+  EXPECT_EQ(expand("cef:refresh=never").attention, "dense:refresh=never");
+  EXPECT_THAT(error_of([] { parse_plan(expand("haste:").attention); }),
+              HasSubstr("expected key=value"));
+  EXPECT_THAT(error_of([] { parse_plan(expand("haste:delta=1,delta=2").attention); }),
+              HasSubstr("'delta' twice"));
+}
+
+TEST(Presets, MethodsPassThroughWithSharesResolved) {
+  const PolicyWords words = expand("xattention:top_p=0.5", "", "20%", "0,5%,-1");
+  EXPECT_EQ(words.attention, "xattention:top_p=0.5");
+  EXPECT_EQ(words.skip, "none");
+  EXPECT_EQ(words.dense_steps, "10");
+  EXPECT_EQ(words.dense_layers, "0,0-1,39");
+  EXPECT_EQ(expand("dense", "", "0-4,49", "0,39").dense_steps, "0-4,49");
+  EXPECT_EQ(expand("dense", "", "27.5%", "", 40).dense_steps, "11");
+  EXPECT_EQ(expand("dense", "", "100%", "", 7).dense_steps, "7");
+}
+
+TEST(Presets, ErrorsNameMethodsAndPresets) {
+  const std::string unknown = error_of([] { expand("svg-wam"); });
+  EXPECT_THAT(unknown, HasSubstr("'svg-wam', expected one of the methods dense, "));
+  EXPECT_THAT(unknown, HasSubstr("presets haste"));
+  EXPECT_THAT(unknown, HasSubstr("svg-wan"));
+  EXPECT_NE(error_of([] { expand(""); }), "");
+  for (const char* bad : {"%", "x%", "101%", "-1%", "nan%", "5%%"})
+    EXPECT_THAT(error_of([&] { expand("dense", "", bad); }), HasSubstr("expected a share")) << bad;
+  for (const char* bad : {"-0", "-41", "--1", "-x"})
+    EXPECT_THAT(error_of([&] { expand("dense", "", "", bad); }), HasSubstr("expected")) << bad;
+  for (const char* bad : {",", "x", "1,,2"})
+    EXPECT_NE(error_of([&] { parse_index_list(expand("dense", "", "", bad).dense_layers); }), "");
+}
+
+}  // namespace
+}  // namespace lacuna::test
