@@ -24,12 +24,6 @@ std::string gib(int64_t bytes) {
   return fmt::format("{:.2f} GiB", bytes / 1073741824.0);
 }
 
-DType compute_dtype(const Request& request) {
-  if (request.dtype == "f32") return DType::f32;
-  if (request.dtype == "bf16") return DType::bf16;
-  fail("dtype: {}, expected f32 or bf16", request.dtype);
-}
-
 void check_memory(const MemoryPlan& plan, int64_t max_memory, const GenerationHooks& hooks) {
   const int64_t available = available_memory();
   if (hooks.note) {
@@ -44,21 +38,6 @@ void check_memory(const MemoryPlan& plan, int64_t max_memory, const GenerationHo
                "memory: needs about {}, {} may be used; try a smaller size, fewer frames, --dtype "
                "bf16 or --vae-tile exact",
                gib(plan.peak()), gib(limit));
-}
-
-// What a profile must have been made for to be used here.
-ProfileTarget profile_target(Model& model, const Request& request) {
-  const WanConfig& config = model.transformer_config();
-  ProfileTarget target;
-  target.model = model.name();
-  target.fingerprint = fmt::format("{:016x}", model.fingerprint());
-  target.num_layers = static_cast<int>(config.num_layers);
-  target.num_heads = static_cast<int>(config.num_heads);
-  target.head_dim = static_cast<int>(config.head_dim);
-  target.grid = model.grid(model.latent_shape(request.width, request.height, request.frames));
-  const auto sampler = make_sampler(request.sampler);
-  for (int i = 0; i < sampler->num_steps(); ++i) target.sigmas.push_back(sampler->sigma(i));
-  return target;
 }
 
 Policy request_policy(Model& model, const Request& request) {
@@ -95,8 +74,33 @@ void check_resumable(const Policy& policy, const SamplingState& state) {
   }
 }
 
-PromptEmbeddings embed(Model& model, Context& ctx, const Request& request,
-                       const std::filesystem::path& cache) {
+// A long step must not be lost to a kill; a short one is not worth the write.
+constexpr double kSaveEverySeconds = 5.0;
+
+}  // namespace
+
+DType compute_dtype(const Request& request) {
+  if (request.dtype == "f32") return DType::f32;
+  if (request.dtype == "bf16") return DType::bf16;
+  fail("dtype: {}, expected f32 or bf16", request.dtype);
+}
+
+ProfileTarget profile_target(Model& model, const Request& request) {
+  const WanConfig& config = model.transformer_config();
+  ProfileTarget target;
+  target.model = model.name();
+  target.fingerprint = fmt::format("{:016x}", model.fingerprint());
+  target.num_layers = static_cast<int>(config.num_layers);
+  target.num_heads = static_cast<int>(config.num_heads);
+  target.head_dim = static_cast<int>(config.head_dim);
+  target.grid = model.grid(model.latent_shape(request.width, request.height, request.frames));
+  const auto sampler = make_sampler(request.sampler);
+  for (int i = 0; i < sampler->num_steps(); ++i) target.sigmas.push_back(sampler->sigma(i));
+  return target;
+}
+
+PromptEmbeddings embed_prompts(Model& model, Context& ctx, const Request& request,
+                               const std::filesystem::path& cache) {
   PromptEmbeddings prompts;
   prompts.positive = model.embed_prompt(ctx, request.prompt, cache);
   if (request.guided()) {
@@ -104,11 +108,6 @@ PromptEmbeddings embed(Model& model, Context& ctx, const Request& request,
   }
   return prompts;
 }
-
-// A long step must not be lost to a kill; a short one is not worth the write.
-constexpr double kSaveEverySeconds = 5.0;
-
-}  // namespace
 
 int64_t available_memory() {
   std::ifstream in("/proc/meminfo");
@@ -149,7 +148,7 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   GenerationResult result;
   result.tokens = model.grid(latent).tokens();
   auto start = Clock::now();
-  const PromptEmbeddings prompts = embed(model, ctx, request, files.prompt_cache);
+  const PromptEmbeddings prompts = embed_prompts(model, ctx, request, files.prompt_cache);
   ctx.workspace.release();
   result.text_seconds = seconds_since(start);
 

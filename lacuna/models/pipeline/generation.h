@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 
+#include "lacuna/engine/profile.h"
 #include "lacuna/engine/trace.h"
 #include "lacuna/models/context.h"
 #include "lacuna/models/pipeline/model.h"
@@ -15,6 +16,14 @@
 #include "lacuna/models/pipeline/sampling.h"
 
 namespace lacuna {
+
+// `f32` or `bf16` of the request; throws Error on anything else.
+DType compute_dtype(const Request& request);
+// What a profile must have been made for to be used with this model and request.
+ProfileTarget profile_target(Model& model, const Request& request);
+// Both prompts of a request through the text encoder; `cache` as in Model::embed_prompt.
+PromptEmbeddings embed_prompts(Model& model, Context& ctx, const Request& request,
+                               const std::filesystem::path& cache);
 
 struct GenerationFiles {
   std::filesystem::path video;         // empty: stop after the latents

@@ -80,50 +80,100 @@ Tensor initial_noise(uint64_t seed, int64_t channels, int64_t frames, int64_t he
   return noise;
 }
 
+struct Denoiser::Impl {
+  Context& ctx;
+  const SamplingInputs& inputs;
+  SamplingState& state;
+  std::unique_ptr<Sampler> sampler;
+  Tensor x, unguided;
+  ExpertState expert;
+
+  int step() const { return state.next_step; }
+  Site site(Branch branch) const {
+    Site site;
+    site.step = step();
+    site.num_steps = sampler->num_steps();
+    site.sigma = sampler->sigma(step());
+    site.branch = branch;
+    site.expert = expert.expert;
+    return site;
+  }
+};
+
+Denoiser::Denoiser(Context& ctx, const SamplingInputs& inputs, SamplingState& state)
+    : impl_(new Impl{ctx, inputs, state, restored_sampler(inputs.request, state)}) {
+  const auto& shape = state.latents.view().shape;
+  impl_->x = Tensor(DType::f32, {shape[0], shape[1], shape[2], shape[3]});
+  impl_->unguided = Tensor(DType::f32, {shape[0], shape[1], shape[2], shape[3]});
+  std::memcpy(impl_->x.as<float>(), state.latents.as<float>(),
+              static_cast<size_t>(state.latents.numel()) * sizeof(float));
+}
+Denoiser::~Denoiser() = default;
+
+int Denoiser::num_steps() const {
+  return impl_->sampler->num_steps();
+}
+
+int Denoiser::expert(int step) const {
+  const SamplingInputs& inputs = impl_->inputs;
+  return inputs.num_experts == 2 &&
+                 impl_->sampler->timestep(step) < 1000.0 * inputs.request.boundary
+             ? 1
+             : 0;
+}
+
+void Denoiser::conditional(Engine& engine, const TensorView& velocity, const WanPart* part) {
+  Impl& s = *impl_;
+  const int wanted = expert(s.step());
+  if (s.expert.expert != wanted) {
+    s.expert = {};  // the old embeddings go before the other network comes
+    s.expert = prepare_expert(s.ctx, s.inputs, *s.sampler, wanted);
+  }
+  const TimeEmbedding& time = s.expert.times[s.step()];
+  const Site site = s.site(Branch::cond);
+  if (part == nullptr) {
+    s.expert.network->forward(s.ctx, engine, site, s.x, time, s.expert.positive, velocity);
+  } else {
+    s.expert.network->forward_part(s.ctx, engine, site, s.x, time, s.expert.positive, *part,
+                                   velocity);
+  }
+}
+
+void Denoiser::finish(Engine& engine, const TensorView& velocity) {
+  Impl& s = *impl_;
+  const int step = s.step();
+  const Request& request = s.inputs.request;
+  const double guidance = s.expert.expert == 1 ? request.guidance_low : request.guidance;
+  if (guidance != 1.0 && s.expert.negative) {
+    s.expert.network->forward(s.ctx, engine, s.site(Branch::uncond), s.x, s.expert.times[step],
+                              *s.expert.negative, s.unguided);
+    const float g = static_cast<float>(guidance);
+    float* v = velocity.as<float>();
+    const float* u = s.unguided.as<float>();
+    for (int64_t i = 0; i < s.x.numel(); ++i) v[i] = u[i] + g * (v[i] - u[i]);
+  }
+  s.sampler->step(step, values(velocity), values(s.x));
+  for (float value : values(s.x)) {
+    LACUNA_CHECK(std::isfinite(value),
+                 "sampling: not a finite number after step {}; try --dtype f32 or a lower shift",
+                 step);
+  }
+  snapshot(*s.sampler, s.x, step + 1, s.state);
+}
+
 void sample(Context& ctx, Engine& engine, const SamplingInputs& inputs, SamplingState& state,
             const std::function<void(const StepReport&)>& on_step) {
   using Clock = std::chrono::steady_clock;
-  const Request& request = inputs.request;
-  const auto sampler = restored_sampler(request, state);
-  const int64_t n = state.latents.numel();
+  Denoiser denoiser(ctx, inputs, state);
   const auto& shape = state.latents.view().shape;
-  const Tensor x(DType::f32, {shape[0], shape[1], shape[2], shape[3]});
   const Tensor velocity(DType::f32, {shape[0], shape[1], shape[2], shape[3]});
-  const Tensor unguided(DType::f32, {shape[0], shape[1], shape[2], shape[3]});
-  std::memcpy(x.as<float>(), state.latents.as<float>(), static_cast<size_t>(n) * sizeof(float));
-
-  ExpertState expert;
-  for (int step = state.next_step; step < sampler->num_steps(); ++step) {
+  while (state.next_step < denoiser.num_steps()) {
     const auto start = Clock::now();
-    const bool low = inputs.num_experts == 2 && sampler->timestep(step) < 1000.0 * request.boundary;
-    if (expert.expert != static_cast<int>(low)) {
-      expert = {};  // the old embeddings go before the other network comes
-      expert = prepare_expert(ctx, inputs, *sampler, low ? 1 : 0);
-    }
-    Site site;
-    site.step = step;
-    site.num_steps = sampler->num_steps();
-    site.sigma = sampler->sigma(step);
-    site.expert = expert.expert;
-    const double guidance = low ? request.guidance_low : request.guidance;
-    expert.network->forward(ctx, engine, site, x, expert.times[step], expert.positive, velocity);
-    if (guidance != 1.0 && expert.negative) {
-      site.branch = Branch::uncond;
-      expert.network->forward(ctx, engine, site, x, expert.times[step], *expert.negative, unguided);
-      const float g = static_cast<float>(guidance);
-      float* v = velocity.as<float>();
-      const float* u = unguided.as<float>();
-      for (int64_t i = 0; i < n; ++i) v[i] = u[i] + g * (v[i] - u[i]);
-    }
-    sampler->step(step, values(velocity), values(x));
-    for (float value : values(x)) {
-      LACUNA_CHECK(std::isfinite(value),
-                   "sampling: not a finite number after step {}; try --dtype f32 or a lower shift",
-                   step);
-    }
-    snapshot(*sampler, x, step + 1, state);
+    const int step = state.next_step;
+    denoiser.conditional(engine, velocity);
+    denoiser.finish(engine, velocity);
     if (on_step) {
-      on_step({step, sampler->num_steps(),
+      on_step({step, denoiser.num_steps(),
                std::chrono::duration<double>(Clock::now() - start).count(),
                engine.trace().qk_density(step), engine.trace().pv_density(step)});
     }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -49,6 +50,28 @@ struct SamplingInputs {
 // Standard normals [channels, frames, height, width] as torch draws them on the CPU for this seed.
 Tensor initial_noise(uint64_t seed, int64_t channels, int64_t frames, int64_t height,
                      int64_t width);
+
+// One generation step by step: sample() runs it to its end, calibration looks into its steps.
+class Denoiser {
+ public:
+  // Goes on from `state`, which is always that of the last finished step. All three outlive it.
+  Denoiser(Context& ctx, const SamplingInputs& inputs, SamplingState& state);
+  ~Denoiser();
+
+  int num_steps() const;
+  // Which network runs a step.
+  int expert(int step) const;
+  // The conditional branch of step state.next_step: layers of `part` (see WanDit::forward_part), or
+  // the whole forward, into velocity [channels, frames, height, width] f32.
+  void conditional(Engine& engine, const TensorView& velocity, const WanPart* part = nullptr);
+  // The rest of that step from the conditional velocity, which it changes: guidance and sampler.
+  // Throws Error when a latent is no longer a finite number.
+  void finish(Engine& engine, const TensorView& velocity);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
 
 // Runs steps state.next_step .. num_steps - 1. After each step `state` is complete and on_step is
 // called. Throws Cancelled out of a step that ctx.cancel stopped; `state` is then that of the last

@@ -116,10 +116,37 @@ void WanDit::forward(Context& ctx, Engine& engine, const Site& site, const Tenso
                site,  grid,   rope_.tables(grid),
                times, text,   WanActivations::take(ctx, config_, grid.tokens()),
                tap};
+  run(pass, x, 0, config_.num_layers, out);
+}
+
+void WanDit::forward_part(Context& ctx, Engine& engine, const Site& site, const TensorView& x,
+                          const TimeEmbedding& time, const PreparedText& text, const WanPart& part,
+                          const TensorView& out) const {
+  LACUNA_CHECK(x.rank == 4, "wan: latent {}, expected [channels, frames, height, width]",
+               x.describe());
+  const TokenTime all{0, config_.grid(x.shape[1], x.shape[2], x.shape[3]).tokens(), &time};
+  const VideoGrid grid = check_inputs(ctx, engine, x, {&all, 1}, text, out);
+  LACUNA_CHECK(part.begin >= 0 && part.begin <= part.end && part.end <= config_.num_layers,
+               "wan: layers {} to {}, expected a range of 0 to {}", part.begin, part.end,
+               config_.num_layers);
+  const TensorView& stream = part.residual;
+  LACUNA_CHECK(stream.rank == 2 && stream.dtype == DType::f32 && stream.contiguous() &&
+                   stream.shape[0] == grid.tokens() && stream.shape[1] == config_.dim(),
+               "wan: residual {}, expected [{}, {}] f32 contiguous", stream.describe(),
+               grid.tokens(), config_.dim());
+  WanPass pass{ctx,       engine, config_,
+               site,      grid,   rope_.tables(grid),
+               {&all, 1}, text,   WanActivations::take(ctx, config_, grid.tokens())};
+  pass.act.residual = stream;
+  run(pass, x, part.begin, part.end, out);
+}
+
+void WanDit::run(WanPass& pass, const TensorView& x, int64_t begin, int64_t end,
+                 const TensorView& out) const {
   pass.site.num_layers = static_cast<int>(config_.num_layers);
-  embed_patches(pass, x);
-  for (const WanBlock& block : blocks_) block.forward(pass);
-  head(pass, out);
+  if (begin == 0) embed_patches(pass, x);
+  for (int64_t layer = begin; layer < end; ++layer) blocks_[layer].forward(pass);
+  if (end == config_.num_layers) head(pass, out);
 }
 
 void WanDit::embed_patches(WanPass& pass, const TensorView& x) const {

@@ -22,6 +22,14 @@
 
 namespace lacuna {
 
+// Some layers of one forward, and the stream that enters and leaves them: a forward can stop
+// between layers and go on, from the same input more than once.
+struct WanPart {
+  int64_t begin = 0,
+          end = 0;      // layers; from 0 embeds the latent, to num_layers writes the velocity
+  TensorView residual;  // [tokens, dim] f32 contiguous, in place; not read when begin is 0
+};
+
 class WanDit {
  public:
   // Asks the reader for diffusers names (see wan_rename). Matrices are views into the reader's
@@ -52,8 +60,15 @@ class WanDit {
   void forward(Context& ctx, Engine& engine, const Site& site, const TensorView& x,
                std::span<const TokenTime> times, const PreparedText& text, const TensorView& out,
                const WanTap* tap = nullptr) const;
+  // The layers of `part` only, all tokens at one timestep. x is read when they begin at 0, out is
+  // written when they end at num_layers. Parts run one after the other give the bytes of forward().
+  void forward_part(Context& ctx, Engine& engine, const Site& site, const TensorView& x,
+                    const TimeEmbedding& time, const PreparedText& text, const WanPart& part,
+                    const TensorView& out) const;
 
  private:
+  void run(WanPass& pass, const TensorView& x, int64_t begin, int64_t end,
+           const TensorView& out) const;
   VideoGrid check_inputs(const Context& ctx, Engine& engine, const TensorView& x,
                          std::span<const TokenTime> times, const PreparedText& text,
                          const TensorView& out) const;

@@ -222,6 +222,33 @@ TEST_P(WanDitOn, BothNamingSchemesGiveTheSameBytes) {
   }
 }
 
+TEST_P(WanDitOn, PartsOfAForwardGiveItsBytes) {
+  Fixture model(*backend_);
+  const Tensor x = hash_input("x:wan", {16, 3, 8, 12});
+  const Tensor context = hash_input("ctx:wan", {20, 96});
+  const PreparedText text = model.dit.prepare_text(model.ctx, context, 32);
+  const Tensor whole = model.run(x, text);
+  const Tensor out = Tensor::zeros(DType::f32, {16, 3, 8, 12});
+  const Tensor stream(DType::f32, {72, 128}), held(DType::f32, {72, 128});
+  const auto run = [&](int64_t begin, int64_t end, const Tensor& residual) {
+    model.dit.forward_part(model.ctx, model.engine, Site{}, x, model.time, text,
+                           {begin, end, residual}, out);
+  };
+  run(0, 1, stream);
+  run(1, 1, stream);  // nothing
+  EXPECT_EQ(out.as<float>()[0], 0.0f);
+  std::memcpy(held.as<float>(), stream.as<float>(), 72 * 128 * sizeof(float));
+  // Twice from the same stream: a probe leaves the stream it was copied from alone.
+  for (const Tensor* residual : {&held, &stream}) {
+    run(1, 3, *residual);
+    EXPECT_EQ(std::memcmp(out.view().data, whole.view().data, 4608 * sizeof(float)), 0);
+  }
+  EXPECT_EQ(model.engine.trace().entries().back().site.layer, 2);
+  EXPECT_EQ(model.engine.trace().entries().back().site.num_layers, 3);
+  EXPECT_THAT(error_of([&] { run(2, 4, stream); }), HasSubstr("layers 2 to 4"));
+  EXPECT_THAT(error_of([&] { run(0, 1, out); }), HasSubstr("expected [72, 128]"));
+}
+
 TEST_P(WanDitOn, PatchOverTwoFramesKeepsFramesApart) {
   WanConfig config = golden_wan_config();
   config.in_channels = config.out_channels = 8;
