@@ -9,6 +9,7 @@
 #include "cli/interrupt.h"
 #include "cli/options.h"
 #include "cli/progress.h"
+#include "cli/request_options.h"
 #include "lacuna/core/atomic_file.h"
 #include "lacuna/core/error.h"
 #include "lacuna/models/pipeline/generation.h"
@@ -23,15 +24,8 @@ struct Options {
   ModelOptions model;
   AttentionOptions attention;
   DecodeSettings decode;
+  RequestOptions request;
   std::string prompt, prompt_file;
-  std::optional<std::string> negative_prompt;
-  std::optional<int> width, height, frames, steps, fps;
-  std::string size;
-  std::optional<double> guidance, guidance_low, shift, boundary;
-  std::string sampler, sigma_convention;
-  std::vector<double> timesteps;
-  bool timesteps_shifted = false;
-  uint64_t seed = 0;
   std::string output = "out.mp4", latents, resume, trace;
   bool no_decode = false, no_prompt_cache = false, json = false, quiet = false;
   double max_memory_gb = 0.0;
@@ -41,34 +35,7 @@ void add_content_options(CLI::App& command, Options& o) {
   auto* content = command.add_option_group("Content");
   content->add_option("-p,--prompt", o.prompt, "What the video shows");
   content->add_option("--prompt-file", o.prompt_file, "Read the prompt from a file");
-  content->add_option("-n,--negative-prompt", o.negative_prompt,
-                      "What it should not show; default of the model (Wan: its authors' list)");
-  content->add_option("-W,--width", o.width, "Pixels; default of the model");
-  content->add_option("-H,--height", o.height, "Pixels; default of the model");
-  content->add_option("--size", o.size, "WIDTHxHEIGHT or WIDTH*HEIGHT, instead of -W and -H");
-  content->add_option("--frames,--video-frames,--frame_num", o.frames, "Frames, 4n+1 for Wan");
-  content->add_option("-s,--seed,--base_seed", o.seed, "Same seed, same video")
-      ->capture_default_str();
-}
-
-void add_sampling_options(CLI::App& command, Options& o) {
-  auto* sampling = command.add_option_group("Sampling");
-  sampling->add_option("--steps,--sample_steps", o.steps, "Denoising steps; default of the model");
-  sampling->add_option("--guidance,--cfg-scale,--cfg,--sample_guide_scale", o.guidance,
-                       "Classifier-free guidance; 1 turns it off and halves the time");
-  sampling->add_option("--guidance-low,--cfg-low", o.guidance_low,
-                       "Guidance of the low-noise expert (Wan2.2 A14B)");
-  sampling->add_option("--shift,--flow-shift,--sample_shift", o.shift, "Sigma shift");
-  sampling->add_option("--boundary,--moe-boundary", o.boundary,
-                       "Timestep / 1000 at which the low-noise expert takes over");
-  sampling->add_option("--sampler,--sample_solver", o.sampler,
-                       "unipc, euler, ode or renoise (few-step models)");
-  sampling->add_option("--sigma-convention", o.sigma_convention, "diffusers or wan");
-  sampling->add_option("--timesteps", o.timesteps, "List for ode and renoise, 1000 downwards")
-      ->delimiter(',')
-      ->multi_option_policy(CLI::MultiOptionPolicy::Throw);
-  sampling->add_flag("--timesteps-shifted", o.timesteps_shifted,
-                     "The list is already shifted (Self-Forcing, FastWan)");
+  o.request.add_content_to(*content);
 }
 
 std::string read_text(const std::string& path) {
@@ -80,42 +47,9 @@ std::string read_text(const std::string& path) {
   return text;
 }
 
-void parse_size(const std::string& size, Request& request) {
-  int width = 0, height = 0, end = 0;
-  if (std::sscanf(size.c_str(), "%d%*[x*]%d%n", &width, &height, &end) != 2 ||
-      end != static_cast<int>(size.size())) {
-    throw UsageError(fmt::format("--size: {}, expected WIDTHxHEIGHT such as 832x480", size));
-  }
-  request.width = width;
-  request.height = height;
-}
-
 Request make_request(const Options& o, const Model& model) {
-  const FamilyDefaults& d = model.defaults();
-  Request r;
-  r.model = fmt::format("{} {:016x}", model.name(), model.fingerprint());
+  Request r = o.request.make(model);
   r.prompt = o.prompt_file.empty() ? o.prompt : read_text(o.prompt_file);
-  r.negative_prompt = o.negative_prompt.value_or(d.negative_prompt);
-  r.width = o.width.value_or(d.width);
-  r.height = o.height.value_or(d.height);
-  if (!o.size.empty()) parse_size(o.size, r);
-  r.frames = o.frames.value_or(d.frames);
-  r.fps = o.fps.value_or(d.fps);
-  r.sampler.kind = o.sampler.empty() ? model.sampler_kind() : parse_sampler(o.sampler);
-  r.sampler.convention = model.sigma_convention();
-  if (r.sampler.kind == SamplerKind::euler) r.sampler.convention = SigmaConvention::flow_matching;
-  if (!o.sigma_convention.empty()) {
-    r.sampler.convention =
-        o.sigma_convention == "wan" ? SigmaConvention::wan : SigmaConvention::diffusers;
-  }
-  r.sampler.num_steps = o.steps.value_or(d.steps);
-  r.sampler.shift = o.shift.value_or(d.shift);
-  r.sampler.timesteps = o.timesteps;
-  r.sampler.warp_timesteps = !o.timesteps_shifted;
-  r.guidance = o.guidance.value_or(d.guidance);
-  r.guidance_low = o.guidance_low.value_or(o.guidance.value_or(d.guidance_low));
-  r.boundary = o.boundary.value_or(d.boundary);
-  r.seed = o.seed;
   r.dtype = o.model.dtype;
   o.attention.fill(r);
   return r;
@@ -126,7 +60,7 @@ void add_output_options(CLI::App& command, Options& o) {
   output
       ->add_option("-o,--output,--save_file", o.output, "File ending in .mp4, .webm, .y4m or .png")
       ->capture_default_str();
-  output->add_option("--fps", o.fps, "Frames per second; default of the model");
+  output->add_option("--fps", o.request.fps, "Frames per second; default of the model");
   output->add_option("--latents", o.latents,
                      "Keep the latents in this file (default: beside the output until it is done)");
   output->add_flag("--no-decode", o.no_decode, "Stop after the latents; see lacuna decode");
@@ -140,14 +74,6 @@ void add_output_options(CLI::App& command, Options& o) {
   output->add_flag("-q,--quiet", o.quiet, "Print nothing but errors");
 }
 
-fs::path cache_folder() {
-  if (const char* xdg = std::getenv("XDG_CACHE_HOME"); xdg != nullptr && *xdg != '\0') {
-    return fs::path(xdg) / "lacuna" / "prompts";
-  }
-  const char* home = std::getenv("HOME");
-  return home == nullptr ? fs::path() : fs::path(home) / ".cache" / "lacuna" / "prompts";
-}
-
 GenerationFiles make_files(const Options& o) {
   GenerationFiles files;
   if (!o.no_decode) files.video = o.output;
@@ -155,7 +81,7 @@ GenerationFiles make_files(const Options& o) {
                   : !o.resume.empty() ? fs::path(o.resume)
                                       : fs::path(o.output + ".latents.safetensors");
   files.keep_latents = !o.latents.empty() || o.no_decode;
-  if (!o.no_prompt_cache) files.prompt_cache = cache_folder();
+  if (!o.no_prompt_cache) files.prompt_cache = prompt_cache_folder();
   return files;
 }
 
@@ -245,7 +171,7 @@ void add_generate(CLI::App& app) {
   auto options = std::make_shared<Options>();
   add_content_options(*command, *options);
   options->model.add_to(*command);
-  add_sampling_options(*command, *options);
+  options->request.add_sampling_to(*command);
   options->attention.add_to(*command);
   add_output_options(*command, *options);
   options->decode.add_to(*command);

@@ -113,4 +113,13 @@ Tiling DecodeSettings::tiling() const {
   return t;
 }
 
+std::filesystem::path prompt_cache_folder() {
+  if (const char* xdg = std::getenv("XDG_CACHE_HOME"); xdg != nullptr && *xdg != '\0') {
+    return std::filesystem::path(xdg) / "lacuna" / "prompts";
+  }
+  const char* home = std::getenv("HOME");
+  return home == nullptr ? std::filesystem::path()
+                         : std::filesystem::path(home) / ".cache" / "lacuna" / "prompts";
+}
+
 }  // namespace lacuna::cli

@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -49,5 +50,8 @@ struct DecodeSettings {
   void add_to(CLI::App& command);
   Tiling tiling() const;
 };
+
+// Where prompt embeddings are kept between runs; empty when there is no home folder.
+std::filesystem::path prompt_cache_folder();
 
 }  // namespace lacuna::cli

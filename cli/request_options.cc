@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/request_options.h"
+
+#include <fmt/format.h>
+
+#include <cstdio>
+
+#include "cli/command.h"
+
+namespace lacuna::cli {
+namespace {
+
+void parse_size(const std::string& size, Request& request) {
+  int width = 0, height = 0, end = 0;
+  if (std::sscanf(size.c_str(), "%d%*[x*]%d%n", &width, &height, &end) != 2 ||
+      end != static_cast<int>(size.size())) {
+    throw UsageError(fmt::format("--size: {}, expected WIDTHxHEIGHT such as 832x480", size));
+  }
+  request.width = width;
+  request.height = height;
+}
+
+}  // namespace
+
+void RequestOptions::add_content_to(CLI::App& group) {
+  group.add_option("-n,--negative-prompt", negative_prompt,
+                   "What it should not show; default of the model (Wan: its authors' list)");
+  group.add_option("-W,--width", width, "Pixels; default of the model");
+  group.add_option("-H,--height", height, "Pixels; default of the model");
+  group.add_option("--size", size, "WIDTHxHEIGHT or WIDTH*HEIGHT, instead of -W and -H");
+  group.add_option("--frames,--video-frames,--frame_num", frames, "Frames, 4n+1 for Wan");
+  group.add_option("-s,--seed,--base_seed", seed, "Same seed, same video")->capture_default_str();
+}
+
+void RequestOptions::add_sampling_to(CLI::App& command) {
+  auto* sampling = command.add_option_group("Sampling");
+  sampling->add_option("--steps,--sample_steps", steps, "Denoising steps; default of the model");
+  sampling->add_option("--guidance,--cfg-scale,--cfg,--sample_guide_scale", guidance,
+                       "Classifier-free guidance; 1 turns it off and halves the time");
+  sampling->add_option("--guidance-low,--cfg-low", guidance_low,
+                       "Guidance of the low-noise expert (Wan2.2 A14B)");
+  sampling->add_option("--shift,--flow-shift,--sample_shift", shift, "Sigma shift");
+  sampling->add_option("--boundary,--moe-boundary", boundary,
+                       "Timestep / 1000 at which the low-noise expert takes over");
+  sampling->add_option("--sampler,--sample_solver", sampler,
+                       "unipc, euler, ode or renoise (few-step models)");
+  sampling->add_option("--sigma-convention", sigma_convention, "diffusers or wan");
+  sampling->add_option("--timesteps", timesteps, "List for ode and renoise, 1000 downwards")
+      ->delimiter(',')
+      ->multi_option_policy(CLI::MultiOptionPolicy::Throw);
+  sampling->add_flag("--timesteps-shifted", timesteps_shifted,
+                     "The list is already shifted (Self-Forcing, FastWan)");
+}
+
+Request RequestOptions::make(const Model& model) const {
+  const FamilyDefaults& d = model.defaults();
+  Request r;
+  r.model = fmt::format("{} {:016x}", model.name(), model.fingerprint());
+  r.negative_prompt = negative_prompt.value_or(d.negative_prompt);
+  r.width = width.value_or(d.width);
+  r.height = height.value_or(d.height);
+  if (!size.empty()) parse_size(size, r);
+  r.frames = frames.value_or(d.frames);
+  r.fps = fps.value_or(d.fps);
+  r.sampler.kind = sampler.empty() ? model.sampler_kind() : parse_sampler(sampler);
+  r.sampler.convention = model.sigma_convention();
+  if (r.sampler.kind == SamplerKind::euler) r.sampler.convention = SigmaConvention::flow_matching;
+  if (!sigma_convention.empty()) {
+    r.sampler.convention =
+        sigma_convention == "wan" ? SigmaConvention::wan : SigmaConvention::diffusers;
+  }
+  r.sampler.num_steps = steps.value_or(d.steps);
+  r.sampler.shift = shift.value_or(d.shift);
+  r.sampler.timesteps = timesteps;
+  r.sampler.warp_timesteps = !timesteps_shifted;
+  r.guidance = guidance.value_or(d.guidance);
+  r.guidance_low = guidance_low.value_or(guidance.value_or(d.guidance_low));
+  r.boundary = boundary.value_or(d.boundary);
+  r.seed = seed;
+  return r;
+}
+
+}  // namespace lacuna::cli

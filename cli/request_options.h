@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// What decides a generation besides prompt and attention: sizes, sampler, guidance, seed.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lacuna/models/pipeline/model.h"
+#include "lacuna/models/pipeline/request.h"
+
+namespace lacuna::cli {
+
+struct RequestOptions {
+  std::optional<std::string> negative_prompt;
+  std::optional<int> width, height, frames, steps, fps;
+  std::string size;
+  std::optional<double> guidance, guidance_low, shift, boundary;
+  std::string sampler, sigma_convention;
+  std::vector<double> timesteps;
+  bool timesteps_shifted = false;
+  uint64_t seed = 0;
+
+  void add_content_to(CLI::App& group);
+  void add_sampling_to(CLI::App& command);
+  // What was given, else the habits of the model. Prompt, dtype and attention are the caller's.
+  // Throws UsageError on a malformed size.
+  Request make(const Model& model) const;
+};
+
+}  // namespace lacuna::cli
