@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 
 #include "lacuna/core/error.h"
+#include "lacuna/core/threads.h"
 
 namespace lacuna {
 
@@ -177,6 +179,24 @@ void KernelCall::run() {
   pv_pairs_.assign(static_cast<size_t>(params_.num_heads), 0);
   params_.pv_pairs = pv_pairs_.data();
   pooled_pairs_ = 0;
+  attend_in_order();
+  if (selection_ != nullptr && !selection_->row_source.empty()) copy_rows(selection_->row_source);
+}
+
+void KernelCall::copy_rows(const TokenOrder& source) {
+  parallel_tasks(out_.shape[0], [&](int64_t head, int) {
+    const int32_t* from = source.head(head);
+    char* base = static_cast<char*>(out_.data) + storage_bytes(out_.dtype, head * out_.stride[0]);
+    const auto row = [&](int64_t token) {
+      return base + storage_bytes(out_.dtype, token * out_.stride[1]);
+    };
+    const auto bytes = static_cast<size_t>(storage_bytes(out_.dtype, out_.shape[2]));
+    for (int64_t token = 0; token < out_.shape[1]; ++token)
+      if (from[token] != token) std::memcpy(row(token), row(from[token]), bytes);
+  });
+}
+
+void KernelCall::attend_in_order() {
   if (selection_ == nullptr || (selection_->q_order.empty() && selection_->k_order.empty()))
     return attend(q_, k_, v_, out_);
   const TokenOrder& order = selection_->q_order;

@@ -39,7 +39,8 @@ class KernelCall {
   const uint64_t* ask_skip_bits();
   // What run() does about blocks that keep() or the skip rule dropped.
   void compensate(Compensation kind) { compensation_ = kind; }
-  // Gathers tokens into the selection's order, attends, compensates, scatters back.
+  // Gathers tokens into the selection's order, attends, compensates, scatters back, copies rows
+  // that stand for others.
   void run();
 
   const AttendParams& params() const { return params_; }
@@ -56,6 +57,8 @@ class KernelCall {
   void point_at(const TensorView& q, const TensorView& k, const TensorView& v,
                 const TensorView& out);
   void list(const BlockIndex& index);
+  void attend_in_order();
+  void copy_rows(const TokenOrder& source);
   TensorView gathered(const char* name, const TensorView& x, const TokenOrder& order);
 
   Backend& backend_;

@@ -74,6 +74,7 @@ void MaskCache::merge(Selection fresh, std::span<const int32_t> head_ids, int64_
     merge_layout(selection_.k_layout, fresh.k_layout, head_ids);
     merge_order(selection_.q_order, fresh.q_order, head_ids, num_heads, seq_len);
     merge_order(selection_.k_order, fresh.k_order, head_ids, num_heads, seq_len);
+    merge_order(selection_.row_source, fresh.row_source, head_ids, num_heads, seq_len);
     if (!fresh.mask.empty())
       for (size_t i = 0; i < head_ids.size(); ++i)
         selection_.mask.copy_head(head_ids[i], fresh.mask, static_cast<int64_t>(i));

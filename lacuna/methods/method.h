@@ -55,6 +55,10 @@ struct Selection {
   BlockLayout q_layout, k_layout;
   BlockMask mask;
   TokenOrder q_order, k_order;  // over all seq_len tokens; empty = raster. Text tokens stay last.
+  // Raster token whose output row a token takes when the kernel is done, no permutation: a token
+  // that others copy takes its own. Empty = every token its own. Query blocks of nothing but
+  // copying tokens may keep no key block.
+  TokenOrder row_source;
   // What the kernel shall report about these heads; observe() is called iff one is set.
   bool wants_lse = false;
   bool wants_block_mass = false;

@@ -59,6 +59,40 @@ void check_order(const TokenOrder& order, std::string_view who, int64_t num_head
                    "{}: token order moves text token {}, expected it in place", who, p);
 }
 
+void check_row_source(const TokenOrder& source, std::string_view who, int64_t num_heads,
+                      int64_t video_tokens, int64_t seq_len) {
+  if (source.empty()) return;
+  LACUNA_CHECK(
+      source.seq_len == seq_len && (source.num_heads == 1 || source.num_heads == num_heads),
+      "{}: row sources of {} x {}, expected {} or 1 x {}", who, source.num_heads, source.seq_len,
+      num_heads, seq_len);
+  for (int64_t h = 0; h < source.num_heads; ++h)
+    for (int64_t t = 0; t < seq_len; ++t) {
+      const int32_t from = source.head(h)[t];
+      LACUNA_CHECK(from >= 0 && from < seq_len && source.head(h)[from] == from &&
+                       (t < video_tokens || from == t),
+                   "{}: token {} takes the row of {}, expected a token that keeps its own", who, t,
+                   from);
+    }
+}
+
+// No empty row but where every token of the query block copies another's output.
+void check_rows(const Selection& selection) {
+  const TokenOrder& source = selection.row_source;
+  if (source.empty()) return selection.mask.validate();
+  BlockMask mask = selection.mask;
+  for (int64_t h = 0; h < mask.num_heads(); ++h)
+    for (int32_t qb = 0; qb < mask.num_q_blocks(); ++qb) {
+      bool copied = true;
+      for (int64_t p = selection.q_layout.begin(h, qb); p < selection.q_layout.end(h, qb); ++p) {
+        const auto token = selection.q_order.empty() ? p : selection.q_order.head(h)[p];
+        copied = copied && source.head(h)[token] != token;
+      }
+      if (copied) mask.set(h, qb, 0);
+    }
+  mask.validate();
+}
+
 }  // namespace
 
 void keep_text(Selection& selection, int64_t video_tokens) {
@@ -91,6 +125,7 @@ Selection pick_heads(const Selection& all, std::span<const int32_t> heads) {
   picked.k_layout = pick_layout(all.k_layout, heads);
   picked.q_order = pick_order(all.q_order, heads);
   picked.k_order = pick_order(all.k_order, heads);
+  picked.row_source = pick_order(all.row_source, heads);
   picked.wants_lse = all.wants_lse;
   picked.wants_block_mass = all.wants_block_mass;
   picked.wants_skip_bits = all.wants_skip_bits;
@@ -113,6 +148,7 @@ void check_selection(const Selection& selection, std::string_view who, int64_t n
   check_layout(selection.k_layout, who, num_heads, seq_len);
   check_order(selection.q_order, who, num_heads, video_tokens, seq_len);
   check_order(selection.k_order, who, num_heads, video_tokens, seq_len);
+  check_row_source(selection.row_source, who, num_heads, video_tokens, seq_len);
   const BlockMask& mask = selection.mask;
   LACUNA_CHECK(!selection.provisional || mask.empty(),
                "{}: a provisional selection with a mask, expected none", who);
@@ -123,7 +159,7 @@ void check_selection(const Selection& selection, std::string_view who, int64_t n
                "{}: mask of {} heads, {}x{} blocks, expected {} heads, {}x{} blocks", who,
                mask.num_heads(), mask.num_q_blocks(), mask.num_k_blocks(), num_heads,
                selection.q_layout.num_blocks, selection.k_layout.num_blocks);
-  mask.validate();
+  check_rows(selection);
   if (text_tokens == 0) return;
   for (int64_t h = 0; h < num_heads; ++h) {
     const int32_t text_q = first_block_past(selection.q_layout, h, video_tokens);

@@ -101,7 +101,7 @@ TEST(Engine, TopPOneEqualsDense) {
 TEST(Engine, EveryMethodRunsOnEveryShape) {
   const std::unique_ptr<Backend> backend = make_backend("ref");
   for (const Method* method : all_methods()) {
-    if (method->name() == "fixed") continue;  // FixedMasksRun below
+    if (method->takes_masks()) continue;  // FixedMasksRun, CopiedRowsAreExactWhenRowsRepeat
     for (const Shape& shape : kShapes) {
       Engine engine(*backend, policy_of(*method));
       const Input in = make_input(shape);
@@ -412,6 +412,43 @@ TEST(Engine, StridedBfloat16) {
                                      want.as<float>()[(i * n + j) * d + c]));
   EXPECT_LT(worst, 0.02);
   EXPECT_GT(worst, 0.0);
+}
+
+// CalibAtt's repetition path: exact where the rows of a frame have equal queries, and with as many
+// anchors as rows.
+TEST(Engine, CopiedRowsAreExactWhenRowsRepeat) {
+  Shape shape{{2, 6, 5}, 0, 2};
+  const Input in = make_input(shape);
+  const auto repeated = [&](int64_t h) {  // every row of a frame like its first
+    const int64_t d = shape.head_dim;
+    for (int64_t t = 0; t < shape.seq_len(); ++t) {
+      const int64_t first = t / 30 * 30 + t % 5;
+      std::copy_n(in.q.as<float>() + (h * 60 + first) * d, d, in.q.as<float>() + (h * 60 + t) * d);
+    }
+  };
+  repeated(1);
+  auto masks = std::make_shared<Selection>();
+  masks->q_layout = masks->k_layout = BlockLayout::uniform(60, 8);
+  masks->mask = BlockMask(2, 8, 8);
+  masks->mask.fill();
+  for (const auto& [backend_name, anchors] :
+       {std::pair{"ref", 2.0}, {"cpu", 2.0}, {"ref", 6.0}, {"cpu", 99.0}}) {
+    const std::unique_ptr<Backend> backend = make_backend(backend_name);
+    Plan plan = parse_plan("calibatt");
+    plan.params.set_per_head("anchors", {anchors < 6 ? 0.0 : anchors, anchors});
+    plan.fixed = masks;
+    Engine engine(*backend, policy_of(plan));
+    const TraceEntry entry = attend(engine, site_at(0), in);
+    const Tensor want = dense_output(in);
+    double worst = 0.0;
+    for (int64_t i = 0; i < want.numel(); ++i)
+      worst = std::max(worst, std::abs(double{in.out.as<float>()[i]} - want.as<float>()[i]));
+    EXPECT_LT(worst, 1e-5) << backend_name << " " << anchors;
+    if (anchors < 6) {
+      // 20 of 60 rows, in whole blocks of 8: 24.
+      EXPECT_NEAR(entry.qk_density, (1.0 + 24.0 / 60) / 2, 1e-9);
+    }
+  }
 }
 
 }  // namespace
