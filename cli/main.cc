@@ -21,6 +21,7 @@ int run(int argc, char** argv) {
   app.get_formatter()->column_width(34);
   lacuna::cli::add_generate(app);
   lacuna::cli::add_decode(app);
+  lacuna::cli::add_calibrate(app);
   lacuna::cli::add_info(app);
   lacuna::cli::add_methods(app);
   lacuna::cli::add_bench(app);

@@ -43,7 +43,7 @@ class CliTest(unittest.TestCase):
         self.assertEqual(sorted(p.name for p in self.dir.iterdir()), sorted(leaves))
 
     def test_help_everywhere(self):
-        for command in ([], ["generate"], ["decode"], ["info"], ["methods"], ["bench"], ["bench", "generate"],
+        for command in ([], ["generate"], ["decode"], ["info"], ["methods"], ["bench"], ["bench", "generate"], ["calibrate"],
                         ["bench", "attend"], ["verify"]):
             result = lacuna(*command, "--help")
             self.assertEqual(result.returncode, 0, command)
@@ -198,6 +198,81 @@ class CliTest(unittest.TestCase):
             entries = json.loads(trace.read_text())
             self.assertEqual({e["layer"] for e in entries if e["reason"] == "dense-layers"}, dense_layers)
             self.assertEqual({e["step"] for e in entries if e["reason"] == "dense-steps"}, {0})
+
+    def calibrate(self, method, *extra, name="c", **kwargs):
+        prompts = self.dir / "prompts.txt"
+        prompts.write_text("# two of them\na red ball\n\n  a blue box on a table  \n")
+        return ["calibrate", "--method", method, "--synthetic", "tiny", "-W", 96, "-H", 96, "--frames", 9, "--steps", 4,
+                "--no-prompt-cache", "--prompts", prompts, *extra, "-o", self.dir / f"{name}.profile.json"]
+
+    def test_calibrate_and_generate(self):
+        host = "xattention:block=16,stride=4,top_p=0.7"
+        size = ["--synthetic", "tiny", "-W", 96, "-H", 96, "--frames", 9, "--no-prompt-cache", "-p", "x"]
+        for method, extra, runs in (
+                ("haste", ["--host", host, "--candidates", "0.3,0.5,1", "--intervals", 2, "--dense-steps", 1], "xattention"),
+                ("recall", ["--host", "dense", "--recall", 0.9], "dense"),
+                ("calibatt", ["--block", 16, "--energy", "0.3,0.6,4", "--similarity", 0.5], "calibatt")):
+            made = lacuna(*self.calibrate(method, *extra, name=method))
+            self.assertEqual(made.returncode, 0, made.stderr)
+            profile = self.dir / f"{method}.profile.json"
+            measured = json.loads((self.dir / f"{method}.measurements.json").read_text())
+            self.assertEqual((measured["method"], measured["prompts"]), (method, 2))
+            self.assertFalse(pathlib.Path(f"{profile}.progress.safetensors").exists())
+            trace = self.dir / "trace.json"
+            result = lacuna("generate", *size, "--steps", 4, "--profile", profile, "--no-decode", "--latents",
+                            self.dir / "l.safetensors", "--trace", trace)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            entries = json.loads(trace.read_text())
+            self.assertEqual({e["method"] for e in entries} - {"dense"}, {runs} - {"dense"})
+            if method != "recall":
+                self.assertLess(min(e["qk_density"] for e in entries), 1.0)
+            again = lacuna("generate", *size, "--steps", 3, "--profile", profile, "-o", self.dir / "a.y4m")
+            self.assertEqual(again.returncode, 1)
+            self.assertRegex(again.stderr, "profile: made for steps: 4, this run has 3")
+        haste = json.loads((self.dir / "haste.measurements.json").read_text())
+        self.assertLessEqual(haste["density"], haste["budget"] + 1e-8)
+        self.assertLessEqual(haste["error"], haste["shared"]["error"])
+
+    def test_interrupted_calibration_goes_on(self):
+        extra = ["--host", "xattention:block=16,stride=4", "--candidates", "0.3,0.5,0.7,0.8,1", "--intervals", 4]
+        self.assertEqual(lacuna(*self.calibrate("haste", *extra, name="whole")).returncode, 0)
+        args = self.calibrate("haste", *extra, name="part")
+        progress = self.dir / "part.profile.json.progress.safetensors"
+        for attempt in range(30):
+            process = subprocess.Popen([LACUNA, *map(str, args)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            time.sleep(0.3)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+            if process.returncode == 0:
+                break
+            self.assertIn(process.returncode, (130, -signal.SIGINT), errors)
+            if progress.exists() and attempt == 0:
+                self.assertRegex(errors.splitlines()[-1], "goes on from .*progress.safetensors")
+                changed = self.calibrate("haste", *extra, "--seed", 5, name="part")
+                refused = lacuna(*changed)
+                self.assertEqual(refused.returncode, 1)
+                self.assertRegex(refused.stderr, "other settings")
+        if process.returncode != 0:
+            self.assertEqual(lacuna(*args).returncode, 0)
+        self.assertFalse(progress.exists())
+        for kind in ("profile", "measurements"):
+            self.assertEqual((self.dir / f"part.{kind}.json").read_bytes(), (self.dir / f"whole.{kind}.json").read_bytes())
+
+    def test_bad_calibrations(self):
+        left = ["prompts.txt"]
+        self.fails(2, *self.calibrate("magic"), leaves=left)
+        self.fails(2, "calibrate", "--method", "haste", leaves=left)
+        for method, extra, says in (
+                ("haste", ["--host", "nothing"], "xattention"), ("haste", ["--candidates", "2"], "top_p"),
+                ("haste", ["--parameter", "stride"], "stride"), ("haste", ["--host", "fixed"], "host fixed"),
+                ("haste", ["--steps", "0"], "steps"), ("haste", ["-W", "100"], "multiples"),
+                ("recall", ["--quantile", "2"], "quantile"), ("recall", ["--recall", "7"], "r"),
+                ("calibatt", ["--vote-share", "0"], "share"), ("calibatt", ["--dense-steps", "77"], "77")):
+            self.fails(1, *self.calibrate(method, *extra), leaves=left, says=says)
+        (self.dir / "empty.txt").write_text("# nothing\n")
+        self.fails(1, *self.calibrate("haste", "--prompts", self.dir / "empty.txt"), says="holds none",
+                   leaves=["empty.txt", *left])
+        self.fails(1, *self.calibrate("haste", "--prompts", self.dir / "none.txt"), says="none.txt", leaves=["empty.txt", *left])
 
     def test_info(self):
         text = lacuna("info", "--synthetic", "wan2.1-1.3b").stdout

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/pipeline_subject.h"
+
+#include <cstring>
+
+#include "lacuna/core/error.h"
+#include "lacuna/engine/json_object.h"
+
+namespace lacuna::cli {
+namespace {
+
+constexpr std::string_view kSamplerPrefix = "sampler.";
+
+Tensor copy_of(const TensorView& from) {
+  Tensor copy(from.dtype, std::span(from.shape.data(), static_cast<size_t>(from.rank)));
+  std::memcpy(copy.view().data, from.data,
+              static_cast<size_t>(storage_bytes(from.dtype, from.numel())));
+  return copy;
+}
+
+}  // namespace
+
+PipelineSubject::PipelineSubject(Model& model, Context& ctx, const Request& request,
+                                 const std::vector<std::string>& prompts,
+                                 const std::filesystem::path& prompt_cache)
+    : model_(model),
+      ctx_(ctx),
+      request_(request),
+      prompts_(prompts),
+      target_(profile_target(model, request)),
+      latent_(model.latent_shape(request.width, request.height, request.frames)) {
+  ctx_.compute = compute_dtype(request);
+  for (const std::string& prompt : prompts_) {
+    Request one = request;
+    one.prompt = prompt;
+    embedded_.push_back(embed_prompts(model, ctx, one, prompt_cache));
+  }
+  ctx_.workspace.release();
+  begin(0);
+  for (int step = 0; step < denoiser_->num_steps(); ++step)
+    experts_.push_back(denoiser_->expert(step));
+}
+
+std::string PipelineSubject::describe() const {
+  Json json = Json::parse(request_.to_json());
+  json["prompts"] = prompts_;
+  return json.dump();
+}
+
+void PipelineSubject::start(int prompt) {
+  state_ = {};
+  state_.latents = initial_noise(request_.seed + static_cast<uint64_t>(prompt), latent_.channels,
+                                 latent_.frames, latent_.height, latent_.width);
+  denoiser_.reset();
+  inputs_.reset(
+      new SamplingInputs{[this](int expert) -> const WanDit& { return model_.transformer(expert); },
+                         model_.num_experts(), request_, embedded_[static_cast<size_t>(prompt)],
+                         model_.transformer_config().text_len});
+}
+
+void PipelineSubject::begin(int prompt) {
+  start(prompt);
+  denoiser_ = std::make_unique<Denoiser>(ctx_, *inputs_, state_);
+}
+
+NamedTensors PipelineSubject::state() const {
+  NamedTensors tensors{{"latents", state_.latents}};
+  for (const auto& [name, tensor] : state_.sampler)
+    tensors.emplace_back(std::string(kSamplerPrefix) + name, tensor);
+  return tensors;
+}
+
+void PipelineSubject::restore(int prompt, int step, const NamedTensors& state) {
+  start(prompt);
+  state_.next_step = step;
+  for (const auto& [name, tensor] : state) {
+    if (name == "latents") {
+      LACUNA_CHECK(tensor.dtype == DType::f32 && tensor.shape == state_.latents.view().shape,
+                   "calibration: latents {}, expected {}", tensor.describe(),
+                   state_.latents.view().describe());
+      state_.latents = copy_of(tensor);
+    } else {
+      LACUNA_CHECK(name.starts_with(kSamplerPrefix) && tensor.dtype == DType::f32,
+                   "calibration: state {} {}, expected f32 of the sampler", name,
+                   tensor.describe());
+      state_.sampler.emplace_back(name.substr(kSamplerPrefix.size()), copy_of(tensor));
+    }
+  }
+  denoiser_ = std::make_unique<Denoiser>(ctx_, *inputs_, state_);
+}
+
+void PipelineSubject::run(Engine& engine, IndexRange layers, const TensorView& residual,
+                          const TensorView& velocity) {
+  const WanPart part{layers.begin, layers.end, residual};
+  denoiser_->conditional(engine, velocity, &part);
+}
+
+void PipelineSubject::finish_step(Engine& engine, const TensorView& velocity) {
+  denoiser_->finish(engine, velocity);
+}
+
+}  // namespace lacuna::cli
