@@ -12,6 +12,7 @@
 #include "cli/request_options.h"
 #include "lacuna/core/atomic_file.h"
 #include "lacuna/core/error.h"
+#include "lacuna/engine/recording.h"
 #include "lacuna/models/pipeline/generation.h"
 
 namespace lacuna::cli {
@@ -26,7 +27,7 @@ struct Options {
   DecodeSettings decode;
   RequestOptions request;
   std::string prompt, prompt_file;
-  std::string output = "out.mp4", latents, resume, trace;
+  std::string output = "out.mp4", latents, resume, trace, record, record_sites;
   bool no_decode = false, no_prompt_cache = false, json = false, quiet = false;
   double max_memory_gb = 0.0;
 };
@@ -66,6 +67,11 @@ void add_output_options(CLI::App& command, Options& o) {
   output->add_flag("--no-decode", o.no_decode, "Stop after the latents; see lacuna decode");
   output->add_option("--resume", o.resume, "Go on from the latents file of a stopped run");
   output->add_option("--trace", o.trace, "Write what ran in every attention call as JSON");
+  output->add_option("--record", o.record,
+                     "Write q, k and v of chosen attention calls to this file; see lacuna replay");
+  output->add_option("--record-sites", o.record_sites,
+                     "steps=LIST;layers=LIST;branches=cond|both; what is left out means all "
+                     "(branches: cond)");
   output->add_flag("--no-prompt-cache", o.no_prompt_cache,
                    "Do not keep prompt embeddings in the cache folder");
   output->add_option("--max-memory", o.max_memory_gb, "Refuse to need more, in GB")
@@ -149,12 +155,20 @@ void run(const Options& o) {
       decoding->update(static_cast<int>(done));
     };
   }
+  std::optional<Recorder> recorder;
+  if (!o.record.empty()) {
+    // Half of what is free: the generation needs the rest.
+    AtomicFile writable(o.record);  // better known now than after the run
+    recorder.emplace(parse_record_sites(o.record_sites), available_memory() / 2);
+    hooks.inputs = [&](const auto&... inputs) { recorder->add(inputs...); };
+  }
   try {
     const auto max_memory = static_cast<int64_t>(o.max_memory_gb * 1e9);
     const GenerationResult result = generate(*model, ctx, request, files, o.decode.tiling(),
                                              max_memory, hooks, std::move(resume));
     sampling.reset(), decoding.reset();
     if (!o.trace.empty()) write_trace(o.trace, result.trace);
+    if (recorder) recorder->save(o.record);
     if (!o.quiet) print_summary(o, request, result);
   } catch (const Cancelled&) {
     sampling.reset(), decoding.reset();

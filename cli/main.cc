@@ -22,6 +22,7 @@ int run(int argc, char** argv) {
   lacuna::cli::add_generate(app);
   lacuna::cli::add_decode(app);
   lacuna::cli::add_calibrate(app);
+  lacuna::cli::add_replay(app);
   lacuna::cli::add_info(app);
   lacuna::cli::add_methods(app);
   lacuna::cli::add_bench(app);

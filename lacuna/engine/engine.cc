@@ -113,6 +113,7 @@ void Engine::attend(const Site& site, const VideoGrid& grid, int64_t text_tokens
                grid.height, grid.width, text_tokens);
   const int64_t seq_len = grid.tokens() + text_tokens;
   const Rule& rule = policy_.at(site, seq_len);
+  if (watch_) watch_(site, grid, text_tokens, q, k, v);
   KernelCall& call = impl_->call;
   call.begin(q, k, v, out, seq_len);
   impl_->check_rules(policy_);
@@ -149,6 +150,8 @@ void Engine::attend(const Site& site, const VideoGrid& grid, int64_t text_tokens
   if (!args.head_ids.empty()) call.ask(state->masks.selection(), seen);
   if (state == nullptr || state->masks.dense())
     entry.reason = provisional ? "look" : dense_reason(rule);
+
+  if (!lse_.empty()) call.write_lse(std::exchange(lse_, {}));
 
   const auto selected = Clock::now();
   call.run();

@@ -3,7 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <span>
+#include <utility>
 
 #include "lacuna/backend/backend.h"
 #include "lacuna/core/site.h"
@@ -31,6 +34,15 @@ class Engine {
   void attend(const Site& site, const VideoGrid& grid, int64_t text_tokens, const TensorView& q,
               const TensorView& k, const TensorView& v, const TensorView& out);
 
+  // Calls `hook` with the inputs of every attend(), before it runs; null stops that.
+  using InputsHook =
+      std::function<void(const Site& site, const VideoGrid& grid, int64_t text_tokens,
+                         const TensorView& q, const TensorView& k, const TensorView& v)>;
+  void watch_inputs(InputsHook hook) { watch_ = std::move(hook); }
+  // The next attend() also writes the log-sum-exp of what each row kept, before compensation:
+  // lse [num_heads, seq_len], raster order, natural log; -inf where a row kept nothing.
+  void write_lse(std::span<float> lse) { lse_ = lse; }
+
   // Forgets masks and method states: call between generations.
   void reset();
 
@@ -44,6 +56,8 @@ class Engine {
   Backend& backend_;
   Policy policy_;
   Trace trace_;
+  InputsHook watch_;
+  std::span<float> lse_;
   std::unique_ptr<Impl> impl_;
 };
 

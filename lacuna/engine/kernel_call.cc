@@ -52,6 +52,7 @@ void KernelCall::begin(const TensorView& q, const TensorView& k, const TensorVie
   q_ = q, k_ = k, v_ = v, out_ = out;
   selection_ = nullptr;
   compensation_ = Compensation::none;
+  lse_ = {};
   params_ = {};
   params_.dtype = q.dtype == DType::f32 ? AttendDType::f32 : AttendDType::bf16;
   params_.num_heads = static_cast<int32_t>(q.shape[0]);
@@ -146,6 +147,23 @@ const float* KernelCall::ask_lse() {
   return params_.lse;
 }
 
+void KernelCall::write_lse(std::span<float> lse) {
+  LACUNA_CHECK(static_cast<int64_t>(lse.size()) == params_.num_heads * params_.q_len,
+               "attend: room for {} values of lse, expected {} x {}", lse.size(), params_.num_heads,
+               params_.q_len);
+  ask_lse();
+  lse_ = lse;
+}
+
+void KernelCall::copy_lse() const {
+  const int64_t n = params_.q_len;
+  for (int64_t h = 0; h < params_.num_heads; ++h) {
+    const bool raster = selection_ == nullptr || selection_->q_order.empty();
+    const int32_t* order = raster ? nullptr : selection_->q_order.head(h);
+    for (int64_t p = 0; p < n; ++p) lse_[h * n + (raster ? p : order[p])] = params_.lse[h * n + p];
+  }
+}
+
 const uint64_t* KernelCall::ask_skip_bits() {
   const int64_t words = (int64_t{params_.num_k_blocks} + 63) / 64;
   if (params_.skip_bits == nullptr)
@@ -171,6 +189,7 @@ void KernelCall::attend(const TensorView& q, const TensorView& k, const TensorVi
   if (compensated) ask_lse();
   if (compensated && params_.skip != SkipKind::none) ask_skip_bits();
   backend_.attend(params_);
+  if (!lse_.empty()) copy_lse();
   if (compensated)
     pooled_pairs_ = compensator_.join(compensation_, params_, *selection_, q, k, v, out);
 }

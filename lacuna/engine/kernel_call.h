@@ -3,6 +3,7 @@
 // so that nothing is allocated after the first step.
 #pragma once
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -37,6 +38,9 @@ class KernelCall {
   void ask(const Selection& selection, Observation& seen);
   // Asks for skip bits, for whoever carries them on: valid from run() until the next call.
   const uint64_t* ask_skip_bits();
+  // run() writes the log-sum-exp of what was kept, before compensation: [num_heads, q_len], raster
+  // order. Throws Error on another size.
+  void write_lse(std::span<float> lse);
   // What run() does about blocks that keep() or the skip rule dropped.
   void compensate(Compensation kind) { compensation_ = kind; }
   // Gathers tokens into the selection's order, attends, compensates, scatters back, copies rows
@@ -58,6 +62,7 @@ class KernelCall {
                 const TensorView& out);
   void list(const BlockIndex& index);
   void attend_in_order();
+  void copy_lse() const;
   void copy_rows(const TokenOrder& source);
   TensorView gathered(const char* name, const TensorView& x, const TokenOrder& order);
 
@@ -69,6 +74,7 @@ class KernelCall {
   Compensator compensator_;
   Compensation compensation_ = Compensation::none;
   int64_t pooled_pairs_ = 0;
+  std::span<float> lse_;  // the caller's, or empty
   std::vector<float> skip_param_, skip_kappa_;
   std::vector<int64_t> pv_pairs_;
   BlockIndex index_;       // of the selection's mask

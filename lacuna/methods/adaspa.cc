@@ -71,6 +71,7 @@ class AdaSpa final : public Method {
     return "Exact block mass with cached LSE, top-k per query block (AdaSpa, arXiv 2502.21079)";
   }
   std::span<const ParamSpec> specs() const override { return kSpecs; }
+  std::string_view density_parameter() const override { return "density"; }
   std::unique_ptr<State> make_state() const override { return std::make_unique<AdaSpaState>(); }
 
   void check(const Params& params) const override {

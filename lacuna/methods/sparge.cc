@@ -198,6 +198,7 @@ class Sparge final : public Method {
     return "Scores of block means, guarded by self-similarity (SpargeAttn, arXiv 2502.18137)";
   }
   std::span<const ParamSpec> specs() const override { return kSpecs; }
+  std::string_view density_parameter() const override { return "top_k"; }
 
   void check(const Params& params) const override {
     for (const char* name : {"block_q", "block_k", "sink", "hilbert"})

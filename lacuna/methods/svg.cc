@@ -198,6 +198,7 @@ class Svg final : public Method {
     return "Spatial or temporal band, told per head online (Sparse VideoGen, arXiv 2502.01776)";
   }
   std::span<const ParamSpec> specs() const override { return kSpecs; }
+  std::string_view density_parameter() const override { return "density"; }
 
   void check(const Params& params) const override {
     for (const ParamSpec& spec : kSpecs)

@@ -284,7 +284,6 @@ TEST_P(SelectContract, SameBitsForOneAndTwoThreads) {
   const std::vector<int32_t> heads{0, 1, 2};
   const std::vector<float> lse(3 * 700, 3.0f);
   std::vector<std::vector<double>> means, scores, masses;
-  std::vector<std::vector<double>> means, scores;
   std::vector<std::vector<int32_t>> labels;
   for (int threads : {1, 2}) {
     set_num_threads(threads);
@@ -304,9 +303,7 @@ TEST_P(SelectContract, SameBitsForOneAndTwoThreads) {
   EXPECT_EQ(means[0], means[1]);
   EXPECT_EQ(scores[0], scores[1]);
   EXPECT_EQ(masses[0], masses[1]);
-}
-
-EXPECT_EQ(labels[0], labels[1]);
+  EXPECT_EQ(labels[0], labels[1]);
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, SelectContract, testing::ValuesIn(backends_under_test()),

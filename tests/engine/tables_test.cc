@@ -44,8 +44,6 @@ TEST(Tables, JsonHoldsEveryParameter) {
   EXPECT_EQ(json["refresh"].size(), all_refresh_rules().size());
   EXPECT_EQ(json["skip"].size(), all_skip_rules().size());
   EXPECT_EQ(json["compensate"].size(), all_compensations().size());
-}
-
   ASSERT_EQ(json["presets"].size(), all_presets().size());
   EXPECT_EQ(json["presets"][0]["name"], all_presets()[0].name);
   EXPECT_EQ(json["presets"][0]["attention"], all_presets()[0].attention);

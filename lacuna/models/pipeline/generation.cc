@@ -138,6 +138,7 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   const auto latent = model.latent_shape(request.width, request.height, request.frames);
   ctx.compute = compute_dtype(request);
   Engine engine(ctx.backend, request_policy(model, request));
+  if (hooks.inputs) engine.watch_inputs(hooks.inputs);
   if (resume) check_resumable(engine.policy(), *resume);
   check_memory(plan_memory(model, request, tiling), max_memory, hooks);
   if (!files.video.empty()) {

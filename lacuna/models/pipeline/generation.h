@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 
+#include "lacuna/engine/engine.h"
 #include "lacuna/engine/profile.h"
 #include "lacuna/engine/trace.h"
 #include "lacuna/models/context.h"
@@ -36,6 +37,7 @@ struct GenerationHooks {
   std::function<void(const std::string& line)> note;  // what a person may want to know, one line
   std::function<void(const StepReport&)> step;
   std::function<void(int64_t done, int64_t total)> decode;
+  Engine::InputsHook inputs;  // of every self-attention
 };
 
 // Bytes that a generation will hold at its largest, by part.
