@@ -4,6 +4,7 @@
 #include <new>
 
 #include "cli/command.h"
+#include "cli/interrupt.h"
 #include "lacuna/core/error.h"
 
 namespace {
@@ -41,6 +42,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  lacuna::cli::watch_interrupts();
   try {
     return run(argc, argv);
   } catch (const lacuna::cli::Interrupted& interrupted) {

@@ -58,8 +58,8 @@ TEST_F(ReplayTest, RecallFallsAndErrorRisesWithWhatIsDropped) {
 // The recall rule promises what the row says.
 TEST_F(ReplayTest, RecallOfTheRecallRule) {
   Replay replay(*backend_, calls_, 1);
-  const ReplayRow row = replay.run(replay_case("dense", "recall:r=0.9"));
-  EXPECT_GE(row.recall, 0.9);
+  const ReplayRow row = replay.run(replay_case("dense", "recall:r=0.5"));
+  EXPECT_GE(row.recall, 0.5);
   EXPECT_LT(row.pv_density, 1.0);
 }
 
