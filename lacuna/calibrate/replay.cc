@@ -72,13 +72,26 @@ double recall_of(std::span<const float> kept, std::span<const float> all) {
   return sum / static_cast<double>(all.size());
 }
 
+bool accepts(const ReplayCase& made, std::string_view name, double value) {
+  Params params = made.plan.params;
+  params.set(name, value);
+  try {
+    made.plan.method->check(params);
+  } catch (const Error&) {
+    return false;
+  }
+  return true;
+}
+
 ReplayCase::Knob method_knob(const ReplayCase& made, std::string_view name) {
   const auto specs = made.plan.method->specs();
   const auto spec =
       std::find_if(specs.begin(), specs.end(), [&](const ParamSpec& s) { return s.name == name; });
   LACUNA_CHECK(spec != specs.end(), "replay: {} has no parameter {}", made.plan.method->name(),
                name);
-  return {std::string(name), spec->min, spec->max,
+  double full = spec->max;  // a value in range may still clash with the other parameters
+  while (full > spec->min && !accepts(made, name, full)) full *= 2.0 / 3.0;
+  return {std::string(name), spec->min, full,
           [name](ReplayCase& other, double value) { other.plan.params.set(name, value); }};
 }
 

@@ -65,8 +65,8 @@ TEST_F(ReplayTest, RecallOfTheRecallRule) {
 
 TEST_F(ReplayTest, FindsADensity) {
   Replay replay(*backend_, calls_, 1);
-  for (const char* method : {"xattention:block=16,stride=4", "adaspa:block=16,tiers=0",
-                             "sparge:block_q=16,block_k=16"}) {
+  for (const char* method :
+       {"xattention:block=16,stride=4", "adaspa:block=16", "sparge:block_q=16,block_k=16"}) {
     const auto row = replay.at_density(replay_case(method, "none"), 0.25);
     ASSERT_TRUE(row) << method;
     EXPECT_NEAR(row->pv_density, 0.25, 0.0125) << method;
