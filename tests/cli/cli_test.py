@@ -274,9 +274,38 @@ class CliTest(unittest.TestCase):
                    leaves=["empty.txt", *left])
         self.fails(1, *self.calibrate("haste", "--prompts", self.dir / "none.txt"), says="none.txt", leaves=["empty.txt", *left])
 
+    def test_record_and_replay(self):
+        record = self.dir / "qkv.safetensors"
+        made = lacuna("generate", *TINY, "--record", record, "--record-sites", "steps=1;layers=0,2", "--no-decode",
+                      "--latents", self.dir / "l.safetensors")
+        self.assertEqual(made.returncode, 0, made.stderr)
+        cases = ["-a", "xattention:block=16,stride=4,top_p=0.5", "-a", "adaspa:block=8", "--skip", "recall:r=0.5"]
+        result = lacuna("replay", record, *cases, "--repeats", 1, "--density", 0.5, "--json")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        report = json.loads(result.stdout)
+        self.assertEqual(report["calls"], 2)
+        rows = {row["attention"]: row for row in report["tables"][0]["rows"]}
+        self.assertEqual(len(rows), 4)
+        self.assertLess(rows[cases[1]]["recall"], 1.0)
+        self.assertGreater(rows[cases[1]]["recall"], rows[cases[1]]["qk_density"] * 0.9)
+        self.assertLess(rows["dense"]["rel_l1"], 0.02)
+        self.assertIn("speed-up", lacuna("replay", record, *cases, "--repeats", 1).stdout)
+        left = ["l.safetensors", "qkv.safetensors"]
+        self.fails(1, "replay", self.dir / "l.safetensors", leaves=left, says="not a recording")
+        self.fails(1, "replay", record, "-a", "magic", leaves=left, says="xattention")
+        self.fails(1, "generate", *TINY, "--record", self.dir / "none" / "q.safetensors", leaves=left)
+        self.fails(1, "generate", *TINY, "--record", record, "--record-sites", "step=1", leaves=left, says="steps=LIST")
+        self.fails(1, "generate", *TINY, "--record", self.dir / "x", "--record-sites", "layers=99", "--no-decode", "--latents",
+                   self.dir / "l.safetensors", leaves=left, says="no attention call matched")
+
+    def test_default_model(self):
+        self.assertIn("Lacuna Shapes", lacuna("info").stdout)
+        made = lacuna("generate", "-p", "a Red circle", "--steps", 1, "--frames", 4, "-o", self.dir / "a.y4m")
+        self.assertEqual(made.returncode, 0, made.stderr)
+
     def test_info(self):
         text = lacuna("info", "--synthetic", "wan2.1-1.3b").stdout
-        self.assertRegex(text, "1.4190 B")
+        self.assertRegex(text, "1419 M parameters")
         self.assertRegex(text, "Apache-2.0")
         sizes = json.loads(lacuna("info", "--synthetic", "wan2.1-1.3b", "--json").stdout)["sizes"]
         self.assertIn(32760, [s["tokens"] for s in sizes])
