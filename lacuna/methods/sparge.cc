@@ -2,9 +2,8 @@
 // SpargeAttn (arXiv 2502.18137), stage 1: scores of block means, with a guard for blocks that their
 // mean does not stand for.
 //
-//   s_ij = sm_scale mean(Q_i) . mean(K_j), softmax over j without the key blocks that fail the
-//   guard guard: mean cosine of all pairs of tokens of the block, a token with itself included,
-//   must be
+//   s_ij = sm_scale mean(Q_i) . mean(K_j), softmax over j, without key blocks that fail the guard
+//   guard: the mean cosine of all pairs of tokens of a block, a token with itself included, must be
 //          above `similarity`; keys have their mean over all tokens taken off first (smooth-K).
 //          Rows and columns of blocks that fail are computed.
 //   top_k > 0: the floor(top_k * key blocks) highest scores of a row, at least 1
