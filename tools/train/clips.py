@@ -379,6 +379,19 @@ def _paint(image: torch.Tensor, which: list, objects: list, times: torch.Tensor,
         image[index] = torch.lerp(image[index], colour, cover[:, None])
 
 
+def near_objects(scenes: list, times: torch.Tensor, rows: int, columns: int, margin: float) -> torch.Tensor:
+    """Which cells [B, T, rows, columns] of a grid over the frame lie within `margin` (shorter sides) of an
+    object's circle at times [B, T]."""
+    step = 1.0 / min(rows, columns)
+    xs = (torch.arange(columns, device=times.device) + 0.5 - 0.5 * columns) * step
+    ys = (torch.arange(rows, device=times.device) + 0.5 - 0.5 * rows) * step
+    which = torch.tensor([i for i, s in enumerate(scenes) for _ in s.objects], device=times.device)
+    u, v, radius = _local([o for s in scenes for o in s.objects], times.float()[which], xs, ys)
+    near = (u * u + v * v).sqrt() * radius < radius + margin
+    found = torch.zeros(len(scenes), times.shape[1], rows, columns, dtype=torch.int32, device=times.device)
+    return found.index_add_(0, which, near.int()) > 0
+
+
 def _colour_tensor(colours: list, device: torch.device) -> torch.Tensor:
     """RGB triples as [n, 3, 1, 1, 1]."""
     return torch.tensor(colours, dtype=torch.float32, device=device).view(-1, 3, 1, 1, 1)

@@ -14,6 +14,7 @@ import torch
 
 from tools.train import captions, clips
 from tools.train.model import rope_tables
+from tools.train.reader import classes
 
 CLIP_SLOTS = 16  # 32 frames
 
@@ -43,9 +44,9 @@ class Stage:
 _HALF, _PAIR, _STILL = Shape(4, 6, 2, 32), Shape(2, 6, 2, 64), Shape(1, 12, 1, 32)
 _SOME, _ALL = Shape(4, 12, 1, 8), Shape(16, 12, 1, 4)
 CPU_PLAN = (
-    Stage(0.55, 2.5, ((0.5, _PAIR), (0.3, _HALF), (0.2, _STILL)), 0.05, 0.1),
-    Stage(0.80, 2.5, ((0.2, _HALF), (0.1, _STILL), (0.7, _SOME)), 0.1, 0.2),
-    Stage(1.00, 2.5, ((0.35, _SOME), (0.65, _ALL)), 0.1, 0.2),
+    Stage(0.35, 4.0, ((0.4, _PAIR), (0.3, _HALF), (0.15, _STILL), (0.15, _SOME)), 0.05, 0.1),
+    Stage(0.65, 3.0, ((0.2, _HALF), (0.1, _STILL), (0.7, _SOME)), 0.1, 0.2),
+    Stage(1.00, 3.0, ((0.4, _SOME), (0.6, _ALL)), 0.1, 0.2),
 )
 # One data-centre GPU, twenty minutes: clips of 192 x 192.
 CUDA_PLAN = (
@@ -60,6 +61,8 @@ class Batch:
     clean: torch.Tensor    # [B, N, values], values ordered (channel, frame)
     ids: torch.Tensor      # [B, text_len]
     rope: torch.Tensor     # [2, N, head_dim], see model.rope_tables
+    said: torch.Tensor     # [B, attributes], see reader.classes
+    near: torch.Tensor     # [B, N], true where the token shows part of an object
 
 
 def stage_at(plan, progress):
@@ -112,4 +115,7 @@ def make_batch(stage, shape, step, seed, autoencoder, tokenizer, sizes, device, 
     side = shape.cells * 8
     with torch.no_grad():
         clean = to_tokens(autoencoder.encode(clips.render(scenes, times, side, side)))
-    return Batch(clean, ids, rope_of(slots, shape.cells, shape.stride, sizes.head_dim, device))
+    near = clips.near_objects(scenes, times, shape.cells, shape.cells, 0.5 / shape.cells)
+    near = near.unflatten(1, (-1, 2)).any(2).flatten(1)
+    said = torch.tensor([classes(text) for text in texts], device=device)
+    return Batch(clean, ids, rope_of(slots, shape.cells, shape.stride, sizes.head_dim, device), said, near)

@@ -19,9 +19,10 @@ import torch
 from tools.train import captions, clips, folder, optim, sampling, stages
 from tools.train.autoencoder import LinearAutoencoder
 from tools.train.model import Sizes, TextEncoder, WanTransformer
+from tools.train.reader import AttributeReader
 from tools.train.tokenizer import CaptionTokenizer
 
-LOG_FIELDS = ["step", "progress", "stage", "slots", "cells", "batch", "loss", "grad_norm", "seconds"]
+LOG_FIELDS = ["step", "progress", "stage", "slots", "cells", "batch", "loss", "reader_loss", "grad_norm", "seconds"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Recipe:
     muon_lr: float = 0.02
     adam_lr: float = 2e-3
     average: float = 0.999
+    object_weight: float = 4.0  # of a token that shows an object, in the flow loss; others have 1
+    reader_weight: float = 0.1  # of the text encoder's extra objective, see reader.py
     # What `lacuna generate` does with the model when not told otherwise.
     defaults: dict = dataclasses.field(default_factory=dict)
 
@@ -55,14 +58,16 @@ class Trainer:
         self.text_encoder = TextEncoder(self.sizes).to(device)
         self.autoencoder = LinearAutoencoder.fit(self.sizes.channels, seed, device)
         self.tokenizer = CaptionTokenizer(self.sizes.vocab)
+        self.reader = AttributeReader(self.sizes.text_dim).to(device)
         matrices, rest = optim.split_parameters(self.transformer, self.text_encoder)
+        rest += list(self.reader.parameters())
         self.muon = optim.Muon(matrices, lr=recipe.muon_lr)
         self.adam = torch.optim.AdamW(rest, lr=recipe.adam_lr, betas=(0.9, 0.95), weight_decay=0.01)
         self.average = optim.Average((self.transformer, self.text_encoder), recipe.average)
         self.compiled = torch.compile(self.transformer) if device != "cpu" else self.transformer
 
     def parameters(self):
-        return list(self.transformer.parameters()) + list(self.text_encoder.parameters())
+        return [p for net in (self.transformer, self.text_encoder, self.reader) for p in net.parameters()]
 
     def set_rates(self, step, progress):
         """Warm-up over 100 steps, then constant, then linear to zero over the last 30 %."""
@@ -87,28 +92,33 @@ class Trainer:
         level = sigma[:, None, None]
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu"):
             noisy = (1 - level) * batch.clean + level * noise
-            velocity = self.compiled(noisy, sigma, self.text_encoder(batch.ids), batch.rope)
-        return (velocity.float() - stages.swap_order(noise - batch.clean)).square().mean()
+            context = self.text_encoder(batch.ids)
+            velocity = self.compiled(noisy, sigma, context, batch.rope)
+            named = self.reader.loss(context, batch.ids, batch.said)
+        error = (velocity.float() - stages.swap_order(noise - batch.clean)).square().mean(-1)
+        weight = 1 + (self.recipe.object_weight - 1) * batch.near
+        return (error * weight).sum() / weight.sum(), named
 
     def step(self, step, progress, stage, shape):
-        """One update. Returns loss and gradient norm."""
+        """One update. Returns the flow loss, the reader's loss and the gradient norm."""
         self.set_rates(step, progress)
-        loss = self.loss(step, stage, shape)
-        loss.backward()
+        loss, named = self.loss(step, stage, shape)
+        (loss + self.recipe.reader_weight * named).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), 1.0)
         for optimiser in (self.muon, self.adam):
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         self.average.update(step)
-        return loss.item(), norm.item()
+        return loss.item(), named.item(), norm.item()
 
     def state(self):
         return {"transformer": self.transformer.state_dict(), "text_encoder": self.text_encoder.state_dict(),
+                "reader": self.reader.state_dict(),
                 "muon": self.muon.state_dict(), "adam": self.adam.state_dict(), "average": self.average.values,
                 "autoencoder": self.autoencoder.tensors()}
 
     def load(self, state):
-        for name in ("transformer", "text_encoder", "muon", "adam"):
+        for name in ("transformer", "text_encoder", "reader", "muon", "adam"):
             getattr(self, name).load_state_dict(state[name])
         self.average.values = state["average"]
         self.autoencoder = LinearAutoencoder(**state["autoencoder"])
@@ -126,12 +136,13 @@ class Trainer:
 class Schedule:
     """Which share of the budget is spent at each step: by the clock, or as an earlier run's log says.
 
-    On a CPU the clock is processor time per thread, so that a machine with other work trains longer, not less.
+    On a CPU the clock is processor time per thread unless `wall` is true, so that a machine with other work trains
+    longer, not less.
     """
 
-    def __init__(self, budget, device, replay):
+    def __init__(self, budget, device, replay, wall=False):
         self.budget, self.spent, self.last = budget, 0.0, None
-        self.clock = time.monotonic if device != "cpu" else lambda: time.process_time() / torch.get_num_threads()
+        self.clock = time.monotonic if wall or device != "cpu" else lambda: time.process_time() / torch.get_num_threads()
         self.replay = [float(row["progress"]) for row in csv.DictReader(open(replay))] if replay else None
 
     def progress(self, step):
@@ -184,7 +195,7 @@ def train(args):
     out = pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(recipe, args.device, args.seed)
-    schedule = Schedule(args.budget, args.device, args.replay)
+    schedule = Schedule(args.budget, args.device, args.replay, args.wall)
     step = 0
     if args.init:
         trainer.start_from(args.init)
@@ -201,10 +212,11 @@ def train(args):
         choice = torch.rand(1, generator=torch.Generator().manual_seed(args.seed * 7919 + step)).item()
         shape = pick(stage.shapes, choice)
         begin = time.monotonic()
-        loss, norm = trainer.step(step, progress, stage, shape)
+        loss, named, norm = trainer.step(step, progress, stage, shape)
         seconds = time.monotonic() - begin
         log.writerow({"step": step, "progress": f"{progress:.6f}", "stage": index, "slots": shape.slots,
-                      "cells": shape.cells, "batch": shape.batch, "loss": f"{loss:.5f}", "grad_norm": f"{norm:.3f}",
+                      "cells": shape.cells, "batch": shape.batch, "loss": f"{loss:.5f}", "reader_loss": f"{named:.5f}",
+                      "grad_norm": f"{norm:.3f}",
                       "seconds": f"{seconds:.3f}"})
         step += 1
         if step % 10 == 0:
@@ -243,6 +255,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--init", help="model folder to start from, such as assets/lacuna-shapes")
     parser.add_argument("--replay", help="log.csv of an earlier run: the same steps whatever the clock says")
+    parser.add_argument("--wall", action="store_true", help="on a CPU too the budget is time on the clock, not processor time")
     parser.add_argument("--save-minutes", type=float, default=5, help="minutes between checkpoints (default 5)")
     train(parser.parse_args())
 
