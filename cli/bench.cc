@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "bench/attend_bench.h"
+#include "bench/select_bench.h"
 #include "cli/command.h"
 #include "cli/interrupt.h"
 #include "cli/options.h"
@@ -134,6 +135,7 @@ void add_bench(CLI::App& app) {
   command->group("Commands");
   command->require_subcommand(1);
   bench::add_attend_bench(*command);
+  bench::add_select_bench(*command);
   add_bench_generate(*command);
 }
 
