@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of the procedural clips, their captions and the judge: python -m pytest tools/train"""
+import dataclasses
 import pathlib
 import random
 
 import numpy as np
 import torch
 
-from tools.train import captions, clips, score
+from tools.train import captions, clips, reader, score
 
 PROMPTS = pathlib.Path(__file__).parents[2] / "assets" / "prompts"
 
@@ -179,3 +180,40 @@ def test_y4m_files_are_read(tmp_path):
 def test_wilson_interval():
     low, high = score.wilson(95, 100)
     assert abs(low - 0.8882) < 1e-3 and abs(high - 0.9785) < 1e-3
+
+
+def test_cells_near_objects_hold_nearly_all_of_the_objects():
+    scenes = [clips.sample_scene(seed, 0.5) for seed in range(40)]
+    times = torch.linspace(0, 1, 3).repeat(40, 1)
+    near = clips.near_objects(scenes, times, 12, 12, 0.5 / 12)
+    missed = total = 0
+    for k, scene in enumerate(scenes):
+        colours = torch.tensor([clips.OBJECT_COLOURS[o.colour] for o in scene.objects])
+        video = (clips.render([dataclasses.replace(scene, light="none")], times[:1], 96, 96)[0] + 1) / 2
+        shown = torch.stack([(video - c.view(3, 1, 1, 1)).abs().amax(0) < 0.02 for c in colours]).any(0)
+        cells = shown.float().unflatten(-1, (12, 8)).unflatten(-3, (12, 8)).amax((-3, -1)) > 0
+        missed, total = missed + (cells & ~near[k]).sum(), total + cells.sum()
+        assert near[k].float().mean() < 0.8
+    assert missed < 0.03 * total  # tips of stars and corners of squares reach beyond the circle
+
+
+def test_the_reader_learns_what_captions_say():
+    scene = clips.sample_scene(5)
+    said = reader.classes(captions.canonical_caption(scene))
+    names = dict(zip(reader.ATTRIBUTES, said))
+    first = scene.objects[0]
+    assert reader.ATTRIBUTES["colour 0"][names["colour 0"] - 1] == first.colour
+    assert reader.ATTRIBUTES["motion 0"][names["motion 0"] - 1] == first.motion
+    assert (names["colour 1"] == 0) == (len(scene.objects) == 1)
+    assert sum(reader.classes("")) == 0 and len(reader.classes("a blue dog")) == len(reader.ATTRIBUTES)
+    torch.manual_seed(0)
+    net, ids = reader.AttributeReader(16), torch.tensor([[5, 6, 0], [7, 0, 0]])
+    context = torch.randn(2, 3, 16) * (ids != 0)[..., None]
+    target = torch.tensor([said, reader.classes("")])
+    optimiser = torch.optim.Adam(net.parameters(), 0.05)
+    before = net.loss(context, ids, target).item()
+    for _ in range(60):
+        optimiser.zero_grad()
+        net.loss(context, ids, target).backward()
+        optimiser.step()
+    assert net.loss(context, ids, target).item() < 0.2 * before
