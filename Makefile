@@ -12,6 +12,7 @@ build: deps
 	cmake --build --preset release -j $(JOBS) --target lacuna_cli
 
 test: build
+	@scripts/bootstrap --test
 	cmake --build --preset release -j $(JOBS)
 	cd $(BUILD) && ctest --output-on-failure
 	scripts/check
@@ -19,7 +20,7 @@ test: build
 asan: deps
 	cmake --preset asan > /dev/null
 	cmake --build --preset asan -j $(JOBS)
-	cd build/asan && ctest --output-on-failure -LE 'cli|pipeline'
+	cd build/asan && ctest --output-on-failure -LE 'cli|pipeline|report_browser'
 
 demo: build
 	scripts/demo
