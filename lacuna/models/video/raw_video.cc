@@ -101,16 +101,14 @@ std::string frame_path(const std::string& pattern, int frame) {
   return pattern.substr(0, percent) + fmt::format("{:0{}}", frame, width) + pattern.substr(d + 1);
 }
 
-void write_png(const std::filesystem::path& path, const VideoInfo& info,
-               std::span<const uint8_t> rgb, std::vector<uint8_t>& bytes) {
+void write_png(const VideoInfo& info, std::span<const uint8_t> rgb, std::vector<uint8_t>& bytes) {
   png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, nullptr, nullptr, nullptr);
   png_infop header = png != nullptr ? png_create_info_struct(png) : nullptr;
   LACUNA_CHECK(header != nullptr, "output: out of memory");
-  bytes.clear();
   // libpng reports errors by longjmp; writing into memory leaves it nothing to fail on but memory.
   if (setjmp(png_jmpbuf(png))) {
     png_destroy_write_struct(&png, &header);
-    fail("output: libpng could not encode {}", path.string());
+    fail("output: libpng could not encode a picture of {}x{}", info.width, info.height);
   }
   png_set_write_fn(
       png, &bytes,
@@ -138,15 +136,12 @@ class PngFrames : public VideoWriter {
       : pattern_(png_pattern(path)), info_(info) {}
 
   void write(std::span<const uint8_t> rgb) override {
-    LACUNA_CHECK(rgb.size() == size_t{3} * info_.width * info_.height,
-                 "output: frame of {} bytes, expected {}x{}x3", rgb.size(), info_.height,
-                 info_.width);
     const std::string path = frame_path(pattern_, static_cast<int>(files_.size()) + 1);
-    write_png(path, info_, rgb, bytes_);
+    const std::vector<uint8_t> bytes = encode_png(info_, rgb);
     files_.push_back(std::make_unique<PartialFile>(path));
     std::ofstream out(files_.back()->path(), std::ios::binary);
-    out.write(reinterpret_cast<const char*>(bytes_.data()),
-              static_cast<std::streamsize>(bytes_.size()));
+    out.write(reinterpret_cast<const char*>(bytes.data()),
+              static_cast<std::streamsize>(bytes.size()));
     out.close();
     LACUNA_CHECK(out.good(), "output: could not write {} (disk full?)", path);
   }
@@ -159,10 +154,18 @@ class PngFrames : public VideoWriter {
   std::string pattern_;
   VideoInfo info_;
   std::vector<std::unique_ptr<PartialFile>> files_;
-  std::vector<uint8_t> bytes_;
 };
 
 }  // namespace
+
+std::vector<uint8_t> encode_png(const VideoInfo& info, std::span<const uint8_t> rgb) {
+  LACUNA_CHECK(
+      info.width > 0 && info.height > 0 && rgb.size() == size_t{3} * info.width * info.height,
+      "output: frame of {} bytes, expected {}x{}x3", rgb.size(), info.height, info.width);
+  std::vector<uint8_t> bytes;
+  write_png(info, rgb, bytes);
+  return bytes;
+}
 
 std::unique_ptr<VideoWriter> open_y4m_video(const std::filesystem::path& path,
                                             const VideoInfo& info) {

@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 namespace lacuna {
 
@@ -35,6 +36,10 @@ std::unique_ptr<VideoWriter> open_video(const std::filesystem::path& path, const
 // The comment of a file made by open_video (for a PNG sequence: of its first frame); empty if none.
 // Throws Error when the file cannot be read.
 std::string read_video_comment(const std::filesystem::path& path);
+
+// One frame [height, width, 3] u8 as a PNG file in memory, with info's comment in it if there is
+// one. Throws Error when sizes do not fit.
+std::vector<uint8_t> encode_png(const VideoInfo& info, std::span<const uint8_t> rgb);
 
 // RGB frames [height, width, 3] in [-1, 1] -> u8, (x + 1) / 2 * 255 truncated after clamping, as
 // the published pipelines export video.
