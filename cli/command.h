@@ -13,6 +13,7 @@ void add_generate(CLI::App& app);
 void add_decode(CLI::App& app);
 void add_calibrate(CLI::App& app);
 void add_replay(CLI::App& app);
+void add_compare(CLI::App& app);
 void add_info(CLI::App& app);
 void add_methods(CLI::App& app);
 void add_bench(CLI::App& app);

@@ -44,7 +44,7 @@ class CliTest(unittest.TestCase):
 
     def test_help_everywhere(self):
         for command in ([], ["generate"], ["decode"], ["info"], ["methods"], ["bench"], ["bench", "generate"], ["calibrate"],
-                        ["bench", "attend"], ["verify"]):
+                        ["compare"], ["bench", "attend"], ["verify"]):
             result = lacuna(*command, "--help")
             self.assertEqual(result.returncode, 0, command)
             self.assertGreater(len(result.stdout), 100, command)
@@ -297,6 +297,53 @@ class CliTest(unittest.TestCase):
         self.fails(1, "generate", *TINY, "--record", record, "--record-sites", "step=1", leaves=left, says="steps=LIST")
         self.fails(1, "generate", *TINY, "--record", self.dir / "x", "--record-sites", "layers=99", "--no-decode", "--latents",
                    self.dir / "l.safetensors", leaves=left, says="no attention call matched")
+
+    def test_compare(self):
+        sparse, window = "xattention:block=16,stride=4,top_p=0.5", "window --dense-steps 1"
+        video, page = self.dir / "side.mp4", self.dir / "report.html"
+        made = lacuna("compare", *TINY, "--seeds", 2, "-a", sparse, "--candidate", window, "-o", video, "--report", page,
+                      "--json")
+        self.assertEqual(made.returncode, 0, made.stderr)
+        report = json.loads(made.stdout)
+        rows = {row["name"]: row for row in report["sections"][0]["rows"]}
+        self.assertEqual(list(rows)[:2], [sparse, window])
+        self.assertTrue(all(row.get("floor") for row in list(rows.values())[2:]))
+        self.assertGreater(rows[sparse]["latents_error"], 0.0)
+        self.assertIn("bit for bit", json.dumps(report))
+        self.assertRegex(report["command"], "^lacuna compare .*--seeds 2")
+        embedded = re.search(r'<script type="application/json" id="report-data">(.*?)</script>', page.read_text(), re.S)
+        drawn = json.loads(embedded[1])
+        for section in drawn["sections"]:
+            for clip in section.get("clips", []):
+                self.assertTrue(clip.pop("image").startswith("data:image/png;base64,iVBOR"))
+        self.assertEqual(drawn, report)
+        self.assertEqual(video.read_bytes()[4:8], b"ftyp")
+        text = lacuna("compare", *TINY, "-a", sparse, "--no-floor").stdout
+        self.assertRegex(text, "Quality against dense")
+        self.assertNotIn("noise floor", text)
+
+    def test_bad_comparisons(self):
+        self.fails(2, "compare", *TINY, says="no candidate")
+        self.fails(2, "compare", "--synthetic", "tiny", "-a", "window", says="no prompt")
+        for extra, says in ((["--seeds", "0"], "seeds"), (["-a", "window"], "given twice"),
+                            (["--candidate", "radial --frames 9"], "--frames"), (["--candidate", " "], "empty")):
+            self.fails(2, "compare", *TINY, "-a", "window", *extra, says=says)
+        for extra, says in ((["-a", "magic"], "xattention"), (["-a", "dense"], "'dense'"), (["-W", "100"], "multiples"),
+                            (["--candidate", "window --profile none.json"], "none.json"),
+                            (["-o", self.dir / "none" / "a.mp4"], "folder"), (["-o", self.dir / "a.avi"], r"\.mp4"),
+                            (["--report", self.dir / "none" / "a.html"], "none"), (["--prompt-file", "none.txt"], "none.txt")):
+            self.fails(1, "compare", *TINY, "-a", "window", *extra, says=says)
+
+    def test_interrupted_comparison_leaves_nothing(self):
+        process = subprocess.Popen([LACUNA, "compare", "--synthetic", "tiny", "-W", "256", "-H", "256", "--frames", "17",
+                                    "--steps", "40", "--no-prompt-cache", "-p", "x", "-a", "window", "-o",
+                                    str(self.dir / "a.mp4"), "--report", str(self.dir / "a.html")],
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        time.sleep(1.5)
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=60)
+        self.assertEqual((process.returncode, out), (130, ""), errors)
+        self.assertEqual(list(self.dir.iterdir()), [])
 
     def test_default_model(self):
         self.assertIn("Lacuna Shapes", lacuna("info").stdout)

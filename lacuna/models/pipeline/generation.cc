@@ -24,39 +24,6 @@ std::string gib(int64_t bytes) {
   return fmt::format("{:.2f} GiB", bytes / 1073741824.0);
 }
 
-void check_memory(const MemoryPlan& plan, int64_t max_memory, const GenerationHooks& hooks) {
-  const int64_t available = available_memory();
-  if (hooks.note) {
-    hooks.note(
-        fmt::format("memory: weights {}, activations {}, decoder {}; peak {} of {} available",
-                    gib(plan.weights), gib(plan.activations), gib(plan.decoder), gib(plan.peak()),
-                    gib(available)));
-  }
-  int64_t limit = max_memory;
-  if (available > 0) limit = limit > 0 ? std::min(limit, available) : available;
-  LACUNA_CHECK(limit == 0 || plan.peak() <= limit,
-               "memory: needs about {}, {} may be used; try a smaller size, fewer frames, --dtype "
-               "bf16 or --vae-tile exact",
-               gib(plan.peak()), gib(limit));
-}
-
-Policy request_policy(Model& model, const Request& request) {
-  if (!request.profile.empty()) {
-    LACUNA_CHECK(request.attention == "dense" && (request.skip.empty() || request.skip == "none"),
-                 "profile: {} decides about attention; leave out --attention and --skip",
-                 request.profile);
-    const Profile profile = load_profile(request.profile);
-    check_profile(profile, profile_target(model, request));
-    return profile.policy();
-  }
-  const int num_steps = request.sampler.num_steps;
-  const PolicyWords words =
-      expand_words({request.attention, request.skip, request.dense_steps, request.dense_layers},
-                   num_steps, static_cast<int>(model.transformer_config().num_layers));
-  return make_policy(parse_plan(words.attention), parse_skip(words.skip), words.dense_steps,
-                     words.dense_layers, request.min_tokens, num_steps);
-}
-
 // Masks and method states that outlive a step are not in the latents file, so a resumed run would
 // select others.
 void check_resumable(const Policy& policy, const SamplingState& state) {
@@ -99,6 +66,23 @@ ProfileTarget profile_target(Model& model, const Request& request) {
   return target;
 }
 
+Policy request_policy(Model& model, const Request& request) {
+  if (!request.profile.empty()) {
+    LACUNA_CHECK(request.attention == "dense" && (request.skip.empty() || request.skip == "none"),
+                 "profile: {} decides about attention; leave out --attention and --skip",
+                 request.profile);
+    const Profile profile = load_profile(request.profile);
+    check_profile(profile, profile_target(model, request));
+    return profile.policy();
+  }
+  const int num_steps = request.sampler.num_steps;
+  const PolicyWords words =
+      expand_words({request.attention, request.skip, request.dense_steps, request.dense_layers},
+                   num_steps, static_cast<int>(model.transformer_config().num_layers));
+  return make_policy(parse_plan(words.attention), parse_skip(words.skip), words.dense_steps,
+                     words.dense_layers, request.min_tokens, num_steps);
+}
+
 PromptEmbeddings embed_prompts(Model& model, Context& ctx, const Request& request,
                                const std::filesystem::path& cache) {
   PromptEmbeddings prompts;
@@ -132,6 +116,22 @@ MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tilin
   return plan;
 }
 
+void check_memory(const MemoryPlan& plan, int64_t max_memory,
+                  const std::function<void(const std::string& line)>& note) {
+  const int64_t available = available_memory();
+  if (note) {
+    note(fmt::format("memory: weights {}, activations {}, decoder {}; peak {} of {} available",
+                     gib(plan.weights), gib(plan.activations), gib(plan.decoder), gib(plan.peak()),
+                     gib(available)));
+  }
+  int64_t limit = max_memory;
+  if (available > 0) limit = limit > 0 ? std::min(limit, available) : available;
+  LACUNA_CHECK(limit == 0 || plan.peak() <= limit,
+               "memory: needs about {}, {} may be used; try a smaller size, fewer frames, --dtype "
+               "bf16 or --vae-tile exact",
+               gib(plan.peak()), gib(limit));
+}
+
 GenerationResult generate(Model& model, Context& ctx, const Request& request,
                           const GenerationFiles& files, const Tiling& tiling, int64_t max_memory,
                           const GenerationHooks& hooks, std::optional<SamplingState> resume) {
@@ -140,7 +140,7 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   Engine engine(ctx.backend, request_policy(model, request));
   if (hooks.inputs) engine.watch_inputs(hooks.inputs);
   if (resume) check_resumable(engine.policy(), *resume);
-  check_memory(plan_memory(model, request, tiling), max_memory, hooks);
+  check_memory(plan_memory(model, request, tiling), max_memory, hooks.note);
   if (!files.video.empty()) {
     // Opened and dropped: an unwritable output is better known now than after an hour.
     open_video(files.video, {.width = request.width, .height = request.height, .fps = request.fps});
@@ -200,32 +200,39 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   return result;
 }
 
+void decode_frames(Model& model, Context& ctx, const Request& request, const TensorView& latents,
+                   const Tiling& tiling,
+                   const std::function<void(int64_t done, int64_t total)>& progress,
+                   const std::function<void(std::span<const uint8_t> rgb)>& frame) {
+  ctx.compute = compute_dtype(request);
+  DecodeOptions options;
+  options.tiling = tiling;
+  options.progress = [&](int64_t done, int64_t total) {
+    ctx.check_cancel();
+    if (progress) progress(done, total);
+  };
+  std::vector<uint8_t> rgb;
+  model.decoder().decode(ctx, latents, options, [&](const TensorView& frames) {
+    const float* data = frames.as<float>();
+    rgb.resize(static_cast<size_t>(frames.numel() / frames.shape[0]));
+    for (int64_t t = 0; t < frames.shape[0]; ++t) {
+      to_rgb8({data + static_cast<size_t>(t) * rgb.size(), rgb.size()}, rgb);
+      frame(rgb);
+    }
+  });
+}
+
 void decode_to_file(Model& model, Context& ctx, const Request& request, const TensorView& latents,
                     const std::filesystem::path& video, const Tiling& tiling,
                     const GenerationHooks& hooks) {
-  ctx.compute = compute_dtype(request);
-  const VideoDecoder& decoder = model.decoder();
-  const int64_t factor = decoder.spatial_factor();
+  const int64_t factor = model.decoder().spatial_factor();
   const VideoInfo info{.width = static_cast<int>(latents.shape[3] * factor),
                        .height = static_cast<int>(latents.shape[2] * factor),
                        .fps = request.fps,
                        .comment = request.to_json()};
   auto writer = open_video(video, info);
-  const size_t values = size_t{3} * info.width * info.height;
-  std::vector<uint8_t> rgb(values);
-  DecodeOptions options;
-  options.tiling = tiling;
-  options.progress = [&](int64_t done, int64_t total) {
-    ctx.check_cancel();
-    if (hooks.decode) hooks.decode(done, total);
-  };
-  decoder.decode(ctx, latents, options, [&](const TensorView& frames) {
-    const float* data = frames.as<float>();
-    for (int64_t t = 0; t < frames.shape[0]; ++t) {
-      to_rgb8({data + t * values, values}, rgb);
-      writer->write(rgb);
-    }
-  });
+  decode_frames(model, ctx, request, latents, tiling, hooks.decode,
+                [&](std::span<const uint8_t> rgb) { writer->write(rgb); });
   writer->finish();
 }
 

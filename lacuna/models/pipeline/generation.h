@@ -6,9 +6,11 @@
 #include <filesystem>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "lacuna/engine/engine.h"
+#include "lacuna/engine/policy.h"
 #include "lacuna/engine/profile.h"
 #include "lacuna/engine/trace.h"
 #include "lacuna/models/context.h"
@@ -25,6 +27,10 @@ ProfileTarget profile_target(Model& model, const Request& request);
 // Both prompts of a request through the text encoder; `cache` as in Model::embed_prompt.
 PromptEmbeddings embed_prompts(Model& model, Context& ctx, const Request& request,
                                const std::filesystem::path& cache);
+
+// The attention policy that a request's words or profile name. Throws Error when they are not
+// understood, do not fit together or were made for another model or schedule.
+Policy request_policy(Model& model, const Request& request);
 
 struct GenerationFiles {
   std::filesystem::path video;         // empty: stop after the latents
@@ -51,6 +57,10 @@ struct MemoryPlan {
 MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tiling);
 // Bytes this machine can still give out (MemAvailable), 0 when unknown.
 int64_t available_memory();
+// Throws Error when the plan needs more than what is available or than max_memory (0 = no own
+// limit). `note`, if any, gets one line with the plan.
+void check_memory(const MemoryPlan& plan, int64_t max_memory,
+                  const std::function<void(const std::string& line)>& note);
 
 struct GenerationResult {
   double text_seconds = 0, sample_seconds = 0, decode_seconds = 0;
@@ -67,6 +77,12 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
                           const GenerationHooks& hooks,
                           std::optional<SamplingState> resume = std::nullopt);
 
+// Decodes latents into frames [height, width, 3] u8, handed over one by one; the memory is reused
+// after the call. `progress` may be null. Throws Cancelled between passes when ctx.cancel is set.
+void decode_frames(Model& model, Context& ctx, const Request& request, const TensorView& latents,
+                   const Tiling& tiling,
+                   const std::function<void(int64_t done, int64_t total)>& progress,
+                   const std::function<void(std::span<const uint8_t> rgb)>& frame);
 // Decodes finished (or, for a preview, unfinished) latents into files.video.
 void decode_to_file(Model& model, Context& ctx, const Request& request, const TensorView& latents,
                     const std::filesystem::path& video, const Tiling& tiling,

@@ -1,0 +1,385 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/report/comparison_report.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <span>
+#include <string_view>
+
+#include "lacuna/report/sprite.h"
+
+namespace lacuna {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+enum class Worst : uint8_t { none, low, high };
+
+struct Metric {
+  std::string_view key, name, unit;
+  int digits;
+  Worst worst;  // which end gets a column of its own
+  std::string_view help;
+  double (*value)(const Measurement&);
+};
+
+constexpr Metric kQuality[] = {
+    {"psnr", "PSNR", "dB", 2, Worst::low,
+     "against dense of the same noise, 8-bit RGB, from the mean squared error of all frames",
+     [](const Measurement& m) { return m.quality.psnr; }},
+    {"ssim", "SSIM", "", 4, Worst::low, "mean over frames and RGB planes; 1 = identical",
+     [](const Measurement& m) { return m.quality.ssim; }},
+    {"flicker", "flicker", "levels", 3, Worst::high,
+     "mean change of luma from frame to frame, minus that of dense; 0 = as dense",
+     [](const Measurement& m) { return m.quality.flicker; }},
+    {"latents_error", "latents rel. L2", "", 4, Worst::high, "|latents - dense| / |dense|",
+     [](const Measurement& m) { return m.latents_error; }},
+};
+constexpr Metric kCost[] = {
+    {"step_ms", "step", "ms", 1, Worst::none, "one denoising step, everything in it",
+     [](const Measurement& m) { return m.step_ms; }},
+    {"attention_ms", "attention", "ms", 1, Worst::none, "attention kernels, per step",
+     [](const Measurement& m) { return m.attend_ms; }},
+    {"selection_ms", "selection", "ms", 2, Worst::none, "choosing blocks, per step",
+     [](const Measurement& m) { return m.select_ms; }},
+    {"qk_density", "QK density", "", 3, Worst::none, "(query, key) pairs listed / all",
+     [](const Measurement& m) { return m.qk_density; }},
+    {"pv_density", "PV density", "", 3, Worst::none, "pairs left after the skip rule / all",
+     [](const Measurement& m) { return m.pv_density; }},
+    {"speedup", "speed-up", "x", 2, Worst::low, "sampling end to end, against dense",
+     [](const Measurement& m) { return m.speedup; }},
+    {"selection_share", "selection share", "", 3, Worst::none,
+     "selection time / attention time of dense",
+     [](const Measurement& m) { return m.selection_share; }},
+};
+
+Json number(double value) {
+  return std::isfinite(value) ? Json(value) : Json();
+}
+
+Spread spread_over(const CompareSubject& subject, double (*value)(const Measurement&)) {
+  std::vector<double> values;
+  for (const Measurement& run : subject.runs) values.push_back(value(run));
+  return spread_of(values);
+}
+
+// Infinite when every run is identical to dense.
+double mean_psnr(const CompareSubject& subject) {
+  const Spread spread = spread_over(subject, kQuality[0].value);
+  return spread.count == 0 ? std::numeric_limits<double>::infinity() : spread.mean;
+}
+
+std::string psnr_text(const CompareSubject& subject) {
+  const double psnr = mean_psnr(subject);
+  return std::isinf(psnr) ? "identical frames" : fmt::format("PSNR {:.1f} dB", psnr);
+}
+
+double mean_of(const CompareSubject& subject, double (*value)(const Measurement&)) {
+  return spread_over(subject, value).mean;
+}
+
+double mean_speedup(const CompareSubject& subject) {
+  return mean_of(subject, [](const Measurement& m) { return m.speedup; });
+}
+
+double mean_pv(const CompareSubject& subject) {
+  return mean_of(subject, [](const Measurement& m) { return m.pv_density; });
+}
+
+std::vector<const CompareSubject*> with_role(const Comparison& comparison, CompareRole role) {
+  std::vector<const CompareSubject*> list;
+  for (const CompareSubject& subject : comparison.subjects)
+    if (subject.role == role) list.push_back(&subject);
+  return list;
+}
+
+void add_columns(const Metric& metric, bool spread, Json& columns) {
+  const auto add = [&](std::string_view ending, std::string_view what) {
+    columns.push_back({{"key", fmt::format("{}{}", metric.key, ending)},
+                       {"name", fmt::format("{}{}", metric.name, what)},
+                       {"unit", metric.unit},
+                       {"digits", metric.digits},
+                       {"help", metric.help}});
+  };
+  add("", "");
+  if (!spread) return;
+  add("_sd", " sd");
+  if (metric.worst == Worst::low) add("_min", " min");
+  if (metric.worst == Worst::high) add("_max", " max");
+}
+
+void add_cells(const Metric& metric, const CompareSubject& subject, Json& row) {
+  const Spread spread = spread_over(subject, metric.value);
+  const std::string key(metric.key);
+  row[key] = spread.count == 0 ? Json("identical") : number(spread.mean);
+  row[key + "_sd"] = number(spread.deviation);
+  row[key + "_min"] = number(spread.low);
+  row[key + "_max"] = number(spread.high);
+  if (spread.infinite > 0) row["identical_runs"] = spread.infinite;
+}
+
+Json table(const Comparison& comparison, std::span<const Metric> metrics, bool with_dense,
+           const std::string& title, const std::string& note) {
+  const bool spread = comparison.subjects.front().runs.size() > 1;
+  Json columns = {{{"key", "name"}, {"name", "attention"}}};
+  for (const Metric& metric : metrics) add_columns(metric, spread, columns);
+  Json rows = Json::array();
+  for (const CompareSubject& subject : comparison.subjects) {
+    if (subject.role == CompareRole::dense && !with_dense) continue;
+    Json row = {{"name", subject.name}};
+    if (subject.role == CompareRole::floor) row["floor"] = true;
+    for (const Metric& metric : metrics) add_cells(metric, subject, row);
+    rows.push_back(std::move(row));
+  }
+  return {
+      {"kind", "table"}, {"title", title}, {"note", note}, {"columns", columns}, {"rows", rows}};
+}
+
+// Mean, low and high over runs at each index.
+struct Line {
+  Json values = Json::array(), low = Json::array(), high = Json::array();
+};
+
+Line line_of(const CompareSubject& subject, std::vector<double> Quality::*member) {
+  Line line;
+  for (size_t t = 0; t < (subject.runs.front().quality.*member).size(); ++t) {
+    std::vector<double> values;
+    for (const Measurement& run : subject.runs) values.push_back((run.quality.*member)[t]);
+    const Spread spread = spread_of(values);
+    line.values.push_back(number(spread.mean));
+    line.low.push_back(number(spread.low));
+    line.high.push_back(number(spread.high));
+  }
+  return line;
+}
+
+Json lines(const Comparison& comparison, std::vector<double> Quality::*member, Json y,
+           const std::string& title, const std::string& note) {
+  Json series = Json::array(), x = Json::array();
+  for (const CompareSubject* subject : with_role(comparison, CompareRole::candidate)) {
+    Line line = line_of(*subject, member);
+    x = Json::array();
+    for (size_t t = 0; t < line.values.size(); ++t) x.push_back(t);
+    Json one = {{"name", subject->name}, {"values", std::move(line.values)}};
+    if (subject->runs.size() > 1) {
+      one["low"] = std::move(line.low);
+      one["high"] = std::move(line.high);
+    }
+    series.push_back(std::move(one));
+  }
+  Json section = {{"kind", "lines"},   {"title", title},
+                  {"note", note},      {"x", {{"name", "frame"}, {"values", x}}},
+                  {"y", std::move(y)}, {"series", std::move(series)}};
+  const auto floors = with_role(comparison, CompareRole::floor);
+  if (!floors.empty())
+    section["floor"] = {{"name", floors.front()->name},
+                        {"values", line_of(*floors.front(), member).values}};
+  return section;
+}
+
+Json labels(size_t count) {
+  Json list = Json::array();
+  for (size_t i = 0; i < count; ++i) list.push_back(std::to_string(i));
+  return list;
+}
+
+Json heatmap(const CompareSubject& subject) {
+  const auto& first = subject.runs.front().density;
+  Json values = Json::array();
+  for (size_t l = 0; l < first.size(); ++l) {
+    Json row = Json::array();
+    for (size_t s = 0; s < first[l].size(); ++s) {
+      double sum = 0.0;
+      for (const Measurement& run : subject.runs) sum += run.density[l][s];
+      row.push_back(sum / static_cast<double>(subject.runs.size()));
+    }
+    values.push_back(std::move(row));
+  }
+  return {
+      {"kind", "heatmap"},
+      {"title", "Density: " + subject.name},
+      {"note", "Share of (query, key) pairs that were computed (P V), mean over runs; 1 = dense"},
+      {"rows", {{"name", "layer"}, {"labels", labels(first.size())}}},
+      {"columns", {{"name", "step"}, {"labels", labels(first.front().size())}}},
+      {"values", std::move(values)},
+      {"unit", "density"},
+      {"min", 0},
+      {"max", 1}};
+}
+
+Json bars(const Comparison& comparison) {
+  Json categories = Json::array(), selection = Json::array(), attention = Json::array();
+  const size_t layers = comparison.subjects.front().runs.front().layers.size();
+  for (size_t l = 0; l < layers; ++l)
+    for (const CompareSubject& subject : comparison.subjects) {
+      if (subject.role == CompareRole::floor) continue;
+      double select_ms = 0.0, attend_ms = 0.0;
+      for (const Measurement& run : subject.runs) {
+        select_ms += run.layers[l].select_ms / static_cast<double>(subject.runs.size());
+        attend_ms += run.layers[l].attend_ms / static_cast<double>(subject.runs.size());
+      }
+      categories.push_back(fmt::format("layer {}, {}", l, subject.name));
+      selection.push_back(select_ms);
+      attention.push_back(attend_ms);
+    }
+  return {{"kind", "bars"},
+          {"title", "Time per layer"},
+          {"note", "Selection and attention of one denoising step, mean over steps and runs"},
+          {"unit", "ms"},
+          {"categories", std::move(categories)},
+          {"series",
+           {{{"name", "selection"}, {"values", std::move(selection)}},
+            {{"name", "attention"}, {"values", std::move(attention)}}}}};
+}
+
+std::string thread_sentence(const ThreadCheck& check) {
+  return fmt::format(
+      "Another number of threads ({} instead of {}, first {} steps of the first seed): latents {}.",
+      check.other_threads, check.threads, check.steps,
+      check.identical ? "identical bit for bit, as designed" : "DIFFER, which is a bug");
+}
+
+Json floor_text(const Comparison& comparison) {
+  Json paragraphs = {
+      "The floor is dense attention against dense attention of the same noise: the same "
+      "mathematics, sums rounded in another order. A diffusion model amplifies such differences, "
+      "so "
+      "a candidate that is no farther from dense than the floor cannot be told from it."};
+  const auto floors = with_role(comparison, CompareRole::floor);
+  if (floors.size() == 1)
+    paragraphs.push_back(
+        "Only the order of keys was changed: there is no second set of kernels here that is fast "
+        "enough.");
+  if (comparison.threads) paragraphs.push_back(thread_sentence(*comparison.threads));
+  for (const CompareSubject* candidate : with_role(comparison, CompareRole::candidate))
+    paragraphs.push_back(
+        fmt::format("{} is {} the noise floor: {}, latents rel. L2 {:.4f}.", candidate->name,
+                    within_floor(comparison, *candidate) ? "within" : "outside",
+                    psnr_text(*candidate), mean_of(*candidate, kQuality[3].value)));
+  for (const CompareSubject* floor : floors)
+    paragraphs.push_back(fmt::format("Floor, {}: {}, latents rel. L2 {:.4f}.", floor->name,
+                                     psnr_text(*floor), mean_of(*floor, kQuality[3].value)));
+  return {{"kind", "text"}, {"title", "Noise floor"}, {"paragraphs", std::move(paragraphs)}};
+}
+
+std::string describe(const CompareSubject& subject) {
+  return fmt::format("{:.2f}x at P V density {:.3f}, {} to dense", mean_speedup(subject),
+                     mean_pv(subject), psnr_text(subject));
+}
+
+std::string summary(const Comparison& comparison) {
+  const auto candidates = with_role(comparison, CompareRole::candidate);
+  const auto& fastest = **std::max_element(candidates.begin(), candidates.end(),
+                                           [](const CompareSubject* a, const CompareSubject* b) {
+                                             return mean_speedup(*a) < mean_speedup(*b);
+                                           });
+  const auto& closest = **std::max_element(candidates.begin(), candidates.end(),
+                                           [](const CompareSubject* a, const CompareSubject* b) {
+                                             return mean_psnr(*a) < mean_psnr(*b);
+                                           });
+  std::string text =
+      fmt::format("{} {}: {}.",
+                  mean_speedup(fastest) < 1.0 ? "No candidate is faster than dense; least slow is"
+                                              : "Fastest is",
+                  fastest.name, describe(fastest));
+  if (&closest != &fastest)
+    text += fmt::format(" Closest to dense is {}: {}.", closest.name, describe(closest));
+  const auto floors = with_role(comparison, CompareRole::floor);
+  if (floors.empty()) return text;
+  std::string within;
+  for (const CompareSubject* candidate : candidates)
+    if (within_floor(comparison, *candidate))
+      within += (within.empty() ? "" : ", ") + candidate->name;
+  return text + fmt::format(" Dense against itself ({}): {}; within that floor: {}.",
+                            floors.front()->name, psnr_text(*floors.front()),
+                            within.empty() ? "none" : within);
+}
+
+Json settings(const Comparison& comparison, const CompareTask& task,
+              const std::string& model_name) {
+  const Request& r = task.request;
+  Json json = {{"model", model_name}};
+  for (size_t i = 0; i < task.prompts.size(); ++i)
+    json[task.prompts.size() == 1 ? "prompt" : fmt::format("prompt {}", i + 1)] = task.prompts[i];
+  if (r.guided() && !r.negative_prompt.empty()) json["negative prompt"] = r.negative_prompt;
+  json["seeds"] = task.seeds == 1 ? std::to_string(r.seed)
+                                  : fmt::format("{} to {}", r.seed,
+                                                r.seed + static_cast<uint64_t>(task.seeds) - 1);
+  json["width"] = r.width;
+  json["height"] = r.height;
+  json["frames"] = r.frames;
+  json["tokens"] = comparison.tokens;
+  json["steps"] = r.sampler.num_steps;
+  json["sampler"] = sampler_name(r.sampler.kind);
+  json["shift"] = r.sampler.shift;
+  json["guidance"] = r.guidance;
+  json["dtype"] = r.dtype;
+  return json;
+}
+
+}  // namespace
+
+bool within_floor(const Comparison& comparison, const CompareSubject& candidate) {
+  const auto floors = with_role(comparison, CompareRole::floor);
+  double psnr = std::numeric_limits<double>::infinity(), error = 0.0;
+  for (const CompareSubject* floor : floors) {
+    psnr = std::min(psnr, mean_psnr(*floor));
+    error = std::max(error, mean_of(*floor, kQuality[3].value));
+  }
+  return !floors.empty() && mean_psnr(candidate) >= psnr &&
+         mean_of(candidate, kQuality[3].value) <= error;
+}
+
+std::vector<std::string> clip_label(const CompareSubject& subject) {
+  const std::string cost =
+      fmt::format("PV {:.3f}  {:.2f}x", mean_pv(subject), mean_speedup(subject));
+  if (subject.role == CompareRole::dense) return {subject.name, cost};
+  return {subject.name, psnr_text(subject) + "  " + cost};
+}
+
+Json comparison_report(const Comparison& comparison, const CompareTask& task,
+                       const std::string& model_name, const Json& machine,
+                       const std::string& command, size_t max_picture_bytes) {
+  const auto candidates = with_role(comparison, CompareRole::candidate);
+  const size_t runs = comparison.subjects.front().runs.size();
+  const std::string over =
+      runs == 1 ? "One generation." : fmt::format("Mean over {} generations.", runs);
+  Json sections = Json::array();
+  sections.push_back(table(comparison, kQuality, false, "Quality against dense",
+                           over + " 'identical': frames equal those of dense to the last bit."));
+  sections.push_back(table(comparison, kCost, true, "Cost",
+                           over + " Dense and candidates were measured in turn, in one run."));
+  if (!with_role(comparison, CompareRole::floor).empty())
+    sections.push_back(floor_text(comparison));
+  if (max_picture_bytes > 0 && comparison.subjects.front().clip.frames() > 0) {
+    std::vector<NamedClip> clips{{"dense", &comparison.subjects.front().clip}};
+    for (const CompareSubject* candidate : candidates)
+      clips.push_back({candidate->name, &candidate->clip});
+    sections.push_back(player_section(clips, max_picture_bytes));
+  }
+  sections.push_back(lines(comparison, &Quality::frame_psnr, {{"name", "PSNR"}, {"unit", "dB"}},
+                           "PSNR per frame", "Against dense; no point where frames are identical"));
+  sections.push_back(lines(comparison, &Quality::frame_flicker,
+                           {{"name", "flicker"}, {"unit", "levels"}}, "Flicker per frame",
+                           "Change of luma to the next frame, minus that of dense"));
+  for (const CompareSubject* candidate : candidates) sections.push_back(heatmap(*candidate));
+  sections.push_back(bars(comparison));
+  const Request& r = task.request;
+  const Json report = {{"lacuna_report", 1},
+                       {"command", command},
+                       {"title", fmt::format("Sparse against dense: {}, {} frames of {}x{}",
+                                             model_name, r.frames, r.width, r.height)},
+                       {"summary", summary(comparison)},
+                       {"machine", machine},
+                       {"settings", settings(comparison, task, model_name)},
+                       {"sections", std::move(sections)}};
+  // A prompt is a stranger's bytes; invalid UTF-8 is replaced instead of thrown at.
+  return Json::parse(report.dump(-1, ' ', false, Json::error_handler_t::replace));
+}
+
+}  // namespace lacuna

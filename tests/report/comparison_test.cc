@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/report/comparison.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "lacuna/core/error.h"
+#include "lacuna/core/threads.h"
+#include "lacuna/report/comparison_report.h"
+
+namespace lacuna {
+namespace {
+
+constexpr char kSparse[] = "xattention:block=16,stride=4,top_p=0.5";
+
+CompareCandidate candidate(const std::string& name, const std::string& attention) {
+  CompareCandidate c{name, {}};
+  c.request.attention = attention;
+  return c;
+}
+
+CompareTask small_task() {
+  CompareTask task;
+  Request& r = task.request;
+  r.width = 96, r.height = 64, r.frames = 9;  // 3 x 4 x 6 tokens
+  r.sampler.num_steps = 3;
+  r.seed = 3;
+  r.dtype = "f32";
+  task.prompts = {"a red ball"};
+  return task;
+}
+
+Comparison run(const CompareTask& task, const CompareHooks& hooks = {},
+               const std::atomic<bool>* cancel = nullptr) {
+  static const std::unique_ptr<Backend> backend = make_backend("cpu");
+  const auto model = Model::synthetic("tiny", DType::bf16);
+  Context ctx{*backend};
+  ctx.cancel = cancel;
+  return compare_attention(*model, ctx, task, hooks);
+}
+
+// Dense again, every block kept, and really sparse; two floors, clips kept.
+const Comparison& three() {
+  static const Comparison result = [] {
+    CompareTask task = small_task();
+    task.candidates = {candidate("again", "dense"), candidate("full", "xattention:top_p=1"),
+                       candidate("sparse", kSparse)};
+    // Stands for other kernels: the oracle would take too long.
+    static const std::unique_ptr<Backend> other = make_backend("cpu");
+    task.other_backend = other.get();
+    task.keep_clips = true;
+    return run(task);
+  }();
+  return result;
+}
+
+TEST(Compare, DenseAgainIsDenseToTheLastBit) {
+  const Measurement& again = three().subjects[1].runs.front();
+  EXPECT_EQ(again.latents_error, 0.0);
+  EXPECT_TRUE(std::isinf(again.quality.psnr));
+  EXPECT_EQ(again.quality.ssim, 1.0);
+  EXPECT_EQ(again.quality.flicker, 0.0);
+  EXPECT_EQ(three().subjects[1].clip.rgb, three().subjects[0].clip.rgb);
+  EXPECT_TRUE(within_floor(three(), three().subjects[1]));
+}
+
+TEST(Compare, FloorAndFullMaskAreOnlyRoundingAway) {
+  const auto& subjects = three().subjects;
+  ASSERT_EQ(subjects.size(), 6u);
+  for (const size_t i : {2u, 4u, 5u}) {
+    EXPECT_LT(subjects[i].runs.front().latents_error, 1e-5) << subjects[i].name;
+    EXPECT_EQ(subjects[i].runs.front().qk_density, 1.0) << subjects[i].name;
+  }
+  EXPECT_EQ(subjects[4].role, CompareRole::floor);
+  EXPECT_GT(subjects[4].runs.front().latents_error, 0.0);
+  EXPECT_EQ(subjects[5].role, CompareRole::floor);
+  EXPECT_EQ(subjects[5].runs.front().latents_error, 0.0);  // the same kernels, in fact
+  EXPECT_THAT(subjects[5].name, testing::StartsWith("dense, cpu"));
+}
+
+TEST(Compare, SparseIsMeasured) {
+  const CompareSubject& sparse = three().subjects[3];
+  const Measurement& m = sparse.runs.front();
+  EXPECT_GT(m.latents_error, 1e-4);
+  EXPECT_LT(m.quality.psnr, 60.0);
+  EXPECT_LT(m.qk_density, 0.95);
+  EXPECT_FALSE(within_floor(three(), sparse));
+  ASSERT_EQ(m.layers.size(), 4u);
+  ASSERT_EQ(m.density.size(), 4u);
+  double density = 0.0, attend_ms = 0.0, select_ms = 0.0;
+  for (size_t l = 0; l < 4; ++l) {
+    ASSERT_EQ(m.density[l].size(), 3u);
+    for (const double d : m.density[l]) density += d / 12;
+    attend_ms += m.layers[l].attend_ms;
+    select_ms += m.layers[l].select_ms;
+  }
+  EXPECT_NEAR(density, m.pv_density, 1e-12);
+  EXPECT_NEAR(attend_ms, m.attend_ms, 1e-9);
+  EXPECT_NEAR(select_ms, m.select_ms, 1e-9);
+  const Measurement& dense = three().subjects[0].runs.front();
+  EXPECT_DOUBLE_EQ(m.speedup, dense.sample_seconds / m.sample_seconds);
+  EXPECT_DOUBLE_EQ(m.selection_share, m.select_ms / dense.attend_ms);
+  EXPECT_LE(m.step_ms * 3, m.sample_seconds * 1000);
+  EXPECT_EQ(sparse.clip.frames(), 9);
+  const Quality again = compare_frames(three().subjects[0].clip, sparse.clip);
+  EXPECT_EQ(again.frame_psnr, m.quality.frame_psnr);
+}
+
+TEST(Compare, OtherThreadsGiveTheSameBytes) {
+  const int before = num_threads();
+  const ThreadCheck check = three().threads.value();
+  EXPECT_TRUE(check.identical);
+  EXPECT_NE(check.threads, check.other_threads);
+  EXPECT_EQ(check.steps, 2);
+  EXPECT_EQ(num_threads(), before);
+}
+
+// The second pair of a task runs in the opposite order; its numbers must not know.
+TEST(Compare, RunsArePromptsTimesSeedsAndStandAlone) {
+  CompareTask task = small_task();
+  task.floor = false;
+  task.request.sampler.num_steps = 2;
+  task.candidates = {candidate("sparse", kSparse), candidate("window", "window")};
+  task.prompts = {"a red ball", "a blue box"};
+  task.seeds = 2;
+  std::vector<int64_t> done;
+  int64_t units = 0;
+  CompareHooks hooks;
+  hooks.progress = [&](int64_t d, int64_t total, const std::string&) {
+    done.push_back(d);
+    units = total;
+  };
+  const Comparison all = run(task, hooks);
+  EXPECT_FALSE(all.threads.has_value());
+  ASSERT_EQ(all.subjects.size(), 3u);
+  EXPECT_EQ(units, 4 * 3 * 3);
+  EXPECT_EQ(done.size(), 36u);
+  EXPECT_EQ(done.back(), units);
+  CompareTask one = task;
+  one.prompts = {"a blue box"};
+  one.request.seed = 4;
+  one.seeds = 1;
+  const Comparison last = run(one);
+  for (size_t i = 1; i < 3; ++i) {
+    ASSERT_EQ(all.subjects[i].runs.size(), 4u);
+    const Measurement &a = all.subjects[i].runs[3], &b = last.subjects[i].runs[0];
+    EXPECT_EQ(a.latents_error, b.latents_error);
+    EXPECT_EQ(a.quality.frame_psnr, b.quality.frame_psnr);
+    EXPECT_EQ(a.density, b.density);
+  }
+  const auto& runs = all.subjects[1].runs;
+  EXPECT_NE(runs[0].latents_error, runs[1].latents_error);
+  EXPECT_NE(runs[0].latents_error, runs[2].latents_error);
+}
+
+TEST(Compare, RefusesBeforeAnyWork) {
+  const auto refuses = [](const std::string& says, auto change) {
+    CompareTask task = small_task();
+    task.candidates = {candidate("sparse", kSparse)};
+    change(task);
+    bool worked = false;
+    CompareHooks hooks;
+    hooks.progress = [&](int64_t, int64_t, const std::string&) { worked = true; };
+    try {
+      run(task, hooks);
+      FAIL() << says;
+    } catch (const Error& error) {
+      EXPECT_THAT(error.what(), testing::HasSubstr(says));
+    }
+    EXPECT_FALSE(worked);
+  };
+  refuses("no prompt", [](CompareTask& t) { t.prompts.clear(); });
+  refuses("0 seeds", [](CompareTask& t) { t.seeds = 0; });
+  refuses("no candidate", [](CompareTask& t) { t.candidates.clear(); });
+  refuses("'sparse'", [](CompareTask& t) { t.candidates.push_back(t.candidates[0]); });
+  refuses("'dense'", [](CompareTask& t) { t.candidates[0].name = "dense"; });
+  refuses("magic", [](CompareTask& t) { t.candidates[0].request.attention = "magic"; });
+  refuses("dense-steps", [](CompareTask& t) { t.candidates[0].request.dense_steps = "x"; });
+  refuses("multiples", [](CompareTask& t) { t.request.width = 100; });
+}
+
+TEST(Compare, StopsWhenAsked) {
+  CompareTask task = small_task();
+  task.candidates = {candidate("sparse", kSparse)};
+  for (const int64_t at : {2, 13}) {  // while sampling, while decoding
+    std::atomic<bool> cancel{false};
+    int64_t last = 0;
+    CompareHooks hooks;
+    hooks.progress = [&](int64_t done, int64_t, const std::string&) {
+      last = done;
+      cancel = done == at;
+    };
+    EXPECT_THROW(run(task, hooks, &cancel), Cancelled);
+    EXPECT_EQ(last, at);
+  }
+}
+
+TEST(Spread, IsThatOfASample) {
+  const double inf = std::numeric_limits<double>::infinity();
+  const Spread s = spread_of({3, 1, inf, 2});
+  EXPECT_EQ(s.mean, 2.0);
+  EXPECT_EQ(s.deviation, 1.0);  // squares 1 + 1 + 0 over n - 1 = 2
+  EXPECT_EQ(s.low, 1.0);
+  EXPECT_EQ(s.high, 3.0);
+  EXPECT_EQ(s.count, 3);
+  EXPECT_EQ(s.infinite, 1);
+  EXPECT_TRUE(std::isnan(spread_of({5}).deviation));
+  EXPECT_EQ(spread_of({5}).mean, 5.0);
+  EXPECT_TRUE(std::isnan(spread_of({inf}).mean));
+  EXPECT_EQ(spread_of({}).count, 0);
+}
+
+nlohmann::ordered_json report_of(const Comparison& comparison, const CompareTask& task,
+                                 size_t pictures) {
+  return comparison_report(comparison, task, "tiny", {{"cpu", "x"}}, "lacuna compare", pictures);
+}
+
+TEST(CompareReport, HasEverySection) {
+  CompareTask task = small_task();
+  task.prompts = {"bytes \xff of a stranger"};
+  const auto report = report_of(three(), task, 1 << 20);
+  EXPECT_EQ(report["lacuna_report"], 1);
+  EXPECT_EQ(report["command"], "lacuna compare");
+  EXPECT_EQ(report["settings"]["seeds"], "3");
+  std::vector<std::string> kinds;
+  for (const auto& section : report["sections"]) kinds.push_back(section["kind"]);
+  EXPECT_THAT(kinds, testing::ElementsAre("table", "table", "text", "player", "lines", "lines",
+                                          "heatmap", "heatmap", "heatmap", "bars"));
+  const auto& quality = report["sections"][0];
+  ASSERT_EQ(quality["rows"].size(), 5u);  // three candidates, two floors
+  EXPECT_EQ(quality["rows"][0]["psnr"], "identical");
+  EXPECT_EQ(quality["rows"][0]["latents_error"], 0.0);
+  EXPECT_EQ(quality["rows"][2]["psnr"], three().subjects[3].runs[0].quality.psnr);
+  EXPECT_FALSE(quality["rows"][2].contains("floor"));
+  EXPECT_EQ(quality["rows"][4]["floor"], true);
+  const auto& cost = report["sections"][1];
+  ASSERT_EQ(cost["rows"].size(), 6u);
+  EXPECT_EQ(cost["rows"][0]["name"], "dense");
+  EXPECT_EQ(cost["rows"][0]["speedup"], 1.0);
+  for (const auto& table : {quality, cost})
+    for (const auto& column : table["columns"]) {
+      EXPECT_FALSE(column["key"].get<std::string>().ends_with("_sd"));  // one run has no spread
+      for (const auto& row : table["rows"])
+        EXPECT_TRUE(row.contains(column["key"].get<std::string>())) << column.dump();
+    }
+  const auto& player = report["sections"][3];
+  EXPECT_EQ(player["clips"].size(), 4u);
+  EXPECT_EQ(player["clips"][0]["name"], "dense");
+  EXPECT_EQ(player["frames"], 9);
+  const auto& psnr = report["sections"][4];
+  EXPECT_EQ(psnr["x"]["values"].size(), 9u);
+  EXPECT_EQ(psnr["series"].size(), 3u);
+  EXPECT_TRUE(psnr["series"][0]["values"][0].is_null());
+  EXPECT_EQ(psnr["floor"]["values"].size(), 9u);
+  EXPECT_EQ(report["sections"][5]["series"][2]["values"].size(), 8u);
+  const auto& heatmap = report["sections"][8];
+  EXPECT_EQ(heatmap["values"].size(), 4u);
+  EXPECT_EQ(heatmap["values"][1].size(), 3u);
+  EXPECT_EQ(heatmap["columns"]["labels"].size(), 3u);
+  const auto& bars = report["sections"][9];
+  EXPECT_EQ(bars["categories"].size(), 16u);  // four layers, dense and three candidates
+  EXPECT_EQ(bars["series"][1]["values"].size(), 16u);
+  EXPECT_THAT(report["summary"].get<std::string>(), testing::HasSubstr("within that floor: again"));
+  const std::string floor = report["sections"][2].dump();
+  EXPECT_THAT(floor, testing::HasSubstr("sparse is outside the noise floor"));
+  EXPECT_THAT(floor, testing::HasSubstr("identical bit for bit"));
+}
+
+TEST(CompareReport, SpreadOverRuns) {
+  Comparison comparison;
+  comparison.subjects = {{"dense", CompareRole::dense, {}, {}},
+                         {"a", CompareRole::candidate, {}, {}}};
+  for (const double psnr : {20.0, 24.0}) {
+    Measurement m;
+    m.quality.psnr = psnr;
+    m.quality.frame_psnr = {psnr, psnr + 1};
+    m.quality.frame_flicker = {0.5};
+    m.speedup = psnr / 10;
+    m.layers.resize(1);
+    m.density = {{0.25, 0.75}};
+    for (CompareSubject& subject : comparison.subjects) subject.runs.push_back(m);
+  }
+  const auto report = report_of(comparison, small_task(), 1 << 20);
+  const auto& row = report["sections"][0]["rows"][0];
+  EXPECT_EQ(row["psnr"], 22.0);
+  EXPECT_DOUBLE_EQ(row["psnr_sd"], std::sqrt(8.0));
+  EXPECT_EQ(row["psnr_min"], 20.0);
+  std::set<std::string> keys;
+  for (const auto& section : {report["sections"][0], report["sections"][1]})
+    for (const auto& column : section["columns"]) keys.insert(column["key"]);
+  for (const char* key : {"psnr_sd", "psnr_min", "flicker_max", "speedup_min", "step_ms_sd"})
+    EXPECT_TRUE(keys.contains(key)) << key;
+  const auto& lines = report["sections"][2];  // no floor, no clips
+  EXPECT_EQ(lines["kind"], "lines");
+  EXPECT_FALSE(lines.contains("floor"));
+  EXPECT_EQ(lines["series"][0]["values"], (std::vector<double>{22, 23}));
+  EXPECT_EQ(lines["series"][0]["low"], (std::vector<double>{20, 21}));
+  EXPECT_EQ(lines["series"][0]["high"], (std::vector<double>{24, 25}));
+  EXPECT_EQ(clip_label(comparison.subjects[1]),
+            (std::vector<std::string>{"a", "PSNR 22.0 dB  PV 1.000  2.20x"}));
+  EXPECT_FALSE(within_floor(comparison, comparison.subjects[1]));
+}
+
+}  // namespace
+}  // namespace lacuna
