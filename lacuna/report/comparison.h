@@ -13,7 +13,6 @@
 #include "lacuna/models/context.h"
 #include "lacuna/models/pipeline/model.h"
 #include "lacuna/models/pipeline/request.h"
-#include "lacuna/models/vae/video_decoder.h"
 #include "lacuna/report/clip.h"
 #include "lacuna/report/quality.h"
 

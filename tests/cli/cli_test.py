@@ -299,10 +299,10 @@ class CliTest(unittest.TestCase):
                    self.dir / "l.safetensors", leaves=left, says="no attention call matched")
 
     def test_compare(self):
-        sparse, window = "xattention:block=16,stride=4,top_p=0.5", "window --dense-steps 1"
+        small = ["compare", *TINY, "-W", 64, "-H", 64, "--frames", 5, "--steps", 2, "--guidance", 1]
+        sparse, window = "xattention:block=8,stride=4,top_p=0.3", "window --dense-steps 1"
         video, page = self.dir / "side.mp4", self.dir / "report.html"
-        made = lacuna("compare", *TINY, "--seeds", 2, "-a", sparse, "--candidate", window, "-o", video, "--report", page,
-                      "--json")
+        made = lacuna(*small, "--seeds", 2, "-a", sparse, "--candidate", window, "-o", video, "--report", page, "--json")
         self.assertEqual(made.returncode, 0, made.stderr)
         report = json.loads(made.stdout)
         rows = {row["name"]: row for row in report["sections"][0]["rows"]}
@@ -318,7 +318,7 @@ class CliTest(unittest.TestCase):
                 self.assertTrue(clip.pop("image").startswith("data:image/png;base64,iVBOR"))
         self.assertEqual(drawn, report)
         self.assertEqual(video.read_bytes()[4:8], b"ftyp")
-        text = lacuna("compare", *TINY, "-a", sparse, "--no-floor").stdout
+        text = lacuna(*small, "-a", sparse, "--no-floor").stdout
         self.assertRegex(text, "Quality against dense")
         self.assertNotIn("noise floor", text)
 
