@@ -3,11 +3,13 @@
 
 #include <chrono>
 #include <map>
+#include <numeric>
 #include <tuple>
 
 #include "lacuna/core/error.h"
 #include "lacuna/engine/kernel_call.h"
 #include "lacuna/engine/mask_cache.h"
+#include "lacuna/engine/profile_format.h"
 #include "lacuna/engine/refresh.h"
 #include "lacuna/methods/selection.h"
 
@@ -19,12 +21,6 @@ using Clock = std::chrono::steady_clock;
 
 double milliseconds(Clock::duration time) {
   return std::chrono::duration<double, std::milli>(time).count();
-}
-
-// Why a call that ran dense did so.
-std::string dense_reason(const Rule& rule) {
-  if (!rule.reason.empty()) return rule.reason;
-  return rule.plan.method == nullptr ? "plan" : "method";
 }
 
 }  // namespace
@@ -39,16 +35,28 @@ struct Engine::SiteState {
   MaskCache masks;
 };
 
+// What one call computes.
+struct Engine::Choice {
+  SiteState* state = nullptr;  // of the rule's method; null without one
+  MaskCache* masks = nullptr;  // null = dense, without a selection
+  bool provisional = false;
+  bool asks = false;  // the kernel reports what the selection wants
+  Compensation compensate = Compensation::none;
+};
+
 struct Engine::Impl {
   Workspace workspace;
   KernelCall call;
   AttendParams checked;  // the last call for which every rule was tried
   std::map<std::tuple<int, Branch, int>, SiteState> sites;
+  MaskCache followed;  // the selection that a source gave for this call
 
   explicit Impl(Backend& backend) : call(backend, workspace) {}
   void check_rules(const Policy& policy);
   SiteState& site_state(const SelectArgs& args, const Rule& rule);
   bool refresh(SiteState& state, SelectArgs& args, const Rule& rule);
+  Choice choose(SelectArgs& args, const Rule& rule, TraceEntry& entry);
+  Choice follow(const SelectArgs& args, SiteSelection given, TraceEntry& entry);
 };
 
 Engine::Engine(Backend& backend, Policy policy)
@@ -104,6 +112,64 @@ bool Engine::Impl::refresh(SiteState& state, SelectArgs& args, const Rule& rule)
   return provisional;
 }
 
+// What the policy says.
+Engine::Choice Engine::Impl::choose(SelectArgs& args, const Rule& rule, TraceEntry& entry) {
+  Choice choice;
+  if (rule.plan.method == nullptr) {
+    entry.reason = dense_reason(rule);
+    return choice;
+  }
+  choice.state = &site_state(args, rule);
+  choice.masks = &choice.state->masks;
+  choice.provisional = refresh(*choice.state, args, rule);
+  choice.asks = !args.head_ids.empty();
+  choice.compensate = rule.plan.compensate;
+  if (choice.provisional) call.set_skip({});
+  entry.method = rule.plan.method->name();
+  entry.heads_refreshed = static_cast<int32_t>(args.head_ids.size());
+  if (choice.masks->dense()) entry.reason = choice.provisional ? "look" : dense_reason(rule);
+  return choice;
+}
+
+// What a source says.
+Engine::Choice Engine::Impl::follow(const SelectArgs& args, SiteSelection given,
+                                    TraceEntry& entry) {
+  entry.method = "replay";
+  const int64_t num_heads = args.q.shape[0];
+  check_selection(given.selection, entry.method, num_heads, args.seq_len(), 0);
+  if (given.selection.mask.empty()) entry.reason = std::move(given.reason);
+  std::vector<int32_t> all(static_cast<size_t>(num_heads));
+  std::iota(all.begin(), all.end(), 0);
+  followed.merge(std::move(given.selection), all, num_heads, entry.method);
+  return {nullptr, &followed, false, true, given.compensate};
+}
+
+// Throws Error when no rule asked for a dense call.
+void Engine::check_asked(const Rule& rule, const Choice& choice, const TraceEntry& entry) const {
+  const bool gave_none = choice.state != nullptr && choice.masks->dense() && !choice.provisional &&
+                         !rule.plan.method->static_mask();
+  LACUNA_CHECK(entry.rule >= 0 && !gave_none,
+               "strict: step {} layer {} {} runs dense ({}: {}), which no rule asked for",
+               entry.site.step, entry.site.layer, branch_name(entry.site.branch), entry.method,
+               entry.reason);
+}
+
+// Shows what a call computed: `dropped` as AttendParams::skip_bits, or null.
+void Engine::show(const SelectArgs& args, const Choice& choice, const TraceEntry& entry,
+                  const uint64_t* dropped) const {
+  SiteSelection seen{{}, choice.compensate, entry.method, entry.reason};
+  Selection& s = seen.selection;
+  if (choice.masks != nullptr) {
+    s = choice.masks->selection();
+  } else {
+    s.q_layout = s.k_layout = BlockLayout::uniform(args.seq_len(), impl_->call.params().block_q);
+  }
+  s.provisional = false;
+  if (!choice.asks) s.wants_lse = s.wants_block_mass = s.wants_skip_bits = false;
+  if (dropped != nullptr) drop_blocks(s, args.q.shape[0], dropped);
+  watch_selections_(args.site, args.grid, args.text_tokens, seen);
+}
+
 void Engine::attend(const Site& site, const VideoGrid& grid, int64_t text_tokens,
                     const TensorView& q, const TensorView& k, const TensorView& v,
                     const TensorView& out) {
@@ -117,7 +183,7 @@ void Engine::attend(const Site& site, const VideoGrid& grid, int64_t text_tokens
   KernelCall& call = impl_->call;
   call.begin(q, k, v, out, seq_len);
   impl_->check_rules(policy_);
-  call.set_skip(rule.plan.skip);
+  call.set_skip(source_ ? SkipRule{} : rule.plan.skip);
   const std::string why = call.unsupported();
   LACUNA_CHECK(why.empty(), "{}", why);
 
@@ -125,41 +191,40 @@ void Engine::attend(const Site& site, const VideoGrid& grid, int64_t text_tokens
   entry.site = site;
   entry.method = "dense";
   entry.num_heads = static_cast<int32_t>(q.shape[0]);
+  if (!source_) entry.rule = policy_.index(rule);
   SelectArgs args{
       backend_,         impl_->workspace,     site, grid, text_tokens, q, k, v, {}, call.sm_scale(),
       rule.plan.params, rule.plan.fixed.get()};
-  SiteState* state = nullptr;
-  bool provisional = false;
-  const uint64_t* carried = nullptr;
-  if (rule.plan.method == nullptr) {
+  const Choice choice =
+      source_ ? impl_->follow(args, source_(site), entry) : impl_->choose(args, rule, entry);
+  if (strict_ && !source_) check_asked(rule, choice, entry);
+  if (choice.masks == nullptr) {
     call.keep_all();
   } else {
-    state = &impl_->site_state(args, rule);
-    provisional = impl_->refresh(*state, args, rule);
-    if (provisional) call.set_skip({});
-    entry.method = rule.plan.method->name();
-    entry.heads_refreshed = static_cast<int32_t>(args.head_ids.size());
-    entry.qk_density = state->masks.density();
-    entry.mask_hash = state->masks.hash();
-    call.keep(state->masks.selection());
-    call.compensate(rule.plan.compensate);
-    if (!provisional && rule.plan.refresh.kind == RefreshKind::carry)
-      carried = call.ask_skip_bits();
+    entry.qk_density = choice.masks->density();
+    entry.mask_hash = choice.masks->hash();
+    call.keep(choice.masks->selection());
+    call.compensate(choice.compensate);
   }
+  const bool carries = choice.state != nullptr && !choice.provisional &&
+                       rule.plan.refresh.kind == RefreshKind::carry;
+  const bool shows_drops = watch_selections_ && call.params().skip != SkipKind::none;
+  if (shows_drops) check_votes(call.params());
+  const uint64_t* drops = carries || shows_drops ? call.ask_skip_bits() : nullptr;
   Observation seen{site, args.head_ids, &args};
-  if (!args.head_ids.empty()) call.ask(state->masks.selection(), seen);
-  if (state == nullptr || state->masks.dense())
-    entry.reason = provisional ? "look" : dense_reason(rule);
-
+  if (choice.asks) call.ask(choice.masks->selection(), seen);
   if (!lse_.empty()) call.write_lse(std::exchange(lse_, {}));
 
   const auto selected = Clock::now();
   call.run();
   const auto attended = Clock::now();
-  if (seen.lse != nullptr || seen.block_mass != nullptr || seen.skip_bits != nullptr)
-    rule.plan.method->observe(seen, state->method.get());
-  if (carried != nullptr) state->masks.drop(carried, grid.tokens());
-  entry.select_ms = milliseconds((selected - start) + (Clock::now() - attended));
+  if (watch_selections_) show(args, choice, entry, shows_drops ? drops : nullptr);
+  const auto shown = Clock::now();
+  if (choice.state != nullptr &&
+      (seen.lse != nullptr || seen.block_mass != nullptr || seen.skip_bits != nullptr))
+    rule.plan.method->observe(seen, choice.state->method.get());
+  if (carries) choice.masks->drop(drops, grid.tokens());
+  entry.select_ms = milliseconds((selected - start) + (Clock::now() - shown));
   entry.attend_ms = milliseconds(attended - selected);
   entry.pv_density = call.pv_density();
   entry.pooled_density = call.pooled_density();

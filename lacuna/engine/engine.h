@@ -13,6 +13,7 @@
 #include "lacuna/core/video_grid.h"
 #include "lacuna/core/workspace.h"
 #include "lacuna/engine/policy.h"
+#include "lacuna/engine/site_selection.h"
 #include "lacuna/engine/trace.h"
 
 namespace lacuna {
@@ -39,6 +40,19 @@ class Engine {
       std::function<void(const Site& site, const VideoGrid& grid, int64_t text_tokens,
                          const TensorView& q, const TensorView& k, const TensorView& v)>;
   void watch_inputs(InputsHook hook) { watch_ = std::move(hook); }
+  // Calls `hook` with what every attend() computed, after its kernel; null stops that. Blocks that
+  // a skip rule dropped are taken out of the mask, so with a skip rule attend() throws Error,
+  // before anything runs, when a block is larger than the rule's votes (check_votes).
+  using SelectionsHook = std::function<void(const Site& site, const VideoGrid& grid,
+                                            int64_t text_tokens, const SiteSelection& selection)>;
+  void watch_selections(SelectionsHook hook) { watch_selections_ = std::move(hook); }
+  // Computes what `source` says instead of what the policy says; null stops that. No method is
+  // called, no skip rule runs; the trace calls it `replay`. The source may throw Error.
+  using SelectionSource = std::function<SiteSelection(const Site& site)>;
+  void follow_selections(SelectionSource source) { source_ = std::move(source); }
+  // Dense calls that no rule asked for become errors, before their kernel: where no rule matches,
+  // and where a method that looks at data gave no mask. Looks are part of their method.
+  void set_strict(bool strict) { strict_ = strict; }
   // The next attend() also writes the log-sum-exp of what each row kept, before compensation:
   // lse [num_heads, seq_len], raster order, natural log; -inf where a row kept nothing.
   void write_lse(std::span<float> lse) { lse_ = lse; }
@@ -52,11 +66,18 @@ class Engine {
 
  private:
   struct SiteState;  // per (layer, branch, expert): method state, cached selections, drift anchors
+  struct Choice;
   struct Impl;
+  void check_asked(const Rule& rule, const Choice& choice, const TraceEntry& entry) const;
+  void show(const SelectArgs& args, const Choice& choice, const TraceEntry& entry,
+            const uint64_t* dropped) const;
   Backend& backend_;
   Policy policy_;
   Trace trace_;
   InputsHook watch_;
+  SelectionsHook watch_selections_;
+  SelectionSource source_;
+  bool strict_ = false;
   std::span<float> lse_;
   std::unique_ptr<Impl> impl_;
 };

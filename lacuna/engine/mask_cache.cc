@@ -86,15 +86,19 @@ void MaskCache::merge(Selection fresh, std::span<const int32_t> head_ids, int64_
   measure(head_ids);
 }
 
-void MaskCache::drop(const uint64_t* skip_bits, int64_t video_tokens) {
-  BlockMask& mask = selection_.mask;
+void drop_blocks(Selection& selection, int64_t num_heads, const uint64_t* skip_bits) {
+  BlockMask& mask = selection.mask;
   if (mask.empty()) {
-    mask = BlockMask(num_heads_, selection_.q_layout.num_blocks, selection_.k_layout.num_blocks);
+    mask = BlockMask(num_heads, selection.q_layout.num_blocks, selection.k_layout.num_blocks);
     mask.fill();
   }
-  for (int64_t h = 0; h < num_heads_; ++h)
+  for (int64_t h = 0; h < num_heads; ++h)
     for (int32_t qb = 0; qb < mask.num_q_blocks(); ++qb)
       for (uint64_t& word : mask.row(h, qb)) word &= ~*skip_bits++;
+}
+
+void MaskCache::drop(const uint64_t* skip_bits, int64_t video_tokens) {
+  drop_blocks(selection_, num_heads_, skip_bits);
   keep_text(selection_, video_tokens);
   std::vector<int32_t> all(static_cast<size_t>(num_heads_));
   std::iota(all.begin(), all.end(), 0);

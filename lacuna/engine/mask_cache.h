@@ -11,6 +11,10 @@
 
 namespace lacuna {
 
+// Takes blocks out of the mask of all `num_heads` heads, which is filled first where there is none:
+// bits as AttendParams::skip_bits.
+void drop_blocks(Selection& selection, int64_t num_heads, const uint64_t* skip_bits);
+
 class MaskCache {
  public:
   // Puts rows of `fresh` in as heads `head_ids`; the first time these must be all heads. `who`

@@ -338,6 +338,17 @@ const Rule& Policy::at(const Site& site, int64_t seq_len) const {
   return no_rule;
 }
 
+int Policy::index(const Rule& rule) const {
+  for (size_t i = 0; i < rules_.size(); ++i)
+    if (&rules_[i] == &rule) return static_cast<int>(i);
+  return -1;
+}
+
+std::string dense_reason(const Rule& rule) {
+  if (!rule.reason.empty()) return rule.reason;
+  return rule.plan.method == nullptr ? "plan" : "method";
+}
+
 std::vector<int> parse_index_list(std::string_view text) {
   std::vector<int> indices;
   for (std::string_view part : split(text, ',')) {

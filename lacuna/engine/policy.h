@@ -86,6 +86,10 @@ struct Rule {
       reason;  // shown by the trace when the plan is dense: "dense-steps", "min-tokens", ...
 };
 
+// Why a call under this rule that ran dense did so: the rule's reason, else "plan" when the rule
+// has no method and "method" when the method gave no mask.
+std::string dense_reason(const Rule& rule);
+
 // Ordered rules, first match wins; no match = dense ("no rule").
 class Policy {
  public:
@@ -94,6 +98,8 @@ class Policy {
   // The reference lives as long as the policy is not changed.
   const Rule& at(const Site& site, int64_t seq_len = std::numeric_limits<int64_t>::max()) const;
   const std::vector<Rule>& rules() const { return rules_; }
+  // Place of a rule that at() returned; -1 when none matched.
+  int index(const Rule& rule) const;
 
  private:
   std::vector<Rule> rules_;

@@ -2,7 +2,6 @@
 // Checking and writing profiles. Reading is in profile_load.cc.
 #include "lacuna/engine/profile.h"
 
-#include <cmath>
 #include <cstring>
 #include <map>
 
@@ -34,7 +33,7 @@ Json match_json(const SiteMatch& match) {
   if (match.sigma_min != all.sigma_min || match.sigma_max != all.sigma_max)
     json["sigmas"] = {static_cast<double>(match.sigma_min), static_cast<double>(match.sigma_max)};
   if (!match.layers.empty()) json["layers"] = match.layers;
-  if (match.branch) json["branch"] = *match.branch == Branch::cond ? "cond" : "uncond";
+  if (match.branch) json["branch"] = branch_name(*match.branch);
   if (match.expert) json["expert"] = *match.expert;
   if (match.max_tokens != all.max_tokens) json["max_tokens"] = match.max_tokens;
   return json;
@@ -134,36 +133,25 @@ void write_masks(const std::map<std::string, const BlockMask*>& masks,
 }
 
 // Top-level keys and rules on a line each: readable, and diffs stay small.
-std::string profile_text(const Json& json) try {
+std::string profile_text(const Json& json) {
   std::string text = "{\n";
   for (const auto& [key, value] : json.items()) {
     if (text.size() > 2) text += ",\n";
-    text += fmt::format("  {}: ", Json(key).dump());
+    text += fmt::format("  {}: ", dump_json(key));
     if (key != "rules" || value.empty()) {
-      text += value.dump();
+      text += dump_json(value);
       continue;
     }
     text += "[";
     for (size_t i = 0; i < value.size(); ++i)
-      text += fmt::format("{}\n    {}", i == 0 ? "" : ",", value[i].dump());
+      text += fmt::format("{}\n    {}", i == 0 ? "" : ",", dump_json(value[i]));
     text += "\n  ]";
   }
   return text + "\n}\n";
-} catch (const Json::exception& error) {
-  fail("save_profile: {}, expected valid UTF-8", error.what());
-}
-
-template <typename T>
-void expect_same(const char* what, const T& given, const T& expected) {
-  LACUNA_CHECK(given == expected, "profile: made for {} {}, this run has {}", what, given,
-               expected);
 }
 
 }  // namespace
 
-std::string mask_hash_text(uint64_t hash) {
-  return fmt::format("{:016x}", hash);
-}
 std::string mask_tensor_name(uint64_t hash) {
   return "mask-" + mask_hash_text(hash);
 }
@@ -195,22 +183,7 @@ Policy Profile::policy() const {
 }
 
 void check_profile(const Profile& profile, const ProfileTarget& run) {
-  const ProfileTarget& made = profile.target;
-  expect_same("model", made.model, run.model);
-  expect_same("weights", made.fingerprint, run.fingerprint);
-  expect_same("layers:", made.num_layers, run.num_layers);
-  expect_same("heads:", made.num_heads, run.num_heads);
-  expect_same("head_dim", made.head_dim, run.head_dim);
-  const auto grid_text = [](const ProfileTarget& t) {
-    return fmt::format("{}x{}x{} with {} text tokens", t.grid.frames, t.grid.height, t.grid.width,
-                       t.text_tokens);
-  };
-  expect_same("grid", grid_text(made), grid_text(run));
-  expect_same("steps:", made.num_steps(), run.num_steps());
-  for (int i = 0; i < run.num_steps(); ++i)
-    LACUNA_CHECK(std::abs(made.sigmas[i] - run.sigmas[i]) <= 1e-6,
-                 "profile: made for sigma {} at step {}, this run has {}", made.sigmas[i], i,
-                 run.sigmas[i]);
+  check_target(profile.target, run, "profile");
 }
 
 void save_profile(const Profile& profile, const std::filesystem::path& path) {
@@ -219,16 +192,7 @@ void save_profile(const Profile& profile, const std::filesystem::path& path) {
   json["schema"] = kProfileSchema;
   json["version"] = kProfileVersion;
   json["formulas"] = formulas_json(profile);
-  json["model"] = {{"name", target.model},
-                   {"fingerprint", target.fingerprint},
-                   {"num_layers", target.num_layers},
-                   {"num_heads", target.num_heads},
-                   {"head_dim", target.head_dim}};
-  json["grid"] = {{"frames", target.grid.frames},
-                  {"height", target.grid.height},
-                  {"width", target.grid.width},
-                  {"text_tokens", target.text_tokens}};
-  json["sigmas"] = target.sigmas;
+  add_target(target, json);
   const auto masks = masks_of(profile);
   std::filesystem::path side = path;
   side.replace_extension(".safetensors");

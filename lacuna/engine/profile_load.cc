@@ -19,44 +19,12 @@ namespace {
 constexpr size_t kMaxFileBytes = size_t{64} << 20;
 constexpr size_t kMaxRules = 1 << 20;
 constexpr int kMaxIndex = 1 << 20;  // steps, layers, heads
-constexpr int64_t kMaxGrid = 1 << 20;
 
 // A name in the profile's own folder; anything with a path in it could read other files.
 void check_side_name(const std::string& name, std::string_view path) {
   const bool plain = !name.empty() && name != "." && name != ".." &&
                      name.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos;
   LACUNA_CHECK(plain, "{}: '{}', expected a file name without a path", path, name);
-}
-
-uint64_t parse_hash(const std::string& text, std::string_view path) {
-  const bool hex = text.size() == 16 && std::all_of(text.begin(), text.end(), [](char c) {
-                     return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
-                   });
-  LACUNA_CHECK(hex, "{}: '{}', expected 16 hex digits", path, text);
-  return std::stoull(text, nullptr, 16);
-}
-
-ProfileTarget read_target(const JsonObject& top) {
-  ProfileTarget target;
-  const JsonObject model(top.at("model"), top.path("model"),
-                         {"name", "fingerprint", "num_layers", "num_heads", "head_dim"});
-  target.model = model.text("name", 256);
-  target.fingerprint = model.text("fingerprint", 256);
-  target.num_layers = static_cast<int>(model.integer("num_layers", 1, kMaxIndex));
-  target.num_heads = static_cast<int>(model.integer("num_heads", 1, kMaxIndex));
-  target.head_dim = static_cast<int>(model.integer("head_dim", 1, kMaxIndex));
-  const JsonObject grid(top.at("grid"), top.path("grid"),
-                        {"frames", "height", "width", "text_tokens"});
-  target.grid = {grid.integer("frames", 1, kMaxGrid), grid.integer("height", 1, kMaxGrid),
-                 grid.integer("width", 1, kMaxGrid)};
-  target.text_tokens = grid.integer("text_tokens", 0, kMaxGrid);
-  // Each factor is at most 2^20, so the product cannot overflow.
-  LACUNA_CHECK(target.grid.tokens() + target.text_tokens <= INT32_MAX,
-               "{}: {} tokens, expected at most 2^31-1", top.path("grid"),
-               target.grid.tokens() + target.text_tokens);
-  target.sigmas = top.numbers("sigmas", kMaxIndex, 0.0, 1e6);
-  LACUNA_CHECK(!target.sigmas.empty(), "{}: empty, expected one per step", top.path("sigmas"));
-  return target;
 }
 
 SiteMatch read_match(const Json& json, const std::string& path, const ProfileTarget& target) {
@@ -82,12 +50,7 @@ SiteMatch read_match(const Json& json, const std::string& path, const ProfileTar
     LACUNA_CHECK(!match.layers.empty(), "{}: empty, expected layers or no key",
                  object.path("layers"));
   }
-  if (object.has("branch")) {
-    const std::string branch = object.text("branch", 16);
-    LACUNA_CHECK(branch == "cond" || branch == "uncond", "{}: '{}', expected cond or uncond",
-                 object.path("branch"), branch);
-    match.branch = branch == "cond" ? Branch::cond : Branch::uncond;
-  }
+  if (object.has("branch")) match.branch = read_branch(object);
   if (object.has("expert")) match.expert = static_cast<int>(object.integer("expert", 0, 1));
   if (object.has("max_tokens")) match.max_tokens = object.integer("max_tokens", 1, INT32_MAX);
   return match;
@@ -158,7 +121,7 @@ std::shared_ptr<const Selection> read_mask(const Json& json, const std::string& 
   };
   selection->q_layout = layout("block_q");
   selection->k_layout = layout("block_k");
-  const uint64_t hash = parse_hash(object.text("hash", 16), object.path("hash"));
+  const uint64_t hash = parse_mask_hash(object.text("hash", 16), object.path("hash"));
   if (source.skip) return selection;
   LACUNA_CHECK(source.file != nullptr, "{}: a mask without masks_file", path);
   const TensorView& words = source.file->at(mask_tensor_name(hash));

@@ -14,6 +14,7 @@ struct TraceEntry {
   Site site;
   std::string method;  // "dense", "xattention", ...
   std::string reason;  // why dense ("dense-steps", "no rule", ...), or empty
+  int32_t rule = -1;   // of the policy's rules; -1 = none matched, or a replay
   int32_t num_heads = 0;
   int32_t heads_refreshed = 0;  // heads whose mask was selected in this call
   double qk_density = 1.0;      // listed (query, key) pairs / all, mean over heads

@@ -357,6 +357,38 @@ TEST(Engine, UnsupportedRulesFailBeforeAnythingRuns) {
   EXPECT_TRUE(engine.trace().entries().empty());
 }
 
+TEST(Engine, StrictRefusesDenseCallsThatNoRuleAskedFor) {
+  SpyBackend backend;
+  const Input in = make_input(kShapes[0]);
+  Engine uncovered(backend, Policy());
+  uncovered.set_strict(true);
+  EXPECT_EQ(error_of([&] { attend(uncovered, site_at(3, 2), in); }),
+            "strict: step 3 layer 2 cond runs dense (dense: no rule), which no rule asked for");
+  FakeMethod method;  // looks at data, and gives up
+  method.choose = [](const SelectArgs& args) {
+    Selection s = FakeMethod::empty(args);
+    s.mask = {};
+    return s;
+  };
+  Engine gave_up(backend, policy_of(method));
+  gave_up.set_strict(true);
+  EXPECT_EQ(error_of([&] { attend(gave_up, site_at(3), in); }),
+            "strict: step 3 layer 0 cond runs dense (fake: method), which no rule asked for");
+  EXPECT_EQ(backend.attends, 0);
+
+  for (const char* asked :
+       {"dense", "adaspa:block=16", "window:window_frames=99,window_height=99"}) {
+    Engine engine(backend, policy_of(parse_plan(asked)));
+    engine.set_strict(true);
+    EXPECT_NO_THROW(attend(engine, site_at(0), in)) << asked;
+  }
+  Engine steps(backend, make_policy(parse_plan("xattention:block=16"), {}, "1", "", 0, 50));
+  steps.set_strict(true);
+  EXPECT_EQ(attend(steps, site_at(0), in).reason, "dense-steps");
+  EXPECT_EQ(steps.trace().entries().back().rule, 0);
+  EXPECT_EQ(attend(steps, site_at(1), in).rule, 1);
+}
+
 TEST(Engine, RejectsTensorsThatDoNotFit) {
   const std::unique_ptr<Backend> backend = make_backend("ref");
   Engine engine(*backend, Policy());
