@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "cli/audit.h"
 #include "cli/command.h"
 #include "cli/interrupt.h"
 #include "cli/options.h"
@@ -26,8 +27,9 @@ struct Options {
   AttentionOptions attention;
   DecodeSettings decode;
   RequestOptions request;
+  AuditOptions audit;
   std::string prompt, prompt_file;
-  std::string output = "out.mp4", latents, resume, trace, record, record_sites;
+  std::string output = "out.mp4", latents, resume, record, record_sites;
   bool no_decode = false, no_prompt_cache = false, json = false, quiet = false;
   double max_memory_gb = 0.0;
 };
@@ -53,6 +55,7 @@ Request make_request(const Options& o, const Model& model) {
   r.prompt = o.prompt_file.empty() ? o.prompt : read_text(o.prompt_file);
   r.dtype = o.model.dtype;
   o.attention.fill(r);
+  r.replay_masks = o.audit.replay_masks;
   return r;
 }
 
@@ -66,7 +69,6 @@ void add_output_options(CLI::App& command, Options& o) {
                      "Keep the latents in this file (default: beside the output until it is done)");
   output->add_flag("--no-decode", o.no_decode, "Stop after the latents; see lacuna decode");
   output->add_option("--resume", o.resume, "Go on from the latents file of a stopped run");
-  output->add_option("--trace", o.trace, "Write what ran in every attention call as JSON");
   output->add_option("--record", o.record,
                      "Write q, k and v of chosen attention calls to this file; see lacuna replay");
   output->add_option("--record-sites", o.record_sites,
@@ -94,27 +96,31 @@ GenerationFiles make_files(const Options& o) {
 void print_summary(const Options& o, const Request& request, const GenerationResult& result) {
   const Trace& trace = result.trace;
   const double attention_s = trace.attend_ms() / 1000.0, selection_s = trace.select_ms() / 1000.0;
+  const bool planned = o.audit.dry_run, explains = o.audit.explain || planned;
   if (o.json) {
-    fmt::print(
-        "{{\"tokens\": {}, \"steps\": {}, \"qk_density\": {:.6f}, \"pv_density\": {:.6f}, "
-        "\"text_seconds\": {:.3f}, \"sample_seconds\": {:.3f}, \"attention_seconds\": {:.3f}, "
-        "\"selection_seconds\": {:.3f}, \"decode_seconds\": {:.3f}, \"request\": {}}}\n",
-        result.tokens, request.sampler.num_steps, trace.qk_density(), trace.pv_density(),
-        result.text_seconds, result.sample_seconds, attention_s, selection_s, result.decode_seconds,
-        request.to_json());
+    nlohmann::ordered_json json = {{"tokens", result.tokens},
+                                   {"steps", request.sampler.num_steps},
+                                   {"qk_density", trace.qk_density()},
+                                   {"pv_density", trace.pv_density()},
+                                   {"text_seconds", result.text_seconds},
+                                   {"sample_seconds", result.sample_seconds},
+                                   {"attention_seconds", attention_s},
+                                   {"selection_seconds", selection_s},
+                                   {"decode_seconds", result.decode_seconds},
+                                   {"request", nlohmann::ordered_json::parse(request.to_json())}};
+    if (explains) json["explain"] = explain_json(result, planned);
+    fmt::print("{}\n", json.dump());
     return;
   }
+  if (explains) fmt::print("{}", explain_text(result, planned));
+  if (planned) return;
   fmt::print(
       "{}: {} tokens, attention {} at density {:.3f} (P V {:.3f}); sampling {:.1f} s "
       "(attention {:.1f} s, selection {:.1f} s), decoding {:.1f} s\n",
-      o.no_decode ? "latents" : o.output, result.tokens, request.attention, trace.qk_density(),
-      trace.pv_density(), result.sample_seconds, attention_s, selection_s, result.decode_seconds);
-}
-
-void write_trace(const std::string& path, const Trace& trace) {
-  AtomicFile file(path);
-  file.write(trace.to_json());
-  file.commit();
+      o.no_decode ? "latents" : o.output, result.tokens,
+      request.replay_masks.empty() ? request.attention : "as in " + request.replay_masks,
+      trace.qk_density(), trace.pv_density(), result.sample_seconds, attention_s, selection_s,
+      result.decode_seconds);
 }
 
 void run(const Options& o) {
@@ -162,13 +168,14 @@ void run(const Options& o) {
     recorder.emplace(parse_record_sites(o.record_sites), available_memory() / 2);
     hooks.inputs = [&](const auto&... inputs) { recorder->add(inputs...); };
   }
+  Audit audit(o.audit, *model, request, hooks);
   try {
     const auto max_memory = static_cast<int64_t>(o.max_memory_gb * 1e9);
     const GenerationResult result = generate(*model, ctx, request, files, o.decode.tiling(),
                                              max_memory, hooks, std::move(resume));
     sampling.reset(), decoding.reset();
-    if (!o.trace.empty()) write_trace(o.trace, result.trace);
-    if (recorder) recorder->save(o.record);
+    audit.save(result, *model, request, *backend, o.no_decode ? files.latents : files.video);
+    if (recorder && !o.audit.dry_run) recorder->save(o.record);
     if (!o.quiet) print_summary(o, request, result);
   } catch (const Cancelled&) {
     sampling.reset(), decoding.reset();
@@ -188,6 +195,7 @@ void add_generate(CLI::App& app) {
   options->request.add_sampling_to(*command);
   options->attention.add_to(*command);
   add_output_options(*command, *options);
+  options->audit.add_to(*command);
   options->decode.add_to(*command);
   options->machine.add_to(*command);
   command->callback([options] { run(*options); });

@@ -36,8 +36,6 @@ class Trace {
   double pv_density(int step = -1) const;
   double select_ms(int step = -1) const;  // sums
   double attend_ms(int step = -1) const;
-  // A JSON array, one object per entry and line. mask_hash is a hex string: JSON numbers lose bits.
-  std::string to_json() const;
 
  private:
   std::vector<TraceEntry> entries_;

@@ -6,6 +6,8 @@
 #include <fstream>
 
 #include "lacuna/core/error.h"
+#include "lacuna/engine/explain.h"
+#include "lacuna/engine/mask_log.h"
 #include "lacuna/engine/policy.h"
 #include "lacuna/engine/presets.h"
 #include "lacuna/engine/profile.h"
@@ -41,6 +43,47 @@ void check_resumable(const Policy& policy, const SamplingState& state) {
   }
 }
 
+// Where attention will run from `first_step` on.
+std::vector<Site> planned_sites(Model& model, const Request& request, int first_step) {
+  const auto sampler = make_sampler(request.sampler);
+  const int num_layers = static_cast<int>(model.transformer_config().num_layers);
+  std::vector<Site> sites;
+  for (int step = first_step; step < sampler->num_steps(); ++step) {
+    const int expert = expert_at(model.num_experts(), request, *sampler, step);
+    const bool guided = (expert == 1 ? request.guidance_low : request.guidance) != 1.0;
+    for (const Branch branch : {Branch::cond, Branch::uncond})
+      for (int layer = 0; layer < num_layers && (guided || branch == Branch::cond); ++layer)
+        sites.push_back({step, sampler->num_steps(), static_cast<float>(sampler->sigma(step)),
+                         layer, num_layers, branch, expert});
+  }
+  return sites;
+}
+
+std::vector<TraceEntry> plan_calls(Model& model, const Request& request, const Policy& policy,
+                                   int first_step) {
+  const ProfileTarget target = profile_target(model, request);
+  return planned_calls(policy, planned_sites(model, request, first_step),
+                       target.grid.tokens() + target.text_tokens, target.num_heads);
+}
+
+// Makes attention run as the request and the hooks say.
+void set_up(Engine& engine, Model& model, const Request& request, const GenerationHooks& hooks,
+            int first_step) {
+  if (hooks.inputs) engine.watch_inputs(hooks.inputs);
+  if (hooks.selections) engine.watch_selections(hooks.selections);
+  engine.set_strict(hooks.strict);
+  if (!request.replay_masks.empty()) {
+    const auto log = std::make_shared<const MaskLog>(request.replay_masks);
+    log->check(profile_target(model, request), planned_sites(model, request, first_step));
+    engine.follow_selections([log](const Site& site) { return log->at(site); });
+  } else if (hooks.strict) {
+    for (const TraceEntry& call : plan_calls(model, request, engine.policy(), first_step))
+      LACUNA_CHECK(call.rule >= 0,
+                   "strict: no rule matches step {} layer {}, which would run dense",
+                   call.site.step, call.site.layer);
+  }
+}
+
 // A long step must not be lost to a kill; a short one is not worth the write.
 constexpr double kSaveEverySeconds = 5.0;
 
@@ -67,6 +110,14 @@ ProfileTarget profile_target(Model& model, const Request& request) {
 }
 
 Policy request_policy(Model& model, const Request& request) {
+  if (!request.replay_masks.empty()) {
+    LACUNA_CHECK(request.attention == "dense" && request.profile.empty() &&
+                     (request.skip.empty() || request.skip == "none"),
+                 "replay-masks: {} decides about attention; leave out --attention, --skip and "
+                 "--profile",
+                 request.replay_masks);
+    return {};
+  }
   if (!request.profile.empty()) {
     LACUNA_CHECK(request.attention == "dense" && (request.skip.empty() || request.skip == "none"),
                  "profile: {} decides about attention; leave out --attention and --skip",
@@ -138,7 +189,8 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   const auto latent = model.latent_shape(request.width, request.height, request.frames);
   ctx.compute = compute_dtype(request);
   Engine engine(ctx.backend, request_policy(model, request));
-  if (hooks.inputs) engine.watch_inputs(hooks.inputs);
+  const int first_step = resume ? resume->next_step : 0;
+  set_up(engine, model, request, hooks, first_step);
   if (resume) check_resumable(engine.policy(), *resume);
   check_memory(plan_memory(model, request, tiling), max_memory, hooks.note);
   if (!files.video.empty()) {
@@ -148,6 +200,12 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
 
   GenerationResult result;
   result.tokens = model.grid(latent).tokens();
+  for (const Rule& rule : engine.policy().rules()) result.rules.push_back(describe(rule));
+  if (hooks.plan_only) {
+    for (TraceEntry& call : plan_calls(model, request, engine.policy(), first_step))
+      result.trace.add(std::move(call));
+    return result;
+  }
   auto start = Clock::now();
   const PromptEmbeddings prompts = embed_prompts(model, ctx, request, files.prompt_cache);
   ctx.workspace.release();

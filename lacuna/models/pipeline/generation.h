@@ -8,6 +8,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "lacuna/engine/engine.h"
 #include "lacuna/engine/policy.h"
@@ -43,7 +44,12 @@ struct GenerationHooks {
   std::function<void(const std::string& line)> note;  // what a person may want to know, one line
   std::function<void(const StepReport&)> step;
   std::function<void(int64_t done, int64_t total)> decode;
-  Engine::InputsHook inputs;  // of every self-attention
+  Engine::InputsHook inputs;          // of every self-attention
+  Engine::SelectionsHook selections;  // of every self-attention
+  // Dense calls that no rule asked for are errors, before step 0 where they can be known.
+  bool strict = false;
+  // Stop where step 0 would begin; the result's trace is what the policy asks for.
+  bool plan_only = false;
 };
 
 // Bytes that a generation will hold at its largest, by part.
@@ -66,6 +72,7 @@ struct GenerationResult {
   double text_seconds = 0, sample_seconds = 0, decode_seconds = 0;
   int64_t tokens = 0;
   Trace trace;
+  std::vector<std::string> rules;  // of the policy in words; TraceEntry::rule counts them
 };
 
 // Validates everything that can be known before step 0: sizes, policy, memory (against

@@ -41,6 +41,7 @@ void visit_fields(Request& r, Visit visit) {
   visit("attention", r.attention);
   visit("skip", r.skip);
   visit("profile", r.profile);
+  visit("replay_masks", r.replay_masks);
   visit("dense_steps", r.dense_steps);
   visit("dense_layers", r.dense_layers);
   visit("min_tokens", r.min_tokens);
@@ -66,6 +67,8 @@ Request Request::from_json(const std::string& text) {
     std::set<std::string> known{"sampler", "sigma_convention"};
     visit_fields(r, [&](const char* key, auto& value) {
       known.insert(key);
+      // Younger than the first latents files.
+      if (std::string_view(key) == "replay_masks" && !json.contains(key)) return;
       json.at(key).get_to(value);
     });
     r.sampler.kind = parse_sampler(json.at("sampler").get<std::string>());

@@ -27,7 +27,8 @@ struct Request {
   // Attention policy, in the words of the command line (engine/presets.h); empty = not given.
   std::string attention = "dense";
   std::string skip;
-  std::string profile;  // file name
+  std::string profile;       // file name
+  std::string replay_masks;  // file name of a mask log, instead of a policy
   std::string dense_steps, dense_layers;
   int64_t min_tokens = 0;
 

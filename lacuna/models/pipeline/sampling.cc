@@ -73,6 +73,10 @@ std::unique_ptr<Sampler> restored_sampler(const Request& request, const Sampling
 
 }  // namespace
 
+int expert_at(int num_experts, const Request& request, const Sampler& sampler, int step) {
+  return num_experts == 2 && sampler.timestep(step) < 1000.0 * request.boundary ? 1 : 0;
+}
+
 Tensor initial_noise(uint64_t seed, int64_t channels, int64_t frames, int64_t height,
                      int64_t width) {
   Tensor noise(DType::f32, {channels, frames, height, width});
@@ -116,10 +120,7 @@ int Denoiser::num_steps() const {
 
 int Denoiser::expert(int step) const {
   const SamplingInputs& inputs = impl_->inputs;
-  return inputs.num_experts == 2 &&
-                 impl_->sampler->timestep(step) < 1000.0 * inputs.request.boundary
-             ? 1
-             : 0;
+  return expert_at(inputs.num_experts, inputs.request, *impl_->sampler, step);
 }
 
 void Denoiser::conditional(Engine& engine, const TensorView& velocity, const WanPart* part) {

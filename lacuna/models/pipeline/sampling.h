@@ -47,6 +47,9 @@ struct SamplingInputs {
   int64_t text_len;  // context rows including padding
 };
 
+// Which of `num_experts` networks runs a step of this sampler: 0 = only or high-noise.
+int expert_at(int num_experts, const Request& request, const Sampler& sampler, int step);
+
 // Standard normals [channels, frames, height, width] as torch draws them on the CPU for this seed.
 Tensor initial_noise(uint64_t seed, int64_t channels, int64_t frames, int64_t height,
                      int64_t width);

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/audit.h"
+
+#include <fmt/format.h>
+
+#include "lacuna/core/atomic_file.h"
+#include "lacuna/engine/explain.h"
+#include "lacuna/report/manifest.h"
+
+namespace lacuna::cli {
+namespace {
+
+std::string range_text(int begin, int end) {
+  return end == begin + 1 ? fmt::format("{}", begin) : fmt::format("{}-{}", begin, end - 1);
+}
+
+}  // namespace
+
+void AuditOptions::add_to(CLI::App& command) {
+  auto* group = command.add_option_group("Audit");
+  group->add_option("--trace", trace, "Write what ran in every attention call as JSON");
+  group->add_option("--save-masks", save_masks,
+                    "Write the masks of every attention call to this file (.safetensors)");
+  group->add_option("--replay-masks", replay_masks,
+                    "Repeat the masks of --save-masks exactly, instead of -a");
+  group->add_option("--manifest", manifest,
+                    "Write what the run was, made and measured as one JSON object");
+  group->add_flag("--strict", strict, "A dense attention call that no rule asked for is an error");
+  group->add_flag("--explain", explain, "Show which rule ran in which steps and layers, and why");
+  group->add_flag("--dry-run", dry_run,
+                  "Check everything that can be checked, show the plan, run nothing");
+}
+
+Audit::Audit(const AuditOptions& options, Model& model, const Request& request,
+             GenerationHooks& hooks)
+    : options_(options) {
+  for (const std::string* path : {&options.trace, &options.save_masks, &options.manifest})
+    if (!path->empty()) AtomicFile writable(*path);
+  hooks.strict = options.strict;
+  hooks.plan_only = options.dry_run;
+  if (options.save_masks.empty()) return;
+  // Half of what is free: the generation needs the rest.
+  masks_.emplace(profile_target(model, request), available_memory() / 2);
+  hooks.selections = [this](const auto&... seen) { masks_->add(seen...); };
+}
+
+void Audit::save(const GenerationResult& result, Model& model, const Request& request,
+                 const Backend& backend, const std::filesystem::path& output) const {
+  if (options_.dry_run) return;
+  if (masks_) masks_->save(options_.save_masks);
+  if (options_.trace.empty() && options_.manifest.empty()) return;
+  const RunHeader header = run_header(model, request, backend, LACUNA_VERSION, result.rules);
+  if (!options_.trace.empty()) save_trace(options_.trace, header, result.trace);
+  if (options_.manifest.empty()) return;
+  AtomicFile file(options_.manifest);
+  file.write(manifest_json(header, result, output).dump(1) + "\n");
+  file.commit();
+}
+
+std::string explain_text(const GenerationResult& result, bool planned) {
+  std::string text =
+      fmt::format("{:<9} {:<9} {:<7} {:>6} {:>10} {:>7} {:>6} {:>6}  {}\n", "steps", "layers",
+                  "branch", "calls", "refreshed", "reused", "QK", "PV", "what and why");
+  for (const ExplainRow& row : explain(result.trace.entries(), result.rules)) {
+    const auto count = [&](int64_t heads) {
+      return planned || heads == 0 ? std::string("-") : fmt::format("{}", heads);
+    };
+    const auto density = [&](double value) {
+      return planned ? std::string("-") : fmt::format("{:.3f}", value);
+    };
+    text += fmt::format(
+        "{:<9} {:<9} {:<7} {:>6} {:>10} {:>7} {:>6} {:>6}  {}{}\n",
+        range_text(row.step_begin, row.step_end), range_text(row.layer_begin, row.layer_end),
+        row.branch, row.calls, count(row.refreshed), count(row.reused), density(row.qk_density),
+        density(row.pv_density), row.what, row.why.empty() ? "" : fmt::format(" ({})", row.why));
+  }
+  return text;
+}
+
+nlohmann::ordered_json explain_json(const GenerationResult& result, bool planned) {
+  nlohmann::ordered_json list = nlohmann::ordered_json::array();
+  for (const ExplainRow& row : explain(result.trace.entries(), result.rules)) {
+    nlohmann::ordered_json json = {{"steps", {row.step_begin, row.step_end - 1}},
+                                   {"layers", {row.layer_begin, row.layer_end - 1}},
+                                   {"branch", row.branch},
+                                   {"what", row.what},
+                                   {"why", row.why},
+                                   {"calls", row.calls}};
+    if (!planned) {
+      json["heads_refreshed"] = row.refreshed;
+      json["heads_reused"] = row.reused;
+      json["qk_density"] = row.qk_density;
+      json["pv_density"] = row.pv_density;
+    }
+    list.push_back(std::move(json));
+  }
+  return list;
+}
+
+}  // namespace lacuna::cli

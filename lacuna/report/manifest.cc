@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/report/manifest.h"
+
+#include <ctime>
+#include <fstream>
+
+#include "lacuna/core/threads.h"
+#include "lacuna/engine/profile_format.h"
+
+namespace lacuna {
+namespace {
+
+constexpr int kManifestVersion = 1;
+
+std::string cpu_name() {
+  std::ifstream in("/proc/cpuinfo");
+  for (std::string line; std::getline(in, line);) {
+    const size_t colon = line.find(": ");
+    if (line.starts_with("model name") && colon != line.npos) return line.substr(colon + 2);
+  }
+  return "unknown";
+}
+
+// `cpu avx2, 2 threads` -> `avx2`; the whole description of a backend without levels.
+std::string isa_of(const Backend& backend) {
+  std::string text = backend.description();
+  text = text.substr(0, text.find(','));
+  const std::string prefix = std::string(backend.name()) + " ";
+  return text.starts_with(prefix) ? text.substr(prefix.size()) : text;
+}
+
+// Bytes of the file, or of the frames NAME-*.png that stand for NAME.png.
+Json size_json(const std::filesystem::path& output) {
+  namespace fs = std::filesystem;
+  Json json = {{"file", output.filename().string()}};
+  std::error_code none;
+  if (const auto size = fs::file_size(output, none); !none) {
+    json["bytes"] = size;
+    return json;
+  }
+  uintmax_t bytes = 0;
+  int64_t files = 0;
+  const std::string stem = output.stem().string() + "-";
+  const fs::path folder = output.has_parent_path() ? output.parent_path() : fs::path(".");
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, none)) {
+    if (entry.path().extension() != output.extension() ||
+        !entry.path().filename().string().starts_with(stem))
+      continue;
+    bytes += entry.file_size(none);
+    ++files;
+  }
+  json["bytes"] = bytes;
+  json["files"] = files;
+  return json;
+}
+
+}  // namespace
+
+Json machine_json(const Backend& backend) {
+  return {{"cpu", cpu_name()},
+          {"backend", backend.name()},
+          {"isa", isa_of(backend)},
+          {"threads", num_threads()}};
+}
+
+std::string date_text() {
+  const std::time_t now = std::time(nullptr);
+  std::tm utc{};
+  gmtime_r(&now, &utc);
+  char text[32];
+  std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &utc);
+  return text;
+}
+
+RunHeader run_header(Model& model, const Request& request, const Backend& backend,
+                     const std::string& version, const std::vector<std::string>& rules) {
+  RunHeader header;
+  header.version = version;
+  header.date = date_text();
+  header.machine = machine_json(backend);
+  header.request = Json::parse(request.to_json());
+  header.target = profile_target(model, request);
+  header.rules = rules;
+  return header;
+}
+
+uint64_t overall_mask_hash(std::span<const TraceEntry> calls, std::optional<Branch> branch) {
+  uint64_t h = 0xcbf29ce484222325ull;
+  const auto mix = [&h](uint64_t word) {
+    for (int i = 0; i < 8; ++i) h = (h ^ ((word >> (8 * i)) & 0xff)) * 0x100000001b3ull;
+  };
+  for (const TraceEntry& call : calls) {
+    if (branch && *branch != call.site.branch) continue;
+    mix(static_cast<uint64_t>(call.site.step));
+    mix(static_cast<uint64_t>(call.site.layer));
+    mix(static_cast<uint64_t>(call.site.expert));
+    mix(call.mask_hash);
+  }
+  return h;
+}
+
+Json manifest_json(const RunHeader& header, const GenerationResult& result,
+                   const std::filesystem::path& output) {
+  const Trace& trace = result.trace;
+  const auto hash = [&](std::optional<Branch> branch) {
+    return mask_hash_text(overall_mask_hash(trace.entries(), branch));
+  };
+  Json json = {{"lacuna_manifest", kManifestVersion}};
+  json.update(header_json(header));
+  json["seed"] = header.request.at("seed");
+  json["tokens"] = result.tokens;
+  json["calls"] = trace.entries().size();
+  json["masks"] = {
+      {"cond", hash(Branch::cond)}, {"uncond", hash(Branch::uncond)}, {"total", hash({})}};
+  json["density"] = {{"qk", trace.qk_density()}, {"pv", trace.pv_density()}};
+  json["seconds"] = {{"text", result.text_seconds},
+                     {"sample", result.sample_seconds},
+                     {"attention", trace.attend_ms() / 1000.0},
+                     {"selection", trace.select_ms() / 1000.0},
+                     {"decode", result.decode_seconds}};
+  json["output"] = size_json(output);
+  return json;
+}
+
+}  // namespace lacuna
