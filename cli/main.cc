@@ -25,6 +25,7 @@ int run(int argc, char** argv) {
   lacuna::cli::add_calibrate(app);
   lacuna::cli::add_replay(app);
   lacuna::cli::add_compare(app);
+  lacuna::cli::add_inspect(app);
   lacuna::cli::add_info(app);
   lacuna::cli::add_methods(app);
   lacuna::cli::add_bench(app);

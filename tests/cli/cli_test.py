@@ -44,7 +44,7 @@ class CliTest(unittest.TestCase):
 
     def test_help_everywhere(self):
         for command in ([], ["generate"], ["decode"], ["info"], ["methods"], ["bench"], ["bench", "generate"], ["calibrate"],
-                        ["compare"], ["bench", "attend"], ["verify"]):
+                        ["compare"], ["bench", "attend"], ["bench", "select"], ["verify"], ["inspect"]):
             result = lacuna(*command, "--help")
             self.assertEqual(result.returncode, 0, command)
             self.assertGreater(len(result.stdout), 100, command)
@@ -181,7 +181,7 @@ class CliTest(unittest.TestCase):
         result = lacuna("generate", *TINY, "-a", "xattention:top_p=0.5", "--dense-steps", 1, "--no-decode", "--latents",
                         self.dir / "l.safetensors", "--trace", trace)
         self.assertEqual(result.returncode, 0, result.stderr)
-        entries = json.loads(trace.read_text())
+        entries = json.loads(trace.read_text())["calls"]
         self.assertEqual(len(entries), 3 * 2 * 4)  # steps x branches x layers
         self.assertEqual({e["method"] for e in entries}, {"dense", "xattention"})
         self.assertIn("dense-steps", {e["reason"] for e in entries})
@@ -194,7 +194,7 @@ class CliTest(unittest.TestCase):
             result = lacuna("generate", *TINY, "-a", "blasst", "--dense-steps", 1, *extra, "--no-decode", "--latents",
                             self.dir / "l.safetensors", "--trace", trace)
             self.assertEqual(result.returncode, 0, result.stderr)
-            entries = json.loads(trace.read_text())
+            entries = json.loads(trace.read_text())["calls"]
             self.assertEqual({e["layer"] for e in entries if e["reason"] == "dense-layers"}, dense_layers)
             self.assertEqual({e["step"] for e in entries if e["reason"] == "dense-steps"}, {0})
 
@@ -221,7 +221,7 @@ class CliTest(unittest.TestCase):
             result = lacuna("generate", *size, "--steps", 4, "--profile", profile, "--no-decode", "--latents",
                             self.dir / "l.safetensors", "--trace", trace)
             self.assertEqual(result.returncode, 0, result.stderr)
-            entries = json.loads(trace.read_text())
+            entries = json.loads(trace.read_text())["calls"]
             self.assertEqual({e["method"] for e in entries} - {"dense"}, {runs} - {"dense"})
             if method != "recall":
                 self.assertLess(min(e["qk_density"] for e in entries), 1.0)
@@ -344,6 +344,89 @@ class CliTest(unittest.TestCase):
         out, errors = process.communicate(timeout=60)
         self.assertEqual((process.returncode, out), (130, ""), errors)
         self.assertEqual(list(self.dir.iterdir()), [])
+
+    def test_masks_are_saved_and_replayed(self):
+        masks, latents = self.dir / "m.safetensors", self.dir / "l.safetensors"
+        def made(name, *extra):
+            trace, manifest = self.dir / f"{name}.json", self.dir / f"{name}.manifest.json"
+            result = lacuna("generate", *TINY, *extra, "-o", self.dir / f"{name}.y4m", "--trace", trace, "--manifest", manifest)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            frames = (self.dir / f"{name}.y4m").read_bytes().split(b"\n", 1)[1]  # the request stands in the first line
+            return frames, json.loads(trace.read_text()), json.loads(manifest.read_text())
+        sparse = ["-a", "svg2:top_p=0.5,q_clusters=4,k_clusters=8,refresh=drift,delta=0.2"]
+        first, trace, manifest = made("a", *sparse, "--save-masks", masks)
+        again, replayed, manifest2 = made("b", "--replay-masks", masks)
+        self.assertEqual(first, again)
+        self.assertEqual({c["method"] for c in replayed["calls"]}, {"replay"})
+        self.assertEqual(sum(c["heads_refreshed"] for c in replayed["calls"]), 0)
+        self.assertEqual(manifest["masks"], manifest2["masks"])
+        self.assertEqual(manifest["output"], {"file": "a.y4m", "bytes": (self.dir / "a.y4m").stat().st_size})
+        self.assertEqual(manifest["rules"], trace["rules"])
+        self.assertEqual((manifest["calls"], manifest["tokens"]), (len(trace["calls"]), 72))
+        _, _, other = made("c", "--replay-masks", masks, "--backend", "ref")
+        self.assertEqual(manifest["masks"], other["masks"])
+        self.assertEqual(other["machine"]["backend"], "ref")
+        left = sorted(p.name for p in self.dir.iterdir())
+        for extra, says in ((["--steps", 2], "masks: made for steps: 3, this run has 2"), (["-W", 128], "masks: made for grid"),
+                            (["-a", "radial"], "leave out --attention"), (["--replay-masks", latents], "l.safetensors"),
+                            (["--replay-masks", self.dir / "a.json"], "a.json")):
+            self.fails(1, "generate", *TINY, "--replay-masks", masks, *extra, "-o", self.dir / "d.y4m", leaves=left, says=says)
+        self.fails(1, "generate", "--synthetic", "wan2.1-1.3b", "-W", 96, "-H", 64, "--frames", 9, "--steps", 3, "-p", "x",
+                   "--replay-masks", masks, "-o", self.dir / "d.y4m", leaves=left, says="masks: made for model")
+        self.fails(1, "generate", *TINY, "-a", "dense", "--skip", "recall:r=0.9", "--save-masks", self.dir / "n.safetensors",
+                   "--no-decode", "--latents", self.dir / "a.y4m", leaves=left, says="under a skip rule")
+
+    def test_strict_and_explain(self):
+        args = ["generate", *TINY, "-a", "xattention:top_p=0.5,block=16,stride=4", "--dense-steps", 1, "--dense-layers", "0"]
+        result = lacuna(*args, "--strict", "--explain", "--json", "-o", self.dir / "a.y4m")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        rows = json.loads(result.stdout)["explain"]
+        self.assertEqual([r["why"] for r in rows], ["dense-steps", "dense-layers", ""])
+        self.assertEqual((rows[2]["steps"], rows[2]["layers"], rows[2]["branch"]), ([1, 2], [1, 3], "both"))
+        self.assertEqual(rows[2]["what"], "xattention:top_p=0.5,stride=4,block=16")
+        self.assertEqual((rows[2]["calls"], rows[2]["heads_reused"]), (12, 0))
+        (self.dir / "a.y4m").unlink()
+        text = lacuna(*args, "--dry-run", "-o", self.dir / "a.y4m").stdout
+        self.assertRegex(text, r"1-2 +1-3 +both +12 +- +- +- +-  xattention")
+        self.assertEqual(list(self.dir.iterdir()), [])
+        made = lacuna(*self.calibrate("haste", "--host", "xattention:block=16,stride=4", "--candidates", "0.3,1", "--intervals", 2))
+        self.assertEqual(made.returncode, 0, made.stderr)
+        profile = self.dir / "c.profile.json"
+        cut = json.loads(profile.read_text())
+        for rule in cut["rules"]:
+            rule["match"]["layers"] = [0]
+        profile.write_text(json.dumps(cut))
+        left = sorted(p.name for p in self.dir.iterdir())
+        size = ["--synthetic", "tiny", "-W", 96, "-H", 96, "--frames", 9, "--steps", 4, "--no-prompt-cache", "-p", "x"]
+        self.fails(1, "generate", *size, "--profile", profile, "--strict", "-o", self.dir / "a.y4m", leaves=left,
+                   says="strict: no rule matches step 0 layer 1")
+
+    def test_inspect(self):
+        trace, masks, qkv = self.dir / "t.json", self.dir / "m.safetensors", self.dir / "q.safetensors"
+        made = lacuna("generate", *TINY, "-a", "svg:block=16", "--trace", trace, "--save-masks", masks, "--record", qkv,
+                      "--record-sites", "steps=0,2;layers=1", "-o", self.dir / "a.y4m")
+        self.assertEqual(made.returncode, 0, made.stderr)
+        for files, shows in (([trace], "What ran where"), ([masks], "Density per head"), ([trace, masks], "Heads"),
+                             ([qkv], "Density that recall needs")):
+            self.assertIn(shows, lacuna("inspect", *files).stdout)
+            report = json.loads(lacuna("inspect", *files, "--json").stdout)
+            self.assertEqual(report["lacuna_report"], 1)
+        page = self.dir / "r.html"
+        self.assertEqual(lacuna("inspect", masks, trace, "--report", page).returncode, 0)
+        self.assertIn("report-data", page.read_text())
+        left = sorted(p.name for p in self.dir.iterdir())
+        self.fails(1, "inspect", self.dir / "a.y4m", leaves=left)
+        self.fails(1, "inspect", self.dir / "none", leaves=left, says="none")
+        self.fails(1, "inspect", trace, trace, leaves=left, says="second trace")
+        self.fails(2, "inspect", leaves=left)
+        data = masks.read_bytes()
+        for n in (0, 7, 100, len(data) // 2, len(data) - 1):
+            masks.write_bytes(data[:n])
+            self.fails(1, "inspect", masks, leaves=left)
+        masks.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        self.fails(1, "inspect", masks, leaves=left, says="has hash")
+        trace.write_text(trace.read_text().replace('"lacuna_trace": 1', '"lacuna_trace": 9'))
+        self.fails(1, "inspect", trace, leaves=left, says="trace version 9, expected 1")
 
     def test_default_model(self):
         self.assertIn("Lacuna Shapes", lacuna("info").stdout)

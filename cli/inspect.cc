@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// lacuna inspect: what a run left behind.
+#include "lacuna/report/inspect.h"
+
+#include <fmt/format.h>
+
+#include "cli/command.h"
+#include "cli/options.h"
+#include "lacuna/report/page.h"
+#include "lacuna/report/text.h"
+
+namespace lacuna::cli {
+namespace {
+
+struct Options {
+  MachineOptions machine;
+  std::vector<std::string> files;
+  std::string report;
+  bool json = false;
+};
+
+void run(const Options& o) {
+  const auto backend = o.machine.open();
+  const std::vector<std::filesystem::path> files(o.files.begin(), o.files.end());
+  nlohmann::ordered_json report = inspect(files, *backend);
+  report["command"] = fmt::format("lacuna inspect {}", fmt::join(o.files, " "));
+  if (!report["machine"].contains("version")) report["machine"]["version"] = LACUNA_VERSION;
+  if (!o.report.empty()) write_report(o.report, report);
+  if (o.json) {
+    fmt::print("{}\n",
+               report.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+  } else if (o.report.empty()) {
+    fmt::print("{}", report_text(report));
+  } else {
+    fmt::print("{}: {}\n", o.report, report["summary"].get<std::string>());
+  }
+}
+
+}  // namespace
+
+void add_inspect(CLI::App& app) {
+  auto* command = app.add_subcommand(
+      "inspect", "Look at a trace, a mask log, a profile or recorded q, k and v");
+  command->group("Commands");
+  auto o = std::make_shared<Options>();
+  command
+      ->add_option("files", o->files,
+                   "Files of generate --trace, --save-masks or --record, or a profile; a trace and "
+                   "a mask log of one run are shown together")
+      ->required()
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  command->add_flag("--json", o->json, "Print the report's data as one JSON object");
+  command->add_option("--report", o->report, "Write a page with pictures of the masks (.html)");
+  o->machine.add_to(*command);
+  command->callback([o] { run(*o); });
+}
+
+}  // namespace lacuna::cli

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/report/inspect.h"
+
+#include <fmt/format.h>
+
+#include <optional>
+
+#include "lacuna/core/error.h"
+#include "lacuna/core/mapped_file.h"
+#include "lacuna/core/safetensors.h"
+#include "lacuna/engine/mask_log.h"
+#include "lacuna/engine/profile_format.h"
+#include "lacuna/methods/selection.h"
+#include "lacuna/report/inspect_parts.h"
+#include "lacuna/report/manifest.h"
+
+namespace lacuna {
+namespace {
+
+namespace fs = std::filesystem;
+
+// What was found in the files; at most one of each kind.
+struct Found {
+  std::optional<TraceFile> trace;
+  std::optional<MaskLog> masks;
+  std::optional<Profile> profile;
+  std::optional<Recording> recording;
+};
+
+// The first byte that is no space says whether it can be JSON.
+bool looks_like_json(const fs::path& path) {
+  const MappedFile file(path);
+  for (const uint8_t byte : file.bytes())
+    if (byte != ' ' && byte != '\n' && byte != '\r' && byte != '\t') return byte == '{';
+  return false;
+}
+
+template <typename T, typename Load>
+void put(std::optional<T>& place, const fs::path& path, const char* kind, Load load) {
+  LACUNA_CHECK(!place, "inspect: {} is a second {}, expected one", path.string(), kind);
+  place.emplace(load(path));
+}
+
+void open_json(const fs::path& path, Found& found) {
+  const MappedFile file(path);
+  const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()),
+                              file.bytes().size());
+  const Json json = parse_json(text, path.string());
+  if (json.contains("lacuna_trace")) return put(found.trace, path, "trace", load_trace);
+  LACUNA_CHECK(json.contains("schema"), "inspect: {} is JSON but neither a trace nor a profile",
+               path.string());
+  put(found.profile, path, "profile", load_profile);
+}
+
+void open(const fs::path& path, Found& found) {
+  if (looks_like_json(path)) return open_json(path, found);
+  const Metadata metadata = SafetensorsFile(path).metadata();
+  if (metadata.contains("lacuna_masks"))
+    return put(found.masks, path, "mask log", [](const fs::path& p) { return MaskLog(p); });
+  LACUNA_CHECK(metadata.contains("lacuna_recording"),
+               "inspect: {} is neither a trace, a mask log, a profile nor a recording",
+               path.string());
+  put(found.recording, path, "recording", [](const fs::path& p) { return Recording(p); });
+}
+
+Json settings_of(const ProfileTarget& target) {
+  return {{"model", target.model},
+          {"fingerprint", target.fingerprint},
+          {"grid",
+           fmt::format("{} x {} x {}", target.grid.frames, target.grid.height, target.grid.width)},
+          {"tokens", target.grid.tokens() + target.text_tokens},
+          {"steps", target.num_steps()},
+          {"layers", target.num_layers},
+          {"heads", target.num_heads}};
+}
+
+Json settings_of(const RecordedCall& call) {
+  return {
+      {"grid", fmt::format("{} x {} x {}", call.grid.frames, call.grid.height, call.grid.width)},
+      {"tokens", call.q.shape[1]},
+      {"heads", call.q.shape[0]},
+      {"head_dim", call.q.shape[2]},
+      {"dtype", dtype_name(call.q.dtype)}};
+}
+
+// Flat words of a request.
+void add_request(const Json& request, Json& settings) {
+  for (const auto& [key, value] : request.items()) {
+    const bool empty = value.is_string() && value.get_ref<const std::string&>().empty();
+    if ((value.is_string() || value.is_number()) && !empty && !settings.contains(key))
+      settings[key] = value;
+  }
+}
+
+// What the trace knows of a call of the log.
+std::string note_of(const MaskLog::Call& call, const std::optional<TraceFile>& trace) {
+  const std::string what =
+      call.reason.empty() ? call.method : fmt::format("{} ({})", call.method, call.reason);
+  if (!trace) return what;
+  for (const TraceEntry& e : trace->calls)
+    if (e.site.step == call.site.step && e.site.layer == call.site.layer &&
+        e.site.branch == call.site.branch)
+      return fmt::format("{}, refreshed {} of {} heads, density {:.3f}", what, e.heads_refreshed,
+                         e.num_heads, e.pv_density);
+  fail("inspect: the trace has no call at step {} layer {}; it is of another run than the masks",
+       call.site.step, call.site.layer);
+}
+
+void add_masks(const Found& found, Json& sections) {
+  const MaskLog& log = *found.masks;
+  if (found.trace)
+    check_target(log.target(), found.trace->header.target, "inspect: the masks were");
+  MaskSeries series;
+  series.num_heads = log.target().num_heads;
+  series.grid = log.target().grid;
+  for (const MaskLog::Call& call : log.calls())
+    series.places.push_back({call.site.step, call.site.layer, call.site.branch, call.selection,
+                             note_of(call, found.trace)});
+  series.selection = [&](size_t index) {
+    Selection s = log.selection(index);
+    check_selection(s, "inspect", log.target().num_heads,
+                    log.target().grid.tokens() + log.target().text_tokens, 0);
+    return s;
+  };
+  add_mask_sections(series, sections);
+}
+
+std::string summary_of(const Found& found) {
+  std::string text;
+  if (found.trace) {
+    Trace trace;
+    for (const TraceEntry& call : found.trace->calls) trace.add(call);
+    text += fmt::format(
+        "{} attention calls at density {:.3f} (P V {:.3f}): {:.2f} s attention, {:.2f} s "
+        "selection. ",
+        found.trace->calls.size(), trace.qk_density(), trace.pv_density(),
+        trace.attend_ms() / 1000.0, trace.select_ms() / 1000.0);
+  }
+  if (found.masks)
+    text += fmt::format("{} calls with {} different selections. ", found.masks->calls().size(),
+                        found.masks->num_selections());
+  if (found.profile)
+    text += fmt::format("A profile of {} rules for {}. ", found.profile->rules.size(),
+                        found.profile->target.model);
+  if (found.recording) text += fmt::format("{} recorded calls. ", found.recording->calls().size());
+  text.pop_back();
+  return text;
+}
+
+}  // namespace
+
+Json inspect(std::span<const fs::path> files, Backend& backend) {
+  LACUNA_CHECK(!files.empty(), "inspect: no file, expected one or more");
+  Found found;
+  std::string names;
+  for (const fs::path& file : files) {
+    open(file, found);
+    names += (names.empty() ? "" : ", ") + file.filename().string();
+  }
+  Json report = {{"lacuna_report", 1}, {"command", ""}, {"title", names}};
+  report["summary"] = summary_of(found);
+  report["machine"] = found.trace ? found.trace->header.machine : machine_json(backend);
+  report["machine"]["date"] = found.trace ? found.trace->header.date : date_text();
+  Json settings = Json::object(), sections = Json::array();
+  if (found.trace) settings = settings_of(found.trace->header.target);
+  if (found.masks) settings = settings_of(found.masks->target());
+  if (found.profile) settings = settings_of(found.profile->target);
+  if (found.recording) settings = settings_of(found.recording->calls().front());
+  if (found.trace) {
+    report["machine"]["version"] = found.trace->header.version;
+    add_request(found.trace->header.request, settings);
+    add_trace_sections(*found.trace, sections);
+  }
+  if (found.masks) add_masks(found, sections);
+  if (found.profile) add_profile_sections(*found.profile, sections);
+  if (found.recording) add_recording_sections(found.recording->calls(), backend, sections);
+  report["settings"] = std::move(settings);
+  report["sections"] = std::move(sections);
+  return report;
+}
+
+}  // namespace lacuna

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <set>
+
+#include "lacuna/calibrate/probe.h"
+#include "lacuna/core/error.h"
+#include "lacuna/engine/engine.h"
+#include "lacuna/report/head_shape.h"
+#include "lacuna/report/inspect_parts.h"
+
+namespace lacuna {
+namespace {
+
+constexpr int32_t kBlock = 64;
+constexpr double kRecalls[] = {0.9, 0.95, 0.99};
+constexpr size_t kShown = 1;  // of kRecalls: whose masks are shown
+constexpr size_t kMaxMassImages = 600;
+
+// One recorded call: the mass of its blocks, and the fewest blocks that reach each recall.
+struct Looked {
+  Tensor mass;              // [heads, blocks, blocks] f32, rows sum to 1
+  Selection selections[3];  // per recall
+};
+
+Looked look(const RecordedCall& call, Backend& backend) {
+  const int64_t heads = call.q.shape[0];
+  const BlockLayout layout = BlockLayout::uniform(call.grid.tokens() + call.text_tokens, kBlock);
+  Looked looked;
+  looked.mass = Tensor(DType::f32, {heads, layout.num_blocks, layout.num_blocks});
+  Observer::Hooks hooks;
+  hooks.block = kBlock;
+  hooks.mass = [&](const Observation& seen) {
+    std::copy_n(seen.block_mass, looked.mass.numel(), looked.mass.as<float>());
+  };
+  const Observer observer(hooks);
+  Engine engine(backend, probe_policy(observer, Params()));
+  const Tensor out(call.q.dtype, {heads, call.q.shape[1], call.q.shape[2]});
+  engine.attend(call.site, call.grid, call.text_tokens, call.q, call.k, call.v, out);
+  for (size_t r = 0; r < std::size(kRecalls); ++r) {
+    Selection& s = looked.selections[r];
+    s.q_layout = s.k_layout = layout;
+    s.mask = BlockMask(heads, layout.num_blocks, layout.num_blocks);
+    backend.select_top_p(
+        looked.mass,
+        std::vector<float>(static_cast<size_t>(heads), static_cast<float>(kRecalls[r])), s.mask);
+  }
+  return looked;
+}
+
+double head_density(const Selection& s, int64_t head) {
+  return s.mask.density(head, s.q_layout, s.k_layout);
+}
+
+Json call_rows(std::span<const RecordedCall> calls, const std::vector<Looked>& looked) {
+  Json rows = Json::array();
+  for (size_t i = 0; i < calls.size(); ++i)
+    for (int64_t h = 0; h < calls[i].q.shape[0]; ++h)
+      rows.push_back({{"step", calls[i].site.step},
+                      {"layer", calls[i].site.layer},
+                      {"branch", calls[i].site.branch == Branch::cond ? "cond" : "uncond"},
+                      {"head", h},
+                      {"d90", head_density(looked[i].selections[0], h)},
+                      {"d95", head_density(looked[i].selections[1], h)},
+                      {"d99", head_density(looked[i].selections[2], h)}});
+  return rows;
+}
+
+// Mass relative to the row's largest.
+Json mass_section(std::span<const RecordedCall> calls, const std::vector<Looked>& looked) {
+  Json images = Json::object();
+  std::set<int> steps, layers;
+  int64_t side = 1, heads = 0;
+  for (size_t i = 0; i < calls.size(); ++i) {
+    const Site& site = calls[i].site;
+    if (site.branch != Branch::cond || images.size() >= kMaxMassImages) continue;
+    steps.insert(site.step);
+    layers.insert(site.layer);
+    const Tensor& mass = looked[i].mass;
+    const int64_t blocks = mass.view().shape[1];
+    heads = std::max(heads, mass.view().shape[0]);
+    for (int64_t h = 0; h < mass.view().shape[0]; ++h) {
+      CellMask cells{blocks, kBlock, {}};
+      for (int64_t row = 0; row < blocks; ++row) {
+        const float* from = mass.as<float>() + (h * blocks + row) * blocks;
+        const float most = std::max(*std::max_element(from, from + blocks), 1e-30f);
+        for (int64_t j = 0; j < blocks; ++j) cells.share.push_back(from[j] / most);
+      }
+      const CellMask small = cells.shrunk(64);
+      side = small.cells;
+      std::vector<uint8_t> pixels;
+      for (const float share : small.share)
+        pixels.push_back(static_cast<uint8_t>(std::lround(255.0f * share)));
+      images[fmt::format("{}/{}/{}", site.step, site.layer, h)] = base64(pixels);
+    }
+  }
+  return {{"kind", "masks"},
+          {"title", "Block mass"},
+          {"note", "Softmax mass of each block of 64 x 64, relative to the largest of its row."},
+          {"steps", steps},
+          {"layers", layers},
+          {"heads", heads},
+          {"rows", side},
+          {"columns", side},
+          {"images", images},
+          {"notes", Json::object()}};
+}
+
+}  // namespace
+
+void add_recording_sections(std::span<const RecordedCall> calls, Backend& backend, Json& sections) {
+  std::vector<Looked> looked;
+  MaskSeries series;
+  for (const RecordedCall& call : calls) {
+    series.places.push_back(
+        {call.site.step, call.site.layer, call.site.branch, looked.size(), "95 % of the mass"});
+    series.num_heads = std::max(series.num_heads, call.q.shape[0]);
+    series.grid = call.grid;
+    looked.push_back(look(call, backend));
+  }
+  for (const RecordedCall& call : calls)
+    LACUNA_CHECK(call.grid == series.grid && call.q.shape[0] == series.num_heads,
+                 "inspect: recorded calls of different grids or heads, expected one");
+  series.selection = [&](size_t i) { return looked[i].selections[kShown]; };
+  sections.push_back(table_section(
+      "Density that recall needs",
+      "Fewest blocks of 64 x 64 per row of blocks that hold this share of the softmax mass.",
+      {{"step", "step"},
+       {"layer", "layer"},
+       {"branch", "branch"},
+       {"head", "head"},
+       {"d90", "90 %", "", "", 3},
+       {"d95", "95 %", "", "", 3},
+       {"d99", "99 %", "", "", 3}},
+      call_rows(calls, looked)));
+  add_mask_sections(series, sections);
+  sections.push_back(mass_section(calls, looked));
+}
+
+}  // namespace lacuna

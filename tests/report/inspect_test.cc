@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/report/inspect.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "lacuna/core/error.h"
+#include "lacuna/engine/engine.h"
+#include "lacuna/engine/mask_log.h"
+#include "lacuna/engine/recording.h"
+#include "lacuna/engine/trace_file.h"
+#include "lacuna/report/manifest.h"
+#include "lacuna/report/sections.h"
+#include "lacuna/report/text.h"
+#include "tests/methods/fixtures.h"
+
+namespace lacuna::test {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+
+constexpr int kSteps = 3, kLayers = 2;
+
+// A small run with its trace, masks and inputs on disk.
+class InspectTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = fs::path(testing::TempDir()) / "inspect_test";
+    fs::create_directories(folder_);
+    const Shape shape{{4, 8, 8}, 0, 2};
+    target_ = {"toy", "abc", kLayers, 2, 32, shape.grid, 0, {1.0, 0.5, 0.25}};
+    Policy policy =
+        make_policy(parse_plan("xattention:block=16,stride=4,top_p=0.5,refresh=at_steps,at=2"), {},
+                    "1", "", 0, kSteps);
+    Engine engine(*backend_, policy);
+    MaskRecorder masks(target_, 1 << 24);
+    Recorder inputs(parse_record_sites("steps=0,2"), 1 << 24);
+    engine.watch_selections([&](const auto&... seen) { masks.add(seen...); });
+    engine.watch_inputs([&](const auto&... seen) { inputs.add(seen...); });
+    for (int step = 0; step < kSteps; ++step)
+      for (int layer = 0; layer < kLayers; ++layer) {
+        const Input in = make_input(shape, "layer" + std::to_string(layer));
+        engine.attend({step, kSteps, static_cast<float>(target_.sigmas[step]), layer, kLayers},
+                      shape.grid, 0, in.q, in.k, in.v, in.out);
+      }
+    RunHeader header;
+    header.version = "0.1.0";
+    header.machine = {{"backend", "ref"}};
+    header.request = {{"prompt", "a ball"}, {"steps", kSteps}};
+    header.target = target_;
+    header.rules = {"dense", "xattention:top_p=0.5"};
+    save_trace(trace_ = folder_ / "trace.json", header, engine.trace());
+    masks.save(masks_ = folder_ / "masks.safetensors");
+    inputs.save(inputs_ = folder_ / "qkv.safetensors");
+    entries_ = engine.trace().entries();
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  Json look(std::initializer_list<fs::path> files) const {
+    const std::vector<fs::path> list(files);
+    return inspect(list, *backend_);
+  }
+  static const Json& section(const Json& report, const std::string& title) {
+    for (const Json& s : report["sections"])
+      if (s["title"] == title) return s;
+    ADD_FAILURE() << "no section " << title;
+    return report;
+  }
+
+  const std::unique_ptr<Backend> backend_ = make_backend("ref");
+  ProfileTarget target_;
+  fs::path folder_, trace_, masks_, inputs_;
+  std::vector<TraceEntry> entries_;
+};
+
+TEST_F(InspectTest, TraceFiguresAreThoseOfTheCalls) {
+  const Json report = look({trace_});
+  EXPECT_EQ(report["lacuna_report"], 1);
+  EXPECT_EQ(report["machine"]["backend"], "ref");
+  EXPECT_EQ(report["settings"]["prompt"], "a ball");
+  const Json& map = section(report, "Density");
+  EXPECT_EQ(map["values"][1][0], 1.0);
+  EXPECT_EQ(map["values"][1][2], entries_[5].pv_density);
+  const Json& refreshed = section(report, "Refreshed heads");
+  EXPECT_TRUE(refreshed["values"][0][0].is_null()) << "dense calls refresh nothing";
+  EXPECT_EQ(refreshed["values"][0][1], 1.0);
+  EXPECT_EQ(refreshed["values"][0][2], 1.0);
+  EXPECT_EQ(section(report, "What ran where")["rows"][0]["why"], "dense-steps");
+  EXPECT_EQ(section(report, "Time per layer")["categories"].size(), 2u);
+}
+
+TEST_F(InspectTest, MasksShowHeadsAndPictures) {
+  const Json report = look({masks_, trace_});
+  EXPECT_NO_THROW(section(report, "Density"));
+  const Json& density = section(report, "Density per head");
+  EXPECT_EQ(density["rows"]["labels"], (Json{"0.0", "0.1", "1.0", "1.1"}));
+  EXPECT_EQ(density["values"][0][0], 1.0);
+  const double mean =
+      (density["values"][2][1].get<double>() + density["values"][3][1].get<double>()) / 2;
+  EXPECT_NEAR(mean, entries_[3].qk_density, 1e-12);
+  EXPECT_EQ(section(report, "Heads")["rows"].size(), 4u);
+  const Json& alike = section(report, "How alike masks are");
+  EXPECT_TRUE(alike["values"][0][0].is_null());
+  EXPECT_LT(alike["values"][0][1], 1.0) << "dense, then sparse";
+  EXPECT_EQ(alike["values"][0][2], 1.0) << "the same inputs again";
+  const Json& gallery = section(report, "Masks");
+  EXPECT_FALSE(gallery["images"].contains("0/0/0")) << "dense";
+  const int64_t side = gallery["rows"];
+  EXPECT_EQ(gallery["images"]["2/1/0"].get<std::string>().size(),
+            static_cast<size_t>((side * side + 2) / 3 * 4));
+  EXPECT_THAT(gallery["notes"]["2/1"].get<std::string>(), HasSubstr("refreshed 2 of 2 heads"));
+  EXPECT_THAT(gallery["notes"]["0/1"].get<std::string>(), HasSubstr("dense-steps"));
+}
+
+TEST_F(InspectTest, RecordingsShowWhatRecallNeeds) {
+  const Json report = look({inputs_});
+  const Json& rows = section(report, "Density that recall needs")["rows"];
+  ASSERT_EQ(rows.size(), 2u * 2 * 2);
+  for (const Json& row : rows) {
+    EXPECT_LE(row["d90"], row["d95"]);
+    EXPECT_LE(row["d95"], row["d99"]);
+    EXPECT_GE(row["d90"], 0.25) << "one block of four at least";
+    EXPECT_LE(row["d99"], 1.0);
+  }
+  EXPECT_EQ(section(report, "Block mass")["images"].size(), 8u);
+  EXPECT_EQ(section(report, "How alike masks are")["values"][0][1], 1.0);
+}
+
+TEST_F(InspectTest, ProfilesShowRulesAndFixedMasks) {
+  auto masks = std::make_shared<Selection>();
+  masks->q_layout = masks->k_layout = BlockLayout::uniform(256, 32);
+  masks->mask = BlockMask(2, 8, 8);
+  masks->mask.keep_k_blocks(0, 2);
+  Profile profile;
+  profile.target = target_;
+  Rule rule;
+  rule.match.layers = {1};
+  rule.plan = parse_plan("fixed");
+  rule.plan.fixed = masks;
+  profile.rules.push_back({rule, 0.25});
+  const fs::path path = folder_ / "p.profile.json";
+  save_profile(profile, path);
+  const Json report = look({path});
+  EXPECT_EQ(section(report, "Rules")["rows"][0]["what"], "fixed");
+  EXPECT_EQ(section(report, "Rules")["rows"][0]["layers"], "1");
+  EXPECT_EQ(section(report, "Heads")["rows"][1]["kind"], "sink");
+  EXPECT_EQ(section(report, "Masks")["images"].size(), 2u);
+}
+
+TEST_F(InspectTest, OneLineForWhatItIsNot) {
+  const auto error = [&](const std::string& text) {
+    const fs::path path = folder_ / "x";
+    std::ofstream(path, std::ios::binary) << text;
+    const std::string message = error_of([&] { look({path}); });
+    EXPECT_NE(message, "");
+    EXPECT_EQ(message.find('\n'), message.npos);
+    return message;
+  };
+  error("");
+  error("x");
+  error("{\"lacuna_trace\": ");
+  EXPECT_THAT(error("{\"a\": 1}"), HasSubstr("neither a trace nor a profile"));
+  EXPECT_THAT(error("{\"lacuna_trace\": 7}"), HasSubstr("version 7"));
+  EXPECT_THAT(error_of([&] { look({trace_, trace_}); }), HasSubstr("second trace"));
+  EXPECT_THAT(error_of([&] { look({folder_ / "none"}); }), HasSubstr("none"));
+  const Tensor x = Tensor::zeros(DType::f32, {1});
+  write_safetensors(folder_ / "y", {{"x", x}});
+  EXPECT_THAT(error_of([&] { look({folder_ / "y"}); }),
+              HasSubstr("neither a trace, a mask log, a profile nor a recording"));
+  TraceFile other = load_trace(trace_);
+  other.header.target.fingerprint = "def";
+  save_trace(trace_, other.header, Trace());
+  EXPECT_THAT(error_of([&] { look({trace_, masks_}); }), HasSubstr("made for weights abc"));
+}
+
+TEST_F(InspectTest, TextHoldsEverySection) {
+  const Json report = look({trace_, masks_});
+  const std::string text = report_text(report);
+  for (const Json& s : report["sections"])
+    EXPECT_THAT(text, HasSubstr(s["title"].get<std::string>()));
+  EXPECT_THAT(text, HasSubstr("dense-steps"));
+  EXPECT_THAT(text, HasSubstr("= selection  # attention"));
+  for (size_t at = 0, end = 0; at < text.size(); at = end + 1) {
+    end = text.find('\n', at);
+    EXPECT_TRUE(end == at || text[end - 1] != ' ') << text.substr(at, end - at);
+  }
+}
+
+TEST(Sections, Base64) {
+  const auto code = [](std::string_view text) {
+    return base64({reinterpret_cast<const uint8_t*>(text.data()), text.size()});
+  };
+  EXPECT_EQ(code(""), "");
+  EXPECT_EQ(code("f"), "Zg==");
+  EXPECT_EQ(code("fo"), "Zm8=");
+  EXPECT_EQ(code("foobar"), "Zm9vYmFy");
+}
+
+TEST(Manifest, OverallHashTellsMasksAndPlaces) {
+  TraceEntry a, b;
+  a.mask_hash = 1;
+  b.mask_hash = 2;
+  b.site.branch = Branch::uncond;
+  const std::vector<TraceEntry> calls{a, b};
+  const auto hash = [&](std::vector<TraceEntry> list, std::optional<Branch> branch) {
+    return overall_mask_hash(list, branch);
+  };
+  EXPECT_EQ(hash(calls, Branch::cond), hash({a}, {}));
+  EXPECT_EQ(hash(calls, Branch::uncond), hash({b}, {}));
+  EXPECT_NE(hash(calls, {}), hash({a}, {}));
+  TraceEntry moved = a;
+  moved.site.layer = 1;
+  EXPECT_NE(hash({moved}, {}), hash({a}, {}));
+}
+
+}  // namespace
+}  // namespace lacuna::test
