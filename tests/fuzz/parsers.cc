@@ -15,6 +15,9 @@
 #include "lacuna/core/error.h"
 #include "lacuna/core/gguf.h"
 #include "lacuna/core/safetensors.h"
+#include "lacuna/engine/mask_log.h"
+#include "lacuna/engine/trace_file.h"
+#include "lacuna/methods/selection.h"
 #include "lacuna/models/checkpoint.h"
 #include "lacuna/models/text/umt5.h"
 #include "lacuna/models/vae/vae_config.h"
@@ -127,6 +130,28 @@ bool try_json(std::span<const uint8_t> input) {
       default:
         umt5_config_from_json(text, "config").validate();
     }
+  });
+}
+
+bool try_masks(std::span<const uint8_t> input) {
+  const MemoryFile memory(input);
+  return accepted([&] {
+    const MaskLog log(memory.path());
+    const ProfileTarget& target = log.target();
+    for (const MaskLog::Call& call : log.calls())
+      require(call.selection < log.num_selections(), "a call names a selection that is there");
+    for (size_t i = 0; i < log.num_selections(); ++i)
+      check_selection(log.selection(i), "masks", target.num_heads,
+                      target.grid.tokens() + target.text_tokens, 0);
+  });
+}
+
+bool try_trace(std::span<const uint8_t> input) {
+  const MemoryFile memory(input);
+  return accepted([&] {
+    const TraceFile trace = load_trace(memory.path());
+    for (const TraceEntry& call : trace.calls)
+      require(call.rule < static_cast<int>(trace.header.rules.size()), "a rule that is there");
   });
 }
 

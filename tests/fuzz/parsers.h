@@ -16,11 +16,17 @@ bool try_gguf(std::span<const uint8_t> input);
 // The first byte chooses: shard index, config.json of the transformer, VAE or text encoder.
 bool try_json(std::span<const uint8_t> input);
 
+bool try_masks(std::span<const uint8_t> input);
+bool try_trace(std::span<const uint8_t> input);
+
 struct Parser {
   std::string_view name;  // folder under tests/fuzz/corpus
   bool (*run)(std::span<const uint8_t> input);
 };
-inline constexpr Parser kParsers[] = {
-    {"safetensors", try_safetensors}, {"gguf", try_gguf}, {"json", try_json}};
+inline constexpr Parser kParsers[] = {{"safetensors", try_safetensors},
+                                      {"gguf", try_gguf},
+                                      {"json", try_json},
+                                      {"masks", try_masks},
+                                      {"trace", try_trace}};
 
 }  // namespace lacuna::fuzz
