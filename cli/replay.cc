@@ -8,8 +8,8 @@
 
 #include "cli/command.h"
 #include "cli/options.h"
+#include "cli/work.h"
 #include "lacuna/core/error.h"
-#include "lacuna/methods/method.h"
 
 namespace lacuna::cli {
 namespace {
@@ -20,24 +20,8 @@ struct Options {
   std::vector<std::string> attention, skip;
   double density = 0.0, speedup = 0.0;
   int repeats = 3;
-  bool json = false;
+  bool json = false, quiet = false;
 };
-
-// What was asked for, or every method and every skip rule at its defaults.
-std::vector<ReplayCase> cases(const Options& o) {
-  std::vector<ReplayCase> list;
-  for (const std::string& spec : o.attention) list.push_back(replay_case(spec, "none"));
-  for (const std::string& spec : o.skip) list.push_back(replay_case("dense", spec));
-  if (!list.empty()) return list;
-  for (const Method* method : all_methods()) {
-    if (method->name() != "dense" && !method->takes_masks())
-      list.push_back(replay_case(method->name(), "none"));
-  }
-  for (const SkipInfo& rule : all_skip_rules()) {
-    if (rule.kind != SkipKind::none) list.push_back(replay_case("dense", rule.name));
-  }
-  return list;
-}
 
 struct Table {
   std::string title;
@@ -45,10 +29,13 @@ struct Table {
   std::vector<std::string> unreached;
 };
 
-Table find_table(const std::string& title, const std::vector<ReplayCase>& list,
-                 const std::function<std::optional<ReplayRow>(const ReplayCase&)>& find) {
+using Find = std::function<std::optional<ReplayRow>(const ReplayCase&)>;
+
+Table find_table(const std::string& title, const std::vector<ReplayCase>& list, const Find& find,
+                 const std::function<void(const std::string&)>& next) {
   Table table{title, {}, {}};
   for (const ReplayCase& wanted : list) {
+    next(wanted.name);
     if (auto row = find(wanted)) {
       table.rows.push_back(std::move(*row));
     } else {
@@ -92,20 +79,33 @@ nlohmann::ordered_json to_json(const Table& table) {
 
 void run(const Options& o) {
   const auto backend = o.machine.open();
-  const std::vector<ReplayCase> list = cases(o);
+  const std::vector<ReplayCase> list = replay_cases(o.attention, o.skip);
   const Recording recording(o.file);
-  Replay replay(*backend, recording.calls(), o.repeats);
-
-  std::vector<Table> tables = {{"as given, means over the recorded calls", {replay.dense()}, {}}};
-  for (const ReplayCase& wanted : list) tables.front().rows.push_back(replay.run(wanted));
-  if (o.density > 0.0)
-    tables.push_back(
-        find_table(fmt::format("at density {:.3g} (P V)", o.density), list,
-                   [&](const ReplayCase& c) { return replay.at_density(c, o.density); }));
-  if (o.speedup > 0.0)
-    tables.push_back(
-        find_table(fmt::format("at speed-up {:.3g}, selection included", o.speedup), list,
-                   [&](const ReplayCase& c) { return replay.at_speedup(c, o.speedup); }));
+  const int rounds = 1 + (o.density > 0.0 ? 1 : 0) + (o.speedup > 0.0 ? 1 : 0);
+  const int total = rounds * static_cast<int>(list.size());
+  int done = 0;
+  Work work(o.quiet);
+  const auto next = [&](const std::string& name) { work.update("replay", done++, total, name); };
+  std::vector<Table> tables;
+  try {
+    Replay replay(*backend, recording.calls(), o.repeats, check_interrupt);
+    tables.push_back(find_table(
+        "as given, means over the recorded calls", list,
+        [&](const ReplayCase& c) { return replay.run(c); }, next));
+    tables.front().rows.insert(tables.front().rows.begin(), replay.dense());
+    if (o.density > 0.0)
+      tables.push_back(find_table(
+          fmt::format("at density {:.3g} (P V)", o.density), list,
+          [&](const ReplayCase& c) { return replay.at_density(c, o.density); }, next));
+    if (o.speedup > 0.0)
+      tables.push_back(find_table(
+          fmt::format("at speed-up {:.3g}, selection included", o.speedup), list,
+          [&](const ReplayCase& c) { return replay.at_speedup(c, o.speedup); }, next));
+  } catch (const Cancelled&) {
+    work.end();
+    throw Interrupted{"stopped; nothing was written"};
+  }
+  work.end();
   if (o.json) {
     nlohmann::ordered_json json = {{"calls", recording.calls().size()},
                                    {"backend", backend->description()}};
@@ -145,6 +145,7 @@ void add_replay(CLI::App& app) {
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   command->add_flag("--json", o->json, "Print one JSON object");
+  command->add_flag("-q,--quiet", o->quiet, "Print no progress");
   o->machine.add_to(*command);
   command->callback([o] { run(*o); });
 }

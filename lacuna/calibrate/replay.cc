@@ -5,65 +5,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
+#include "lacuna/calibrate/replay_call.h"
 #include "lacuna/core/convert.h"
 #include "lacuna/core/error.h"
 #include "lacuna/core/metrics.h"
-#include "lacuna/engine/engine.h"
 
 namespace lacuna {
 
 namespace {
-
-// What one case did on one call.
-struct Outcome {
-  Tensor out;
-  std::vector<float> lse;
-  double qk_density, pv_density, select_ms, attend_ms;
-};
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const size_t n = values.size();
-  return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
-}
-
-Policy policy_of(const ReplayCase& wanted) {
-  Rule rule;
-  rule.plan = wanted.plan;
-  Policy policy;
-  policy.add(std::move(rule));
-  return policy;
-}
-
-// Runs the case as if the call came again at the next steps: a method may look in the first and
-// select in the second, so the third is what later steps are like. The time of a selection is that
-// of the last call that made one.
-Outcome attend_call(Backend& backend, const RecordedCall& call, const ReplayCase& wanted) {
-  constexpr int kSteps = 3;
-  const int64_t heads = call.q.shape[0], tokens = call.q.shape[1];
-  Outcome outcome{Tensor(call.q.dtype, {heads, tokens, call.q.shape[2]}),
-                  std::vector<float>(static_cast<size_t>(heads * tokens)),
-                  1.0,
-                  1.0,
-                  0.0,
-                  0.0};
-  Engine engine(backend, policy_of(wanted));
-  Site site = call.site;
-  site.num_steps += kSteps;
-  for (int i = 0; i < kSteps; ++i, ++site.step) {
-    if (i + 1 == kSteps) engine.write_lse(outcome.lse);
-    engine.attend(site, call.grid, call.text_tokens, call.q, call.k, call.v, outcome.out);
-  }
-  for (const TraceEntry& entry : engine.trace().entries()) {
-    if (entry.heads_refreshed > 0) outcome.select_ms = entry.select_ms;
-  }
-  const TraceEntry& last = engine.trace().entries().back();
-  outcome.qk_density = last.qk_density;
-  outcome.pv_density = last.pv_density;
-  outcome.attend_ms = last.attend_ms;
-  return outcome;
-}
 
 // Mean over rows of the kept softmax mass.
 double recall_of(std::span<const float> kept, std::span<const float> all) {
@@ -132,8 +83,25 @@ ReplayCase replay_case(std::string_view attention, std::string_view skip) {
   return made;
 }
 
-Replay::Replay(Backend& backend, std::span<const RecordedCall> calls, int repeats)
-    : backend_(backend), calls_(calls), repeats_(repeats) {
+std::vector<ReplayCase> replay_cases(std::span<const std::string> attention,
+                                     std::span<const std::string> skip) {
+  std::vector<ReplayCase> list;
+  for (const std::string& spec : attention) list.push_back(replay_case(spec, "none"));
+  for (const std::string& spec : skip) list.push_back(replay_case("dense", spec));
+  if (!list.empty()) return list;
+  for (const Method* method : all_methods()) {
+    if (method->name() != "dense" && !method->takes_masks())
+      list.push_back(replay_case(method->name(), "none"));
+  }
+  for (const SkipInfo& rule : all_skip_rules()) {
+    if (rule.kind != SkipKind::none) list.push_back(replay_case("dense", rule.name));
+  }
+  return list;
+}
+
+Replay::Replay(Backend& backend, std::span<const RecordedCall> calls, int repeats,
+               std::function<void()> between)
+    : backend_(backend), calls_(calls), repeats_(repeats), between_(std::move(between)) {
   LACUNA_CHECK(!calls.empty() && repeats >= 1, "replay: {} calls, {} repeats, expected 1 or more",
                calls.size(), repeats);
   const ReplayCase all = replay_case("dense", "none");
@@ -141,7 +109,7 @@ Replay::Replay(Backend& backend, std::span<const RecordedCall> calls, int repeat
     const Tensor q = converted(call.q, DType::f32), k = converted(call.k, DType::f32),
                  v = converted(call.v, DType::f32);
     const RecordedCall wide{call.site, call.grid, call.text_tokens, q, k, v};
-    Outcome outcome = attend_call(backend, wide, all);
+    CallOutcome outcome = replay_call(backend, wide, all.plan, 0, between_);
     references_.push_back({std::move(outcome.out), std::move(outcome.lse)});
   }
   dense_ = measure(all, repeats);
@@ -149,26 +117,45 @@ Replay::Replay(Backend& backend, std::span<const RecordedCall> calls, int repeat
   dense_.dense_ms = dense_.attend_ms;
 }
 
+ReplayRow Replay::reordered() {
+  ReplayRow row = dense_;
+  row.name = "dense, keys reversed";
+  row.rel_l1 = 0.0;
+  for (size_t i = 0; i < calls_.size(); ++i) {
+    RecordedCall call = calls_[i];
+    const auto& shape = call.k.shape;
+    const Tensor k(call.k.dtype, {shape[0], shape[1], shape[2]}),
+        v(call.v.dtype, {shape[0], shape[1], shape[2]});
+    std::vector<int32_t> order(static_cast<size_t>(shape[1]));
+    std::iota(order.rbegin(), order.rend(), 0);
+    backend_.gather_tokens(call.k, order.data(), 0, k);
+    backend_.gather_tokens(call.v, order.data(), 0, v);
+    call.k = k;
+    call.v = v;
+    const CallOutcome outcome = replay_call(backend_, call, Plan(), 0, between_);
+    row.rel_l1 += compare(converted(outcome.out, DType::f32), references_[i].out).rel_l1 /
+                  static_cast<double>(calls_.size());
+  }
+  return row;
+}
+
 ReplayRow Replay::measure(const ReplayCase& wanted, int repeats) {
   ReplayRow row;
   row.name = wanted.name;
   row.dense_ms = dense_.dense_ms;
   row.qk_density = row.pv_density = row.recall = 0.0;
+  const bool once = wanted.plan.method != nullptr && wanted.plan.refresh.kind == RefreshKind::never;
+  if (once) row.selections = 0.0;
   const auto n = static_cast<double>(calls_.size());
   for (size_t i = 0; i < calls_.size(); ++i) {
-    std::vector<double> select, attend;
-    Outcome outcome;
-    for (int repeat = 0; repeat < repeats; ++repeat) {
-      outcome = attend_call(backend_, calls_[i], wanted);
-      select.push_back(outcome.select_ms);
-      attend.push_back(outcome.attend_ms);
-    }
+    const CallOutcome outcome = replay_call(backend_, calls_[i], wanted.plan, repeats, between_);
     row.qk_density += outcome.qk_density / n;
     row.pv_density += outcome.pv_density / n;
     row.recall += recall_of(outcome.lse, references_[i].lse) / n;
     row.rel_l1 += compare(converted(outcome.out, DType::f32), references_[i].out).rel_l1 / n;
-    row.select_ms += median(std::move(select)) / n;
-    row.attend_ms += median(std::move(attend)) / n;
+    row.select_ms += outcome.select_ms / n;
+    row.attend_ms += outcome.attend_ms / n;
+    if (once) row.selections += 1.0 / (n * calls_[i].site.num_steps);
   }
   return row;
 }
@@ -177,28 +164,49 @@ ReplayRow Replay::run(const ReplayCase& wanted) {
   return measure(wanted, repeats_);
 }
 
-// Bisection: `value` rises from the sparse end of the knob to the full end, or falls.
-std::optional<ReplayRow> Replay::search(const ReplayCase& wanted, double target,
-                                        const std::function<double(const ReplayRow&)>& value) {
-  constexpr int kRounds = 12;
+double Replay::density_of(const ReplayCase& wanted) {
+  double sum = 0.0;
+  for (const RecordedCall& call : calls_) {
+    if (between_) between_();
+    const auto density = selected_density(backend_, call, wanted.plan);
+    sum += density ? *density : replay_call(backend_, call, wanted.plan, 0, between_).pv_density;
+  }
+  return sum / static_cast<double>(calls_.size());
+}
+
+// `value` rises from the sparse end of the knob to the full end, or falls. Halves the range and, in
+// every second round, draws a line between its ends: curves are mostly smooth, and where they are
+// not the range still halves.
+std::optional<ReplayRow> Replay::search(const ReplayCase& wanted, double target, Known& known,
+                                        const std::function<double(const ReplayCase&)>& value) {
+  constexpr int kRounds = 16;
   constexpr double kClose = 0.01, kAccepted = 0.05;
   if (!wanted.knob) return {};
-  double low = wanted.knob->sparse, high = wanted.knob->full;
   ReplayCase tried = wanted;
   const auto at = [&](double x) {
+    const auto found = known.find(x);
+    if (found != known.end()) return found->second;
     wanted.knob->set(tried, x);
-    return value(measure(tried, 1));
+    return known[x] = value(tried);
   };
-  const bool rising = at(low) < at(high);
+  double low = wanted.knob->sparse, high = wanted.knob->full;
+  double low_value = at(low), high_value = at(high);
+  const bool rising = low_value < high_value;
   double best = low, distance = HUGE_VAL;
   for (int round = 0; round < kRounds && distance > kClose; ++round) {
-    const double middle = (low + high) / 2, found = at(middle);
+    double share = 0.5;
+    const double slope = high_value - low_value;
+    if (round % 2 == 1 && slope != 0.0)
+      share = std::clamp((target - low_value) / slope, 0.02, 0.98);
+    const double middle = low + share * (high - low), found = at(middle);
     const double off = std::abs(found - target) / target;
     if (off < distance) {
       best = middle;
       distance = off;
     }
-    ((found < target) == rising ? low : high) = middle;
+    const bool up = (found < target) == rising;
+    (up ? low : high) = middle;
+    (up ? low_value : high_value) = found;
   }
   if (distance > kAccepted) return {};
   wanted.knob->set(tried, best);
@@ -207,12 +215,17 @@ std::optional<ReplayRow> Replay::search(const ReplayCase& wanted, double target,
   return row;
 }
 
-std::optional<ReplayRow> Replay::at_density(const ReplayCase& wanted, double pv_density) {
-  return search(wanted, pv_density, [](const ReplayRow& row) { return row.pv_density; });
+std::optional<ReplayRow> Replay::at_density(const ReplayCase& wanted, double pv_density,
+                                            Known* known) {
+  Known fresh;
+  return search(wanted, pv_density, known != nullptr ? *known : fresh,
+                [this](const ReplayCase& tried) { return density_of(tried); });
 }
 
 std::optional<ReplayRow> Replay::at_speedup(const ReplayCase& wanted, double speedup) {
-  return search(wanted, speedup, [](const ReplayRow& row) { return row.speedup(); });
+  Known fresh;
+  return search(wanted, speedup, fresh,
+                [this](const ReplayCase& tried) { return measure(tried, 1).speedup(); });
 }
 
 }  // namespace lacuna

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -32,6 +33,10 @@ struct ReplayCase {
 
 // A case from a method's and a skip rule's words (parse_plan, parse_skip).
 ReplayCase replay_case(std::string_view attention, std::string_view skip);
+// Each of `attention` and each of `skip` alone; with neither, every method that needs no masks from
+// a profile and every skip rule, at their defaults.
+std::vector<ReplayCase> replay_cases(std::span<const std::string> attention,
+                                     std::span<const std::string> skip);
 
 // Means over the recorded calls. Errors are against dense attention in f32 of the same inputs.
 struct ReplayRow {
@@ -42,22 +47,34 @@ struct ReplayRow {
   double select_ms = 0.0;  // of one selection, per call; medians over repeats
   double attend_ms = 0.0;
   double dense_ms = 0.0;  // dense attention, same run
+  // Selections per call: 1, or one in a whole generation for a mask that is never made again.
+  double selections = 1.0;
 
   double selection_share() const { return select_ms / dense_ms; }
-  double speedup() const { return dense_ms / (select_ms + attend_ms); }
+  double total_ms() const { return selections * select_ms + attend_ms; }
+  double speedup() const { return dense_ms / total_ms(); }
 };
 
 class Replay {
  public:
   // Runs everything dense first. `repeats` >= 1 timed runs of every case. The recording must
-  // outlive the object.
-  Replay(Backend& backend, std::span<const RecordedCall> calls, int repeats);
+  // outlive the object. `between`, if given, is called before every attention call and may throw to
+  // stop.
+  Replay(Backend& backend, std::span<const RecordedCall> calls, int repeats,
+         std::function<void()> between = {});
 
   // Dense attention in the recorded dtype: the noise floor.
   ReplayRow dense() const { return dense_; }
+  // The same with keys and values in reverse order: another order of summation.
+  ReplayRow reordered();
   ReplayRow run(const ReplayCase& wanted);
-  // Empty when the case has no knob or its range does not reach the target within 5 %.
-  std::optional<ReplayRow> at_density(const ReplayCase& wanted, double pv_density);
+  // What was found on the way, by value of a case's knob. Searches of one case for several
+  // densities share it.
+  using Known = std::map<double, double>;
+  // Empty when the case has no knob or its range does not reach the target within 5 %. Looks for
+  // the value untimed, where possible by selecting alone, and measures it once.
+  std::optional<ReplayRow> at_density(const ReplayCase& wanted, double pv_density,
+                                      Known* known = nullptr);
   std::optional<ReplayRow> at_speedup(const ReplayCase& wanted, double speedup);
 
  private:
@@ -66,12 +83,14 @@ class Replay {
     std::vector<float> lse;  // [heads, seq_len]
   };
   ReplayRow measure(const ReplayCase& wanted, int repeats);
-  std::optional<ReplayRow> search(const ReplayCase& wanted, double target,
-                                  const std::function<double(const ReplayRow&)>& value);
+  double density_of(const ReplayCase& wanted);
+  std::optional<ReplayRow> search(const ReplayCase& wanted, double target, Known& known,
+                                  const std::function<double(const ReplayCase&)>& value);
 
   Backend& backend_;
   std::span<const RecordedCall> calls_;
   int repeats_;
+  std::function<void()> between_;
   std::vector<Reference> references_;
   ReplayRow dense_;
 };

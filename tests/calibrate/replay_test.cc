@@ -3,33 +3,17 @@
 
 #include <gtest/gtest.h>
 
+#include "lacuna/calibrate/replay_call.h"
 #include "lacuna/core/error.h"
-#include "tests/support/random.h"
+#include "tests/support/local_call.h"
 
 namespace lacuna::test {
 namespace {
 
-// Keys near a token's own place matter most, so that masks can tell blocks apart.
 class ReplayTest : public testing::Test {
  protected:
-  ReplayTest() {
-    const int64_t tokens = grid_.tokens();
-    q_ = Tensor(DType::f32, {2, tokens, 16});
-    k_ = Tensor(DType::f32, {2, tokens, 16});
-    v_ = random_tensor(DType::f32, {2, tokens, 16}, 3);
-    const Tensor noise = random_tensor(DType::f32, {2, tokens, 16}, 1);
-    for (int64_t i = 0; i < q_.numel(); ++i) {
-      const int64_t place = (i / 16) % tokens / 32;
-      const float near = i % 16 == place % 16 ? 5.0f : 0.0f;
-      q_.as<float>()[i] = near + 0.7f * noise.as<float>()[i];
-      k_.as<float>()[i] = near - 0.7f * noise.as<float>()[i];
-    }
-    calls_.push_back({{.step = 3, .num_steps = 8}, grid_, 0, q_, k_, v_});
-  }
-
-  VideoGrid grid_{4, 8, 16};
-  Tensor q_, k_, v_;
-  std::vector<RecordedCall> calls_;
+  LocalCall call_;
+  std::vector<RecordedCall> calls_{call_.at({.step = 3, .num_steps = 8})};
   std::unique_ptr<Backend> backend_ = make_backend("cpu");
 };
 
@@ -85,6 +69,51 @@ TEST_F(ReplayTest, KnobsOfSkipRulesMoveTheDensity) {
     wanted.knob->set(wanted, wanted.knob->sparse);
     EXPECT_LT(replay.run(wanted).pv_density, full) << skip;
   }
+}
+
+// The short way to a density tells what the long one does.
+TEST_F(ReplayTest, SelectingAloneTellsTheDensity) {
+  for (const char* method :
+       {"xattention:block=16,stride=4,top_p=0.6", "sparge:block_q=16,block_k=16", "svg:block=16",
+        "svg2:top_p=0.5,q_clusters=8,k_clusters=16", "radial:decay=0.5", "window"}) {
+    const Plan plan = parse_plan(method);
+    const auto density = selected_density(*backend_, calls_[0], plan);
+    ASSERT_TRUE(density) << method;
+    EXPECT_EQ(*density, replay_call(*backend_, calls_[0], plan, 0).qk_density) << method;
+    EXPECT_LE(*density, 1.0) << method;
+  }
+  EXPECT_FALSE(selected_density(*backend_, calls_[0], parse_plan("adaspa:block=16")));
+  EXPECT_FALSE(selected_density(*backend_, calls_[0], parse_plan("xattention:refresh=drift")));
+  EXPECT_FALSE(selected_density(*backend_, calls_[0], Plan()));
+}
+
+TEST_F(ReplayTest, TheFloorIsTheOrderOfSums) {
+  Replay replay(*backend_, calls_, 1);
+  EXPECT_GT(replay.reordered().rel_l1, 0.0);
+  EXPECT_LT(replay.reordered().rel_l1, 1e-5);
+}
+
+// A mask that is never made again is selected once in the 8 steps of the recording.
+TEST_F(ReplayTest, SelectionsAreCountedAsOftenAsTheyAreMade) {
+  Replay replay(*backend_, calls_, 1);
+  EXPECT_EQ(replay.run(replay_case("radial", "none")).selections, 1.0 / 8);
+  const ReplayRow row = replay.run(replay_case("xattention:block=16,stride=4", "none"));
+  EXPECT_EQ(row.selections, 1.0);
+  EXPECT_EQ(row.total_ms(), row.select_ms + row.attend_ms);
+}
+
+TEST_F(ReplayTest, CanBeStoppedBetweenCalls) {
+  struct Stop {};
+  int left = 5;
+  const auto between = [&] {
+    if (--left < 0) throw Stop();
+  };
+  EXPECT_THROW(
+      {
+        Replay replay(*backend_, calls_, 1, between);
+        for (int i = 0; i < 10; ++i) replay.run(replay_case("xattention", "none"));
+      },
+      Stop);
 }
 
 TEST_F(ReplayTest, RefusesNothing) {
