@@ -9,6 +9,7 @@
 #include "cli/options.h"
 #include "cli/pipeline_subject.h"
 #include "cli/progress.h"
+#include "cli/prompts.h"
 #include "cli/request_options.h"
 #include "lacuna/calibrate/calibatt.h"
 #include "lacuna/calibrate/haste.h"

@@ -44,6 +44,8 @@ class Recorder {
   void add(const Site& site, const VideoGrid& grid, int64_t text_tokens, const TensorView& q,
            const TensorView& k, const TensorView& v);
   size_t size() const { return calls_.size(); }
+  // The copies, which live as long as the recorder; the list itself until the next add().
+  const std::vector<RecordedCall>& calls() const { return calls_; }
   // Writes the file, complete or not at all. Throws Error when nothing was recorded.
   void save(const std::filesystem::path& path) const;
 

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/look_options.h"
+
+#include <fmt/format.h>
+
+#include "cli/command.h"
+#include "cli/interrupt.h"
+#include "cli/print_report.h"
+#include "cli/prompts.h"
+#include "lacuna/core/atomic_file.h"
+#include "lacuna/core/error.h"
+#include "lacuna/report/machine_info.h"
+#include "lacuna/report/page.h"
+
+namespace lacuna::cli {
+
+void LookOptions::add_to(CLI::App& command) {
+  command.add_option("recording", recordings, "Files of lacuna generate --record");
+  auto* content = command.add_option_group("Content");
+  content
+      ->add_option("-p,--prompt", prompts,
+                   "What the video shows; default: a sentence that the small model knows")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->allow_extra_args(false);
+  content->add_option("--prompts", prompt_file, "Text file, one prompt per line");
+  request.add_content_to(*content);
+  model.add_to(command);
+  request.add_sampling_to(command);
+  auto* output = command.add_option_group("Output");
+  output->add_option("--sites", sites, "steps=LIST;layers=LIST: the attention calls to look at");
+  output->add_option("--report", report, "Write the result as one HTML page");
+  output->add_flag("--json", json, "Print the report's data as one JSON object");
+  output->add_flag("--no-prompt-cache", no_prompt_cache,
+                   "Do not keep prompt embeddings in the cache folder");
+  output->add_flag("-q,--quiet", quiet, "Print no progress");
+  machine.add_to(command);
+}
+
+std::vector<std::string> LookOptions::all_prompts() const {
+  if (!prompt_file.empty()) {
+    if (!prompts.empty()) throw UsageError("--prompts: takes no --prompt beside it");
+    return read_prompts(prompt_file);
+  }
+  if (prompts.empty()) return {kDefaultPrompt};
+  for (const std::string& prompt : prompts)
+    if (prompt.empty()) throw UsageError("no prompt: -p \"...\"");
+  return prompts;
+}
+
+void LookOptions::check_report() const {
+  if (!report.empty()) AtomicFile writable(report);
+}
+
+void LookOptions::finish(const Json& made) const {
+  if (!report.empty()) write_report(report, made);
+  if (json) {
+    fmt::print("{}\n", made.dump(1, ' ', false, Json::error_handler_t::replace));
+  } else {
+    print_report(made);
+  }
+}
+
+LookedModel::LookedModel(const LookOptions& o, Backend& backend)
+    : prompts_(o.all_prompts()), model_(o.model.open()), ctx_{backend} {
+  request_ = o.request.make(*model_);
+  request_.dtype = o.model.dtype;
+  ctx_.cancel = &interrupt_flag();
+  if (!o.quiet) {
+    fmt::print(stderr, "{} on {}; {}x{}, {} frames, {} steps, {} prompt{}\n", model_->name(),
+               backend.description(), request_.width, request_.height, request_.frames,
+               request_.sampler.num_steps, prompts_.size(), prompts_.size() == 1 ? "" : "s");
+    if (model_->is_synthetic())
+      fmt::print(stderr, "made-up weights: times are real, losses mean nothing\n");
+  }
+  subject_ = std::make_unique<PipelineSubject>(
+      *model_, ctx_, request_, prompts_,
+      o.no_prompt_cache ? std::filesystem::path() : prompt_cache_folder());
+}
+
+Json LookedModel::settings() const {
+  Json settings = {
+      {"model", model_->name()},
+      {"prompt", prompts_.front()},
+      {"prompts", prompts_.size()},
+      {"size", fmt::format("{}x{}, {} frames", request_.width, request_.height, request_.frames)},
+      {"steps", request_.sampler.num_steps},
+      {"guidance", request_.guidance},
+      {"seed", request_.seed},
+      {"dtype", request_.dtype}};
+  return settings;
+}
+
+Json make_report(const std::string& title, const std::string& summary, const Backend& backend,
+                 Json settings, Json sections) {
+  return {{"lacuna_report", 1},
+          {"command", command_line()},
+          {"title", title},
+          {"summary", summary},
+          {"machine", machine_info(backend)},
+          {"settings", std::move(settings)},
+          {"sections", std::move(sections)}};
+}
+
+}  // namespace lacuna::cli

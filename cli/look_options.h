@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// What tournament and doctor share: where q, k and v come from, and where the report goes.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cli/options.h"
+#include "cli/pipeline_subject.h"
+#include "cli/request_options.h"
+#include "lacuna/engine/json_object.h"
+
+namespace lacuna::cli {
+
+struct LookOptions {
+  MachineOptions machine;
+  ModelOptions model;
+  RequestOptions request;
+  std::vector<std::string> recordings, prompts;
+  std::string prompt_file, sites, report;
+  bool no_prompt_cache = false, json = false, quiet = false;
+
+  void add_to(CLI::App& command);
+  bool names_model() const { return !model.paths.empty() || !model.synthetic.empty(); }
+  // What was given, else one default. Throws UsageError on an empty prompt.
+  std::vector<std::string> all_prompts() const;
+  // Throws Error when the report cannot be written there; better known before the work.
+  void check_report() const;
+  // Writes the page, and prints the object, or as text when not --json.
+  void finish(const Json& report) const;
+};
+
+// A model that is ready to be run, and what a report says of it.
+class LookedModel {
+ public:
+  // Says on stderr what runs, unless quiet.
+  LookedModel(const LookOptions& o, Backend& backend);
+  PipelineSubject& subject() { return *subject_; }
+  const Request& request() const { return request_; }
+  Json settings() const;
+
+ private:
+  std::vector<std::string> prompts_;
+  std::unique_ptr<Model> model_;
+  Request request_;
+  Context ctx_;
+  std::unique_ptr<PipelineSubject> subject_;
+};
+
+// Contract of reports: docs/formats.md.
+Json make_report(const std::string& title, const std::string& summary, const Backend& backend,
+                 Json settings, Json sections);
+
+}  // namespace lacuna::cli

@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/report/tournament.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "lacuna/core/error.h"
+#include "lacuna/report/front.h"
+
+namespace lacuna {
+
+namespace {
+
+constexpr double kTie = 1.05;  // losses this close are called equal
+
+void mark_fronts(std::vector<TournamentPoint>& points) {
+  std::vector<double> density, ms, loss;
+  for (const TournamentPoint& p : points) {
+    density.push_back(p.row.pv_density);
+    ms.push_back(p.row.total_ms());
+    loss.push_back(p.row.rel_l1);
+  }
+  const auto by_density = pareto_front(density, loss), by_time = pareto_front(ms, loss);
+  for (size_t i = 0; i < points.size(); ++i) {
+    points[i].on_density_front = by_density[i];
+    points[i].on_time_front = by_time[i];
+  }
+}
+
+std::vector<std::string> contestants(const Tournament& t) {
+  std::vector<std::string> names;
+  for (const TournamentPoint& p : t.points)
+    if (std::find(names.begin(), names.end(), p.contestant) == names.end())
+      names.push_back(p.contestant);
+  return names;
+}
+
+// Points of one density, least loss first.
+std::vector<const TournamentPoint*> at_density(const Tournament& t, double density) {
+  std::vector<const TournamentPoint*> found;
+  for (const TournamentPoint& p : t.points)
+    if (p.target == density) found.push_back(&p);
+  std::stable_sort(found.begin(), found.end(),
+                   [](auto* a, auto* b) { return a->row.rel_l1 < b->row.rel_l1; });
+  return found;
+}
+
+// The fastest point with at most the wanted loss that is faster than dense; of `contestant` if not
+// empty.
+const TournamentPoint* fastest(const Tournament& t, const std::string& contestant = {}) {
+  const TournamentPoint* best = nullptr;
+  for (const TournamentPoint& p : t.points) {
+    if (!contestant.empty() && p.contestant != contestant) continue;
+    if (p.row.rel_l1 > t.settings.loss || p.row.speedup() <= 1.0) continue;
+    if (best == nullptr || p.row.total_ms() < best->row.total_ms()) best = &p;
+  }
+  return best;
+}
+
+// Geometric mean over the densities a contestant reached of its loss over the least loss there.
+struct Rank {
+  std::string name;
+  double behind = 1.0;
+  int reached = 0;
+};
+
+std::vector<Rank> ranking(const Tournament& t) {
+  std::vector<Rank> ranks;
+  for (const std::string& name : contestants(t)) {
+    Rank rank{name};
+    double sum = 0.0;
+    for (const double density : t.settings.densities) {
+      const auto points = at_density(t, density);
+      for (const TournamentPoint* p : points) {
+        if (p->contestant != name) continue;
+        constexpr double kTiny = 1e-12;
+        sum += std::log((p->row.rel_l1 + kTiny) / (points.front()->row.rel_l1 + kTiny));
+        ++rank.reached;
+      }
+    }
+    if (rank.reached > 0) {
+      rank.behind = std::exp(sum / rank.reached);
+      ranks.push_back(rank);
+    }
+  }
+  std::stable_sort(ranks.begin(), ranks.end(), [](const Rank& a, const Rank& b) {
+    return a.reached != b.reached ? a.reached > b.reached : a.behind < b.behind;
+  });
+  return ranks;
+}
+
+Json text_column(const char* name) {
+  return {{"key", name}, {"name", name}};
+}
+
+Json column(const char* key, const char* name, const char* unit, int digits, const char* help) {
+  return {{"key", key}, {"name", name}, {"unit", unit}, {"digits", digits}, {"help", help}};
+}
+
+Json row_json(const ReplayRow& row, const std::optional<double>& target, const char* front) {
+  Json json = {
+      {"attention", row.name},        {"parameter", row.parameter},   {"target", nullptr},
+      {"qk_density", row.qk_density}, {"pv_density", row.pv_density}, {"recall", row.recall},
+      {"rel_l1", row.rel_l1},         {"select_ms", row.select_ms},   {"attend_ms", row.attend_ms},
+      {"total_ms", row.total_ms()},   {"speedup", row.speedup()},     {"front", front}};
+  if (target) json["target"] = *target;
+  return json;
+}
+
+const char* front_name(const TournamentPoint& p) {
+  if (p.on_density_front) return p.on_time_front ? "both" : "density";
+  return p.on_time_front ? "time" : "";
+}
+
+Json density_table(const Tournament& t) {
+  Json rows = Json::array();
+  const auto add = [&](const TournamentPoint& p) {
+    rows.push_back(row_json(p.row, p.target, front_name(p)));
+  };
+  for (const double density : t.settings.densities)
+    for (const TournamentPoint* p : at_density(t, density)) add(*p);
+  for (const TournamentPoint& p : t.points)
+    if (!p.target) add(p);
+  for (const ReplayRow* floor : {&t.dense, &t.reordered}) {
+    Json row = row_json(*floor, {}, "");
+    row["floor"] = true;
+    rows.push_back(std::move(row));
+  }
+  return {
+      {"kind", "table"},
+      {"title", "At equal density"},
+      {"note",
+       "Means over the recorded calls, least loss first; the last rows are dense attention, the "
+       "noise floor."},
+      {"columns",
+       Json::array(
+           {text_column("attention"),
+            column("target", "wanted", "", 2, "density of P V that was searched for"),
+            column("qk_density", "QK", "", 3, "share of query-key products that is computed"),
+            column("pv_density", "PV", "", 3, "share of products with values that is computed"),
+            column("recall", "recall", "", 4, "softmax mass of what was kept"),
+            column("rel_l1", "rel_l1", "", 4, "sum |o - o'| / sum |o|, against dense f32"),
+            column("select_ms", "select", "ms", 2, "one selection"),
+            column("attend_ms", "attend", "ms", 2, "one attention call without its selection"),
+            column("speedup", "speed-up", "x", 2, "over dense, selection counted"),
+            text_column("parameter"), text_column("front")})},
+      {"rows", rows}};
+}
+
+Json time_table(const Tournament& t) {
+  Json columns = Json::array();
+  columns.push_back(text_column("attention"));
+  for (const double time : t.settings.times) {
+    const std::string name = fmt::format("{:.4g} % of dense", 100.0 * time);
+    columns.push_back({{"key", fmt::format("at_{:.4g}", time)},
+                       {"name", name},
+                       {"digits", 4},
+                       {"help", "rel_l1 in this time, selection counted"}});
+  }
+  Json rows = Json::array();
+  for (const std::string& name : contestants(t)) {
+    Json row = {{"attention", name}};
+    bool any = false;
+    for (const double time : t.settings.times) {
+      const auto loss = loss_at_time(t, name, time * t.dense.dense_ms);
+      row[fmt::format("at_{:.4g}", time)] = loss ? Json(*loss) : Json();
+      any = any || loss;
+    }
+    if (any) rows.push_back(std::move(row));
+  }
+  return {{"kind", "table"},
+          {"title", "At equal time"},
+          {"note",
+           "rel_l1 at a share of dense attention's time, selection counted, read between the "
+           "measured points (log rel_l1 is taken as linear in time). Empty: not in that range."},
+          {"columns", columns},
+          {"rows", rows}};
+}
+
+Json ranking_table(const Tournament& t) {
+  Json rows = Json::array();
+  for (const Rank& rank : ranking(t)) {
+    const TournamentPoint* best = fastest(t, rank.name);
+    rows.push_back({{"attention", rank.name},
+                    {"behind", rank.behind},
+                    {"reached", rank.reached},
+                    {"speedup", best != nullptr ? Json(best->row.speedup()) : Json()},
+                    {"density", best != nullptr ? Json(best->row.pv_density) : Json()}});
+  }
+  return {
+      {"kind", "table"},
+      {"title", "Ranking"},
+      {"note",
+       fmt::format("Loss over the least loss at the same density, geometric mean over the "
+                   "densities reached; and the largest speed-up over dense with rel_l1 at most "
+                   "{:.4g}.",
+                   t.settings.loss)},
+      {"columns",
+       Json::array({text_column("attention"),
+                    column("behind", "loss / best", "x", 2, "1 = least at every density"),
+                    column("reached", "densities", "", 0, "how many of the densities it reached"),
+                    column("speedup", "speed-up", "x", 2,
+                           "the largest with a small loss; selection counted"),
+                    column("density", "at density", "", 3, "of that point")})},
+      {"rows", rows}};
+}
+
+Json front_section(const Tournament& t, bool time) {
+  Json points = Json::array();
+  for (const TournamentPoint& p : t.points)
+    points.push_back({{"name", p.contestant},
+                      {"x", time ? p.row.total_ms() : p.row.pv_density},
+                      {"y", p.row.rel_l1},
+                      {"front", time ? p.on_time_front : p.on_density_front}});
+  Json x = {{"name", time ? "time" : "density"}};
+  if (time) x["unit"] = "ms";
+  return {
+      {"kind", "front"},
+      {"title", time ? "Loss over time" : "Loss over density"},
+      {"note", time ? fmt::format("Selection counted; dense attention takes {:.4g} ms. Left and "
+                                  "low is better.",
+                                  t.dense.dense_ms)
+                    : std::string("Density of P V; a skip rule computes all of Q K. Left and "
+                                  "low is better.")},
+      {"x", x},
+      {"y", {{"name", "rel_l1"}, {"log", true}}},
+      {"points", points},
+      {"better", "low"}};
+}
+
+}  // namespace
+
+Tournament run_tournament(Replay& replay, std::span<const ReplayCase> cases,
+                          const TournamentSettings& settings,
+                          const std::function<void(int, int, const std::string&)>& progress) {
+  LACUNA_CHECK(!cases.empty() && !settings.densities.empty(),
+               "tournament: {} contestants at {} densities, expected 1 or more", cases.size(),
+               settings.densities.size());
+  Tournament t;
+  t.settings = settings;
+  std::sort(t.settings.densities.begin(), t.settings.densities.end());
+  for (const double density : t.settings.densities)
+    LACUNA_CHECK(density > 0.0 && density <= 1.0,
+                 "tournament: density {}, expected more than 0 and at most 1", density);
+  const auto per_case = static_cast<int>(t.settings.densities.size());
+  const int total = 1 + static_cast<int>(cases.size()) * per_case;
+  int done = 0;
+  const auto report = [&](const std::string& next) {
+    if (progress) progress(done, total, next);
+  };
+  report("dense");
+  t.dense = replay.dense();
+  t.reordered = replay.reordered();
+  ++done;
+  for (const ReplayCase& wanted : cases) {
+    Replay::Known known;
+    for (int i = 0; i < per_case; ++i, ++done) {
+      report(wanted.name);
+      const double density = t.settings.densities[static_cast<size_t>(i)];
+      if (!wanted.knob) {
+        if (i == 0) t.points.push_back({wanted.name, {}, replay.run(wanted)});
+      } else if (auto row = replay.at_density(wanted, density, &known)) {
+        t.points.push_back({wanted.name, density, std::move(*row)});
+      } else {
+        t.unreached.push_back(fmt::format("{} at density {:.4g}", wanted.name, density));
+      }
+    }
+  }
+  report("");
+  mark_fronts(t.points);
+  return t;
+}
+
+std::optional<double> loss_at_time(const Tournament& tournament, const std::string& contestant,
+                                   double ms) {
+  const TournamentPoint *below = nullptr, *above = nullptr;
+  for (const TournamentPoint& p : tournament.points) {
+    if (p.contestant != contestant) continue;
+    const double at = p.row.total_ms();
+    if (at <= ms && (below == nullptr || at > below->row.total_ms())) below = &p;
+    if (at >= ms && (above == nullptr || at < above->row.total_ms())) above = &p;
+  }
+  if (below == nullptr || above == nullptr) return {};
+  constexpr double kTiny = 1e-12;
+  const double from = below->row.total_ms(), to = above->row.total_ms();
+  const double share = to > from ? (ms - from) / (to - from) : 0.0;
+  return std::exp((1.0 - share) * std::log(below->row.rel_l1 + kTiny) +
+                  share * std::log(above->row.rel_l1 + kTiny));
+}
+
+std::vector<std::string> tournament_sentences(const Tournament& t) {
+  std::vector<std::string> sentences;
+  for (const double density : t.settings.densities) {
+    const auto points = at_density(t, density);
+    if (points.empty()) continue;
+    const ReplayRow& best = points.front()->row;
+    std::string names = points.front()->contestant;
+    size_t ties = 1;
+    while (ties < points.size() && points[ties]->row.rel_l1 <= kTie * best.rel_l1) {
+      names += " and " + points[ties]->contestant;
+      ++ties;
+    }
+    std::string line =
+        fmt::format("At density {:.4g} {} {} least (rel_l1 {:.3g}, recall {:.3f})", density, names,
+                    ties == 1 ? "loses" : "lose", best.rel_l1, best.recall);
+    if (ties < points.size())
+      line +=
+          fmt::format(", before {} ({:.3g})", points[ties]->contestant, points[ties]->row.rel_l1);
+    sentences.push_back(line + ".");
+  }
+  if (const TournamentPoint* best = fastest(t)) {
+    sentences.push_back(fmt::format(
+        "Counting selection time, {} is fastest with rel_l1 at most {:.3g}: {:.2f}x dense at "
+        "density {:.3f} (rel_l1 {:.3g}, selection {:.1f} % of dense).",
+        best->contestant, t.settings.loss, best->row.speedup(), best->row.pv_density,
+        best->row.rel_l1, 100.0 * best->row.selection_share()));
+  } else {
+    sentences.push_back(fmt::format(
+        "Counting selection time, no measured point is faster than dense with rel_l1 at most "
+        "{:.3g}.",
+        t.settings.loss));
+  }
+  sentences.push_back(fmt::format(
+      "Rounding alone costs rel_l1 {:.2g} (dense, recorded dtype): less than that means nothing.",
+      std::max(t.dense.rel_l1, t.reordered.rel_l1)));
+  return sentences;
+}
+
+Json tournament_sections(const Tournament& t) {
+  Json paragraphs = tournament_sentences(t);
+  if (!t.unreached.empty()) {
+    std::string line = "Not reached: ";
+    for (size_t i = 0; i < t.unreached.size(); ++i) line += (i > 0 ? ", " : "") + t.unreached[i];
+    paragraphs.push_back(line + ".");
+  }
+  const Json text = {{"kind", "text"}, {"title", "Result"}, {"paragraphs", paragraphs}};
+  return Json::array({text, ranking_table(t), density_table(t), time_table(t),
+                      front_section(t, false), front_section(t, true)});
+}
+
+}  // namespace lacuna
