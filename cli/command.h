@@ -16,6 +16,7 @@ void add_replay(CLI::App& app);
 void add_compare(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_tournament(CLI::App& app);
+void add_doctor(CLI::App& app);
 void add_info(CLI::App& app);
 void add_methods(CLI::App& app);
 void add_bench(CLI::App& app);

@@ -27,6 +27,7 @@ int run(int argc, char** argv) {
   lacuna::cli::add_compare(app);
   lacuna::cli::add_inspect(app);
   lacuna::cli::add_tournament(app);
+  lacuna::cli::add_doctor(app);
   lacuna::cli::add_info(app);
   lacuna::cli::add_methods(app);
   lacuna::cli::add_bench(app);

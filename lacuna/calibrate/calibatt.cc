@@ -240,7 +240,7 @@ void Votes::add_layer(const Subject& subject, int layer, Calibration& made) cons
 Calibration Votes::result(const Subject& subject) const {
   Calibration made;
   made.profile.target = subject.target();
-  made.profile.rules = dense_rules(subject, settings_.dense_steps);
+  made.profile.rules = dense_rules(subject.target().num_steps(), settings_.dense_steps);
   Json& json = made.measurements = describe_target(subject, "calibatt");
   json["settings"] = Json::parse(settings());
   json["vote_share"] = settings_.share;
@@ -288,7 +288,7 @@ double row_similarity(const VideoGrid& grid, int anchors,
 Calibration calibrate_calibatt(Subject& subject, const CalibAttSettings& settings,
                                const std::filesystem::path& progress_file, const WalkHooks& hooks) {
   Votes votes(subject, settings);
-  dense_rules(subject, settings.dense_steps);
+  dense_rules(subject.target().num_steps(), settings.dense_steps);
   walk(subject, votes, progress_file, hooks);
   return votes.result(subject);
 }

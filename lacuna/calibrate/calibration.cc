@@ -30,9 +30,8 @@ Json describe_target(const Subject& subject, const char* method) {
   return json;
 }
 
-std::vector<ProfileRule> dense_rules(const Subject& subject, std::string_view dense_steps) {
-  const Policy policy =
-      make_policy(Plan(), SkipRule(), dense_steps, "", 0, subject.target().num_steps());
+std::vector<ProfileRule> dense_rules(int num_steps, std::string_view dense_steps) {
+  const Policy policy = make_policy(Plan(), SkipRule(), dense_steps, "", 0, num_steps);
   std::vector<ProfileRule> rules;
   for (const Rule& rule : policy.rules())
     if (rule.reason == "dense-steps") rules.push_back({rule, {}});

@@ -26,7 +26,7 @@ struct CalibrationFiles {
 // {"schema": "lacuna-measurements", "method": ..., model, grid, steps, prompts}.
 Json describe_target(const Subject& subject, const char* method);
 // The rules that keep `dense_steps` dense (see make_policy), to stand before all others.
-std::vector<ProfileRule> dense_rules(const Subject& subject, std::string_view dense_steps);
+std::vector<ProfileRule> dense_rules(int num_steps, std::string_view dense_steps);
 // The rule of one layer; names the expert only when there are two.
 ProfileRule layer_rule(const Subject& subject, int expert, int layer);
 // Writes profile and measurements, then removes the progress file.

@@ -232,7 +232,7 @@ Calibration Budget::result(const Subject& subject) const {
 
   Calibration made;
   made.profile.target = subject.target();
-  made.profile.rules = dense_rules(subject, settings_.dense_steps);
+  made.profile.rules = dense_rules(subject.target().num_steps(), settings_.dense_steps);
   const auto num_heads = static_cast<size_t>(subject.target().num_heads);
   for (size_t first = 0; first < units_.size(); first += num_heads) {
     ProfileRule item = layer_rule(subject, units_[first].expert, units_[first].layer);
@@ -276,7 +276,8 @@ Calibration Budget::result(const Subject& subject) const {
 Calibration calibrate_haste(Subject& subject, const HasteSettings& settings,
                             const std::filesystem::path& progress_file, const WalkHooks& hooks) {
   Budget budget(subject, settings);
-  dense_rules(subject, settings.dense_steps);  // bad steps are better known now
+  dense_rules(subject.target().num_steps(),
+              settings.dense_steps);  // bad steps are better known now
   walk(subject, budget, progress_file, hooks);
   return budget.result(subject);
 }

@@ -44,6 +44,16 @@ Selection OneHead::select(const SelectArgs& args, State* state) const {
   return all;
 }
 
+Selection HeadDensities::select(const SelectArgs& args, State* state) const {
+  Selection made = host_.select(args, state);
+  for (size_t i = 0; i < args.head_ids.size(); ++i)
+    densities_[static_cast<size_t>(args.head_ids[i])] =
+        made.mask.empty()
+            ? 1.0
+            : made.mask.density(static_cast<int64_t>(i), made.q_layout, made.k_layout);
+  return made;
+}
+
 Selection Observer::select(const SelectArgs& args, State* /*state*/) const {
   if (hooks_.inputs) hooks_.inputs(args);
   Selection selection;

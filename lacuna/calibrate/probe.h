@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <string>
 
 #include "lacuna/engine/policy.h"
@@ -27,6 +28,26 @@ class OneHead final : public Method {
   const Method& host_;
   int32_t head_;
   double* density_;
+};
+
+// The host, which tells the density of every head it selects for.
+class HeadDensities final : public Method {
+ public:
+  // densities[head] is that of the head's last mask; as long as there are heads.
+  HeadDensities(const Method& host, std::span<double> densities)
+      : host_(host), densities_(densities) {}
+  std::string_view name() const override { return host_.name(); }
+  std::string_view summary() const override { return host_.summary(); }
+  std::span<const ParamSpec> specs() const override { return host_.specs(); }
+  bool static_mask() const override { return host_.static_mask(); }
+  void check(const Params& params) const override { host_.check(params); }
+  std::unique_ptr<State> make_state() const override { return host_.make_state(); }
+  Selection select(const SelectArgs& args, State* state) const override;
+  void observe(const Observation& seen, State* state) const override { host_.observe(seen, state); }
+
+ private:
+  const Method& host_;
+  std::span<double> densities_;
 };
 
 // Dense attention that shows its inputs and, if asked for, the exact mass of every block.

@@ -138,7 +138,7 @@ void Kappa::look(const SelectArgs& args, const Tensor& counts) const {
 Calibration Kappa::result(const Subject& subject) const {
   Calibration made;
   made.profile.target = subject.target();
-  made.profile.rules = dense_rules(subject, settings_.dense_steps);
+  made.profile.rules = dense_rules(subject.target().num_steps(), settings_.dense_steps);
   Json& json = made.measurements = describe_target(subject, "recall");
   json["settings"] = Json::parse(settings());
   json["recall"] = settings_.recall;
@@ -201,7 +201,7 @@ void piece_ratios(std::span<const float> logits, std::span<double> ratios) {
 Calibration calibrate_recall(Subject& subject, const RecallSettings& settings,
                              const std::filesystem::path& progress_file, const WalkHooks& hooks) {
   Kappa kappa(subject, settings);
-  dense_rules(subject, settings.dense_steps);
+  dense_rules(subject.target().num_steps(), settings.dense_steps);
   walk(subject, kappa, progress_file, hooks);
   return kappa.result(subject);
 }

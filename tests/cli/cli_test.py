@@ -44,7 +44,8 @@ class CliTest(unittest.TestCase):
 
     def test_help_everywhere(self):
         for command in ([], ["generate"], ["decode"], ["info"], ["methods"], ["bench"], ["bench", "generate"], ["calibrate"],
-                        ["compare"], ["bench", "attend"], ["bench", "select"], ["verify"], ["inspect"]):
+                        ["replay"], ["tournament"], ["doctor"], ["compare"], ["inspect"], ["bench", "attend"],
+                        ["bench", "select"], ["verify"]):
             result = lacuna(*command, "--help")
             self.assertEqual(result.returncode, 0, command)
             self.assertGreater(len(result.stdout), 100, command)
@@ -427,6 +428,93 @@ class CliTest(unittest.TestCase):
         self.fails(1, "inspect", masks, leaves=left, says="has hash")
         trace.write_text(trace.read_text().replace('"lacuna_trace": 1', '"lacuna_trace": 9'))
         self.fails(1, "inspect", trace, leaves=left, says="trace version 9, expected 1")
+
+    def record(self, *extra):
+        record = self.dir / "qkv.safetensors"
+        made = lacuna("generate", *TINY, "--record", record, "--record-sites", "steps=1-2;layers=0,2", "--no-decode", "--latents",
+                      self.dir / "l.safetensors", *extra)
+        self.assertEqual(made.returncode, 0, made.stderr)
+        return record
+
+    def report_of(self, page, stdout):
+        """The page carries exactly what --json printed."""
+        found = re.search(r'id="report-data">(.*?)</script>', page.read_text(), re.S)
+        self.assertEqual(json.loads(found.group(1)), json.loads(stdout))
+        report = json.loads(stdout)
+        self.assertEqual(report["lacuna_report"], 1)
+        return report
+
+    def test_tournament(self):
+        record, page = self.record(), self.dir / "t.html"
+        cases = ["-a", "xattention:block=16,stride=4", "-a", "adaspa:block=8", "--skip", "running_max", "--repeats", 1]
+        result = lacuna("tournament", record, *cases, "--densities", "0.4,0.6", "--json", "--report", page)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        report = self.report_of(page, result.stdout)
+        self.assertEqual([s["kind"] for s in report["sections"]], ["text", "table", "table", "table", "front", "front"])
+        self.assertEqual(report["settings"]["calls"], 4)
+        self.assertIn(str(record), report["command"])
+        rows = report["sections"][2]["rows"]
+        self.assertEqual([r.get("floor") for r in rows[-2:]], [True, True])
+        self.assertTrue(any(p["front"] for p in report["sections"][4]["points"]))
+        text = lacuna("tournament", *TINY, "-a", "xattention:block=16,stride=4", "--densities", 0.5, "--repeats", 1).stdout
+        self.assertRegex(text, "(?s)Counting selection time.*At equal density.*At equal time")
+        left = ["l.safetensors", "qkv.safetensors", "t.html"]
+        self.fails(2, "tournament", record, "-p", "x", leaves=left, says="no prompt")
+        self.fails(2, "tournament", record, "--densities", "0", leaves=left)
+        self.fails(1, "tournament", record, "-a", "magic", leaves=left, says="xattention")
+        self.fails(1, "tournament", record, "--sites", "layers=77", leaves=left, says="layers=77")
+        self.fails(1, "tournament", record, "--report", self.dir / "none" / "t.html", leaves=left)
+        self.fails(1, "tournament", self.dir / "l.safetensors", leaves=left, says="not a recording")
+        record.write_bytes(record.read_bytes()[:-5])
+        for command in ("tournament", "doctor"):
+            self.fails(1, command, record, leaves=left, says="qkv.safetensors")
+
+    def test_doctor(self):
+        method = ["--method", "xattention:block=16,stride=4", "--target", 0.3]
+        profile, page = self.dir / "d.profile.json", self.dir / "d.html"
+        result = lacuna("doctor", *TINY, *method, "-o", profile, "--check", "--json", "--report", page)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        report = self.report_of(page, result.stdout)
+        self.assertRegex(report["summary"], "pays? here")
+        kinds = [s["kind"] for s in report["sections"]]
+        self.assertEqual(kinds[:6], ["text", "table", "table", "heatmap", "heatmap", "bars"])
+        self.assertEqual(len(report["sections"][1]["rows"]), 4)
+        run = lacuna("generate", *TINY, "--profile", profile, "--no-decode", "--latents", self.dir / "l.safetensors")
+        self.assertEqual(run.returncode, 0, run.stderr)
+        profile.unlink()
+        record = self.record()
+        text = lacuna("doctor", record, *method)
+        self.assertEqual(text.returncode, 0, text.stderr)
+        self.assertRegex(text.stdout, "(?s)pays? here.*Layers.*What attention costs")
+        known = lacuna("doctor", record, *TINY[:-3], *method, "-o", profile)
+        self.assertEqual(known.returncode, 0, known.stderr)
+        self.assertTrue(profile.exists())
+        left = ["d.html", "d.profile.json", "l.safetensors", "qkv.safetensors"]
+        self.fails(2, "doctor", record, "-o", profile, leaves=left, says="model of the recording")
+        self.fails(2, "doctor", record, *TINY, leaves=left, says="no prompt")
+        self.fails(1, "doctor", record, *TINY[:-3], "--steps", 4, leaves=left, says="recording has steps: 3")
+        self.fails(1, "doctor", record, "--synthetic", "wan2.1-1.3b", leaves=left, says="recording has layers: 4")
+        self.fails(2, "doctor", *TINY[:-1], "", leaves=left, says="no prompt")
+        self.fails(1, "doctor", record, "--method", "window", leaves=left, says="moves its density")
+        self.fails(1, "doctor", record, "--method", "xattention:refresh=drift", leaves=left, says="every_step")
+        self.fails(1, "doctor", *TINY, "--dense-steps", "77", leaves=left, says="77")
+        (self.dir / "none.txt").write_text("# nothing\n")
+        self.fails(1, "doctor", *TINY[:-2], "--prompts", self.dir / "none.txt", leaves=[*left, "none.txt"], says="holds none")
+
+    def test_interrupted_looks_leave_nothing(self):
+        big = ["--synthetic", "tiny", "-W", 256, "-H", 256, "--frames", 33, "--steps", 12, "--no-prompt-cache", "-p", "x"]
+        for command in ("tournament", "doctor"):
+            process = subprocess.Popen([LACUNA, command, *map(str, big), "--report", str(self.dir / "a.html")],
+                                       stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            time.sleep(1.5)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+            if process.returncode == 0:
+                self.skipTest("this machine finished before it could be interrupted")
+            self.assertIn(process.returncode, (130, -signal.SIGINT), errors)  # the latter before anything began
+            if process.returncode == 130:
+                self.assertRegex(errors.splitlines()[-1], "stopped")
+            self.assertEqual(list(self.dir.iterdir()), [])
 
     def test_default_model(self):
         self.assertIn("Lacuna Shapes", lacuna("info").stdout)
