@@ -8,13 +8,6 @@
 #include "lacuna/report/manifest.h"
 
 namespace lacuna::cli {
-namespace {
-
-std::string range_text(int begin, int end) {
-  return end == begin + 1 ? fmt::format("{}", begin) : fmt::format("{}-{}", begin, end - 1);
-}
-
-}  // namespace
 
 void AuditOptions::add_to(CLI::App& command) {
   auto* group = command.add_option_group("Audit");

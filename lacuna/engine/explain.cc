@@ -37,7 +37,16 @@ void add_refresh(std::string& text, const Refresh& refresh) {
   if (refresh.kind == RefreshKind::at_steps)
     add_word(text, fmt::format("at={}", fmt::join(refresh.steps, "+")));
   if (refresh.kind == RefreshKind::carry) add_word(text, fmt::format("retest={}", refresh.retest));
-  if (refresh.kind == RefreshKind::drift) add_word(text, fmt::format("delta={:g}", refresh.delta));
+  if (refresh.kind != RefreshKind::drift) return;
+  const Refresh usual;
+  add_word(text, fmt::format("delta={:g}", refresh.delta));
+  if (refresh.gate_low != usual.gate_low)
+    add_word(text, fmt::format("gate_low={:g}", refresh.gate_low));
+  if (refresh.gate_high != usual.gate_high)
+    add_word(text, fmt::format("gate_high={:g}", refresh.gate_high));
+  if (refresh.relative != usual.relative)
+    add_word(text, fmt::format("relative={:d}", refresh.relative));
+  if (refresh.pool != usual.pool) add_word(text, fmt::format("pool={}", refresh.pool));
 }
 
 // What two neighbouring calls must share to be one row.
@@ -155,6 +164,10 @@ std::vector<ExplainRow> explain(std::span<const TraceEntry> calls,
     list.push_back(row);
   }
   return list;
+}
+
+std::string range_text(int begin, int end) {
+  return end == begin + 1 ? fmt::format("{}", begin) : fmt::format("{}-{}", begin, end - 1);
 }
 
 std::vector<TraceEntry> planned_calls(const Policy& policy, std::span<const Site> sites,

@@ -30,6 +30,9 @@ struct ExplainRow {
 std::vector<ExplainRow> explain(std::span<const TraceEntry> calls,
                                 std::span<const std::string> rules);
 
+// `3` or `3-7` for the half-open range of a row.
+std::string range_text(int begin, int end);
+
 // The calls that a policy asks for at `sites`, before anything is known about masks: rule, method,
 // and the reason where it is dense by rule.
 std::vector<TraceEntry> planned_calls(const Policy& policy, std::span<const Site> sites,

@@ -14,9 +14,7 @@ std::string layers_text(const std::vector<int>& layers) {
 
 std::string steps_text(const SiteMatch& match, int num_steps) {
   const int end = std::min(match.step_end, num_steps);
-  return match.step_begin == 0 && end == num_steps
-             ? "all"
-             : fmt::format("{}-{}", match.step_begin, end - 1);
+  return match.step_begin == 0 && end == num_steps ? "all" : range_text(match.step_begin, end);
 }
 
 Json rule_rows(const Profile& profile) {

@@ -104,8 +104,8 @@ Json time_bars(const std::map<int, Sum>& layers) {
 Json explain_table(const TraceFile& trace) {
   Json rows = Json::array();
   for (const ExplainRow& row : explain(trace.calls, trace.header.rules))
-    rows.push_back({{"steps", fmt::format("{}-{}", row.step_begin, row.step_end - 1)},
-                    {"layers", fmt::format("{}-{}", row.layer_begin, row.layer_end - 1)},
+    rows.push_back({{"steps", range_text(row.step_begin, row.step_end)},
+                    {"layers", range_text(row.layer_begin, row.layer_end)},
                     {"branch", row.branch},
                     {"what", row.what},
                     {"why", row.why},

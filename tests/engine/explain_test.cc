@@ -20,6 +20,9 @@ TEST(Explain, RulesInWords) {
   EXPECT_EQ(describe(rule_of("radial")), "radial") << "a fixed mask is selected once: as usual";
   EXPECT_EQ(describe(rule_of("xattention:top_p=0.5,refresh=drift,delta=0.2")),
             "xattention:top_p=0.5,refresh=drift,delta=0.2");
+  EXPECT_EQ(describe(rule_of("xattention:refresh=drift,delta=30,relative=0,gate_low=0.4,pool=64")),
+            "xattention:refresh=drift,delta=30,relative=0,pool=64");
+  EXPECT_EQ(range_text(3, 4) + " " + range_text(3, 8), "3 3-7");
   EXPECT_EQ(describe(rule_of("xattention:stride=8,compensate=pooled_row", "recall:r=0.5")),
             "xattention:stride=8,compensate=pooled_row skip recall:r=0.5,kappa=1");
   Rule per_head = rule_of("xattention:refresh=at_steps,at=2+5");
