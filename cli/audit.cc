@@ -42,7 +42,7 @@ void Audit::save(const GenerationResult& result, Model& model, const Request& re
   if (options_.dry_run) return;
   if (masks_) masks_->save(options_.save_masks);
   if (options_.trace.empty() && options_.manifest.empty()) return;
-  const RunHeader header = run_header(model, request, backend, LACUNA_VERSION, result.rules);
+  const RunHeader header = run_header(model, request, backend, result.rules);
   if (!options_.trace.empty()) save_trace(options_.trace, header, result.trace);
   if (options_.manifest.empty()) return;
   AtomicFile file(options_.manifest);

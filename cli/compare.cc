@@ -10,6 +10,7 @@
 #include "cli/interrupt.h"
 #include "cli/options.h"
 #include "cli/progress.h"
+#include "cli/prompts.h"
 #include "cli/request_options.h"
 #include "lacuna/backend/cpu/cpu_backend.h"
 #include "lacuna/core/atomic_file.h"
@@ -20,6 +21,7 @@
 #include "lacuna/report/machine_info.h"
 #include "lacuna/report/page.h"
 #include "lacuna/report/side_by_side.h"
+#include "lacuna/report/text.h"
 
 namespace lacuna::cli {
 namespace {
@@ -118,57 +120,6 @@ void write_video(const Options& o, const CompareTask& task, const Comparison& co
   write_side_by_side(clips, *writer, [&] { ctx.check_cancel(); });
 }
 
-std::string cell_text(const Json& row, const Json& column) {
-  const auto found = row.find(column["key"].get<std::string>());
-  if (found == row.end() || found->is_null()) return "-";
-  if (found->is_string()) return found->get<std::string>();
-  return fmt::format("{:.{}f}", found->get<double>(), column["digits"].get<int>());
-}
-
-// "PSNR dB"; a column of its spread is "sd" only.
-std::string header_text(const Json& column) {
-  const std::string key = column["key"], name = column["name"], unit = column.value("unit", "");
-  if (key.ends_with("_sd") || key.ends_with("_min") || key.ends_with("_max"))
-    return key.substr(key.rfind('_') + 1);
-  return name + (unit.empty() ? "" : " " + unit);
-}
-
-void print_table(const Json& table) {
-  fmt::print("\n{} - {}\n", table["title"].get<std::string>(), table["note"].get<std::string>());
-  const Json& columns = table["columns"];
-  std::vector<size_t> widths;
-  for (const Json& column : columns) {
-    widths.push_back(header_text(column).size());
-    for (const Json& row : table["rows"])
-      widths.back() = std::max(widths.back(), cell_text(row, column).size());
-  }
-  const auto print_line = [&](const auto& text) {
-    std::string line = fmt::format("{:<{}}", text(columns[0]), widths[0]);
-    for (size_t i = 1; i < widths.size(); ++i)
-      line += fmt::format("  {:>{}}", text(columns[i]), widths[i]);
-    fmt::print("{}\n", line);
-  };
-  print_line(header_text);
-  bool floor = false;
-  for (const Json& row : table["rows"]) {
-    if (row.contains("floor") && !floor) fmt::print("noise floor:\n");
-    floor = row.contains("floor");
-    print_line([&](const Json& column) { return cell_text(row, column); });
-  }
-}
-
-void print(const Json& report) {
-  fmt::print("{}\n", report["title"].get<std::string>());
-  for (const Json& section : report["sections"]) {
-    if (section["kind"] == "table") print_table(section);
-    if (section["kind"] != "text") continue;
-    fmt::print("\n{}\n", section["title"].get<std::string>());
-    for (const Json& paragraph : section["paragraphs"])
-      fmt::print("{}\n", paragraph.get<std::string>());
-  }
-  fmt::print("\n{}\n", report["summary"].get<std::string>());
-}
-
 std::string without_pictures(Json report) {
   for (Json& section : report["sections"])
     if (section["kind"] == "player")
@@ -214,7 +165,7 @@ void run(const Options& o) {
     if (o.json) {
       fmt::print("{}\n", without_pictures(report));
     } else {
-      print(report);
+      fmt::print("{}", report_text(report, ReportFigures::omit));
     }
   } catch (const Cancelled&) {
     bar.reset();

@@ -30,7 +30,7 @@ void run(const Options& o) {
     fmt::print("{}\n",
                report.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
   } else if (o.report.empty()) {
-    fmt::print("{}", report_text(report));
+    fmt::print("{}", report_text(report, ReportFigures::draw));
   } else {
     fmt::print("{}: {}\n", o.report, report["summary"].get<std::string>());
   }

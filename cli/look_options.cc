@@ -5,12 +5,12 @@
 
 #include "cli/command.h"
 #include "cli/interrupt.h"
-#include "cli/print_report.h"
 #include "cli/prompts.h"
 #include "lacuna/core/atomic_file.h"
 #include "lacuna/core/error.h"
 #include "lacuna/report/machine_info.h"
 #include "lacuna/report/page.h"
+#include "lacuna/report/text.h"
 
 namespace lacuna::cli {
 
@@ -56,7 +56,7 @@ void LookOptions::finish(const Json& made) const {
   if (json) {
     fmt::print("{}\n", made.dump(1, ' ', false, Json::error_handler_t::replace));
   } else {
-    print_report(made);
+    fmt::print("{}", report_text(made, ReportFigures::omit));
   }
 }
 

@@ -54,23 +54,6 @@ void RequestOptions::add_sampling_to(CLI::App& command) {
                      "The list is already shifted (Self-Forcing, FastWan)");
 }
 
-std::vector<std::string> read_prompts(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  LACUNA_CHECK(in.good(), "prompts: could not read {}", path);
-  std::vector<std::string> prompts;
-  constexpr size_t kMaxLine = 1 << 16, kMaxPrompts = 10000;
-  for (std::string line; std::getline(in, line);) {
-    const auto begin = line.find_first_not_of(" \t\r"), end = line.find_last_not_of(" \t\r");
-    if (begin == std::string::npos || line[begin] == '#') continue;
-    LACUNA_CHECK(line.size() <= kMaxLine && prompts.size() < kMaxPrompts,
-                 "prompts: {} has a line of {} bytes after {} prompts, expected at most {} and {}",
-                 path, line.size(), prompts.size(), kMaxLine, kMaxPrompts);
-    prompts.push_back(line.substr(begin, end - begin + 1));
-  }
-  LACUNA_CHECK(!prompts.empty(), "prompts: {} holds none, expected one per line", path);
-  return prompts;
-}
-
 Request RequestOptions::make(const Model& model) const {
   const FamilyDefaults& d = model.defaults();
   Request r;

@@ -30,8 +30,4 @@ struct RequestOptions {
   Request make(const Model& model) const;
 };
 
-// Lines without blanks at their ends; empty ones and those that start with # are left out. Throws
-// Error when there is none or one is absurdly long.
-std::vector<std::string> read_prompts(const std::string& path);
-
 }  // namespace lacuna::cli

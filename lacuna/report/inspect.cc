@@ -12,7 +12,7 @@
 #include "lacuna/engine/profile_format.h"
 #include "lacuna/methods/selection.h"
 #include "lacuna/report/inspect_parts.h"
-#include "lacuna/report/manifest.h"
+#include "lacuna/report/machine_info.h"
 
 namespace lacuna {
 namespace {
@@ -159,15 +159,16 @@ Json inspect(std::span<const fs::path> files, Backend& backend) {
   }
   Json report = {{"lacuna_report", 1}, {"command", ""}, {"title", names}};
   report["summary"] = summary_of(found);
-  report["machine"] = found.trace ? found.trace->header.machine : machine_json(backend);
-  report["machine"]["date"] = found.trace ? found.trace->header.date : date_text();
+  report["machine"] = machine_info(backend);
   Json settings = Json::object(), sections = Json::array();
   if (found.trace) settings = settings_of(found.trace->header.target);
   if (found.masks) settings = settings_of(found.masks->target());
   if (found.profile) settings = settings_of(found.profile->target);
   if (found.recording) settings = settings_of(found.recording->calls().front());
   if (found.trace) {
+    report["machine"] = found.trace->header.machine;
     report["machine"]["version"] = found.trace->header.version;
+    report["machine"]["date"] = found.trace->header.date;
     add_request(found.trace->header.request, settings);
     add_trace_sections(*found.trace, sections);
   }

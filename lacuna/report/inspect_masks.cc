@@ -9,6 +9,7 @@
 #include "lacuna/core/threads.h"
 #include "lacuna/report/head_shape.h"
 #include "lacuna/report/inspect_parts.h"
+#include "lacuna/report/sprite.h"
 
 namespace lacuna {
 namespace {

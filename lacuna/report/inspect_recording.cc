@@ -11,6 +11,7 @@
 #include "lacuna/engine/engine.h"
 #include "lacuna/report/head_shape.h"
 #include "lacuna/report/inspect_parts.h"
+#include "lacuna/report/sprite.h"
 
 namespace lacuna {
 namespace {

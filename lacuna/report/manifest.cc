@@ -1,33 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lacuna/report/manifest.h"
 
-#include <ctime>
-#include <fstream>
-
-#include "lacuna/core/threads.h"
 #include "lacuna/engine/profile_format.h"
+#include "lacuna/report/machine_info.h"
 
 namespace lacuna {
 namespace {
 
 constexpr int kManifestVersion = 1;
-
-std::string cpu_name() {
-  std::ifstream in("/proc/cpuinfo");
-  for (std::string line; std::getline(in, line);) {
-    const size_t colon = line.find(": ");
-    if (line.starts_with("model name") && colon != line.npos) return line.substr(colon + 2);
-  }
-  return "unknown";
-}
-
-// `cpu avx2, 2 threads` -> `avx2`; the whole description of a backend without levels.
-std::string isa_of(const Backend& backend) {
-  std::string text = backend.description();
-  text = text.substr(0, text.find(','));
-  const std::string prefix = std::string(backend.name()) + " ";
-  return text.starts_with(prefix) ? text.substr(prefix.size()) : text;
-}
 
 // Bytes of the file, or of the frames NAME-*.png that stand for NAME.png.
 Json size_json(const std::filesystem::path& output) {
@@ -56,28 +36,14 @@ Json size_json(const std::filesystem::path& output) {
 
 }  // namespace
 
-Json machine_json(const Backend& backend) {
-  return {{"cpu", cpu_name()},
-          {"backend", backend.name()},
-          {"isa", isa_of(backend)},
-          {"threads", num_threads()}};
-}
-
-std::string date_text() {
-  const std::time_t now = std::time(nullptr);
-  std::tm utc{};
-  gmtime_r(&now, &utc);
-  char text[32];
-  std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &utc);
-  return text;
-}
-
 RunHeader run_header(Model& model, const Request& request, const Backend& backend,
-                     const std::string& version, const std::vector<std::string>& rules) {
+                     const std::vector<std::string>& rules) {
   RunHeader header;
-  header.version = version;
-  header.date = date_text();
-  header.machine = machine_json(backend);
+  header.machine = machine_info(backend);
+  header.version = header.machine["version"];
+  header.date = header.machine["date"];
+  header.machine.erase("version");
+  header.machine.erase("date");
   header.request = Json::parse(request.to_json());
   header.target = profile_target(model, request);
   header.rules = rules;

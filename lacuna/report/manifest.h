@@ -14,13 +14,8 @@
 
 namespace lacuna {
 
-// Flat facts about where this runs: cpu, backend, isa, threads.
-Json machine_json(const Backend& backend);
-// Now, ISO 8601, UTC.
-std::string date_text();
-
 RunHeader run_header(Model& model, const Request& request, const Backend& backend,
-                     const std::string& version, const std::vector<std::string>& rules);
+                     const std::vector<std::string>& rules);
 
 // FNV-1a over step, layer, expert and mask hash of the calls of one branch, or of all, in the order
 // they ran: equal masks everywhere, equal hash.

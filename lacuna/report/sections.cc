@@ -35,19 +35,4 @@ Json heatmap_section(std::string_view title, std::string_view note, std::string_
   return json;
 }
 
-std::string base64(std::span<const uint8_t> bytes) {
-  constexpr char kDigits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string text;
-  text.reserve((bytes.size() + 2) / 3 * 4);
-  for (size_t i = 0; i < bytes.size(); i += 3) {
-    const auto at = [&](size_t n) { return i + n < bytes.size() ? uint32_t{bytes[i + n]} : 0u; };
-    const uint32_t word = at(0) << 16 | at(1) << 8 | at(2);
-    text += kDigits[word >> 18];
-    text += kDigits[word >> 12 & 63];
-    text += i + 1 < bytes.size() ? kDigits[word >> 6 & 63] : '=';
-    text += i + 2 < bytes.size() ? kDigits[word & 63] : '=';
-  }
-  return text;
-}
-
 }  // namespace lacuna

@@ -2,9 +2,7 @@
 // Pieces of report data (docs/formats.md, "Report").
 #pragma once
 
-#include <cstdint>
 #include <nlohmann/json.hpp>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,6 +24,5 @@ Json heatmap_section(std::string_view title, std::string_view note, std::string_
                      const std::vector<std::string>& row_labels, std::string_view columns,
                      const std::vector<std::string>& column_labels, Json values,
                      std::string_view unit);
-std::string base64(std::span<const uint8_t> bytes);
 
 }  // namespace lacuna

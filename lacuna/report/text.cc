@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
 #include <vector>
 
 namespace lacuna {
@@ -14,11 +16,25 @@ using Cells = std::vector<std::vector<std::string>>;
 
 constexpr size_t kMaxMapColumns = 26;
 
+// A loss may be far below what its digits can show.
+std::string number_text(double value, int digits) {
+  const bool vanishes = value != 0.0 && std::abs(value) < 0.5 * std::pow(10.0, -digits);
+  return vanishes ? fmt::format("{:.1e}", value) : fmt::format("{:.{}f}", value, digits);
+}
+
 std::string cell_text(const Json& value, int digits) {
   if (value.is_null()) return "-";
   if (value.is_string()) return value.get<std::string>();
-  if (value.is_number_float()) return fmt::format("{:.{}f}", value.get<double>(), digits);
+  if (value.is_number_float()) return number_text(value.get<double>(), digits);
   return value.dump();
+}
+
+// "PSNR dB"; of a spread beside it only "sd", "min" or "max".
+std::string head_text(const Json& column) {
+  const std::string key = column["key"], unit = column.value("unit", "");
+  for (const std::string spread : {"sd", "min", "max"})
+    if (key.ends_with("_" + spread)) return spread;
+  return column["name"].get<std::string>() + (unit.empty() ? "" : " " + unit);
 }
 
 // Columns as wide as their widest cell; the first row is the head.
@@ -46,15 +62,19 @@ std::string table_text(const Json& section) {
   Cells cells(1);
   std::vector<bool> left;
   for (const Json& column : columns) {
-    std::string name = column["name"];
-    if (column.contains("unit")) name += " " + column["unit"].get<std::string>();
-    cells[0].push_back(std::move(name));
+    cells[0].push_back(head_text(column));
     const std::string key = column["key"];
     left.push_back(
-        std::any_of(section["rows"].begin(), section["rows"].end(),
-                    [&](const Json& row) { return row.contains(key) && row[key].is_string(); }));
+        std::none_of(section["rows"].begin(), section["rows"].end(),
+                     [&](const Json& row) { return row.contains(key) && row[key].is_number(); }));
   }
+  bool floor = false;
   for (const Json& row : section["rows"]) {
+    if (!floor && row.contains("floor")) {
+      cells.push_back(std::vector<std::string>(columns.size()));
+      cells.back()[0] = "noise floor:";
+      left[0] = floor = true;
+    }
     cells.emplace_back();
     for (const Json& column : columns) {
       const std::string key = column["key"];
@@ -122,17 +142,18 @@ std::string section_text(const Json& section) {
 
 }  // namespace
 
-std::string report_text(const Json& report) {
-  std::string text = fmt::format("{}\n{}\n", report["title"].get<std::string>(),
-                                 report["summary"].get<std::string>());
+std::string report_text(const Json& report, ReportFigures figures) {
+  std::string text = fmt::format("{}\n", report["title"].get<std::string>());
   for (const auto& [key, value] : report["settings"].items())
     text += fmt::format("  {:<14} {}\n", key, cell_text(value, 4));
   for (const Json& section : report["sections"]) {
+    const std::string kind = section["kind"];
+    if (figures == ReportFigures::omit && kind != "table" && kind != "text") continue;
     text += fmt::format("\n{}\n", section["title"].get<std::string>());
     if (section.contains("note")) text += fmt::format("{}\n", section["note"].get<std::string>());
     text += section_text(section);
   }
-  return text;
+  return text + fmt::format("\n{}\n", report["summary"].get<std::string>());
 }
 
 }  // namespace lacuna

@@ -2,13 +2,18 @@
 // Report data as text for a terminal.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <cstdint>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 namespace lacuna {
 
-// Title, summary and sections. Tables and heatmaps in aligned columns, bars as bars; pictures are
-// named with the page that shows them.
-std::string report_text(const nlohmann::ordered_json& report);
+// Figures beside tables and prose: heatmaps in aligned columns, bars as bars, the others by name
+// with the page that shows them.
+enum class ReportFigures : uint8_t { omit, draw };
+
+// Title, settings, sections and, last, where the eye is then, the summary. Rows of the noise floor
+// stand apart.
+std::string report_text(const nlohmann::ordered_json& report, ReportFigures figures);
 
 }  // namespace lacuna

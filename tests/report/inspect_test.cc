@@ -178,7 +178,7 @@ TEST_F(InspectTest, OneLineForWhatItIsNot) {
 
 TEST_F(InspectTest, TextHoldsEverySection) {
   const Json report = look({trace_, masks_});
-  const std::string text = report_text(report);
+  const std::string text = report_text(report, ReportFigures::draw);
   for (const Json& s : report["sections"])
     EXPECT_THAT(text, HasSubstr(s["title"].get<std::string>()));
   EXPECT_THAT(text, HasSubstr("dense-steps"));
