@@ -42,7 +42,9 @@ ReplayCase::Knob method_knob(const ReplayCase& made, std::string_view name) {
                name);
   double full = spec->max;  // a value in range may still clash with the other parameters
   while (full > spec->min && !accepts(made, name, full)) full *= 2.0 / 3.0;
-  return {std::string(name), spec->min, full,
+  // The end itself may mean something else: sparge's top_k = 0 turns top-k off.
+  const double sparse = spec->min + 1e-3 * (full - spec->min);
+  return {std::string(name), sparse, full,
           [name](ReplayCase& other, double value) { other.plan.params.set(name, value); }};
 }
 
@@ -192,6 +194,8 @@ std::optional<ReplayRow> Replay::search(const ReplayCase& wanted, double target,
   double low = wanted.knob->sparse, high = wanted.knob->full;
   double low_value = at(low), high_value = at(high);
   const bool rising = low_value < high_value;
+  const auto [least, most] = std::minmax(low_value, high_value);
+  if (target < (1.0 - kAccepted) * least || target > (1.0 + kAccepted) * most) return {};
   double best = low, distance = HUGE_VAL;
   for (int round = 0; round < kRounds && distance > kClose; ++round) {
     double share = 0.5;

@@ -14,7 +14,8 @@ namespace lacuna {
 
 namespace {
 
-constexpr double kTie = 1.05;  // losses this close are called equal
+constexpr double kTie = 1.05;           // losses this close are called equal
+constexpr double kEverything = 0.9999;  // density of a mask that is dense, but for rounding
 
 void mark_fronts(std::vector<TournamentPoint>& points) {
   std::vector<double> density, ms, loss;
@@ -261,11 +262,17 @@ Tournament run_tournament(Replay& replay, std::span<const ReplayCase> cases,
       report(wanted.name);
       const double density = t.settings.densities[static_cast<size_t>(i)];
       if (!wanted.knob) {
-        if (i == 0) t.points.push_back({wanted.name, {}, replay.run(wanted)});
+        if (i > 0) continue;
+        ReplayRow row = replay.run(wanted);
+        if (row.pv_density < kEverything) {
+          t.points.push_back({wanted.name, {}, std::move(row)});
+        } else {
+          t.missed.push_back({wanted.name, {}});
+        }
       } else if (auto row = replay.at_density(wanted, density, &known)) {
         t.points.push_back({wanted.name, density, std::move(*row)});
       } else {
-        t.unreached.push_back(fmt::format("{} at density {:.4g}", wanted.name, density));
+        t.missed.push_back({wanted.name, density});
       }
     }
   }
@@ -329,13 +336,34 @@ std::vector<std::string> tournament_sentences(const Tournament& t) {
   return sentences;
 }
 
+namespace {
+
+// "Not reached: svg at density 0.1, 0.2; radial at density 0.1."
+std::vector<std::string> missed_sentences(const Tournament& t) {
+  std::string densities, everything;
+  const Tournament::Miss* last = nullptr;
+  for (const Tournament::Miss& miss : t.missed) {
+    if (!miss.density) {
+      everything += (everything.empty() ? "" : ", ") + miss.contestant;
+    } else if (last != nullptr && last->contestant == miss.contestant) {
+      densities += fmt::format(", {:.4g}", *miss.density);
+    } else {
+      densities += fmt::format("{}{} at density {:.4g}", densities.empty() ? "" : "; ",
+                               miss.contestant, *miss.density);
+    }
+    if (miss.density) last = &miss;
+  }
+  std::vector<std::string> lines;
+  if (!densities.empty()) lines.push_back("Not reached: " + densities + ".");
+  if (!everything.empty()) lines.push_back("Keeps everything at this size: " + everything + ".");
+  return lines;
+}
+
+}  // namespace
+
 Json tournament_sections(const Tournament& t) {
   Json paragraphs = tournament_sentences(t);
-  if (!t.unreached.empty()) {
-    std::string line = "Not reached: ";
-    for (size_t i = 0; i < t.unreached.size(); ++i) line += (i > 0 ? ", " : "") + t.unreached[i];
-    paragraphs.push_back(line + ".");
-  }
+  for (std::string& line : missed_sentences(t)) paragraphs.push_back(std::move(line));
   const Json text = {{"kind", "text"}, {"title", "Result"}, {"paragraphs", paragraphs}};
   return Json::array({text, ranking_table(t), density_table(t), time_table(t),
                       front_section(t, false), front_section(t, true)});

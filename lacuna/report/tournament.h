@@ -31,7 +31,11 @@ struct Tournament {
   TournamentSettings settings;
   ReplayRow dense, reordered;  // the noise floor
   std::vector<TournamentPoint> points;
-  std::vector<std::string> unreached;  // "svg at density 0.1"
+  struct Miss {
+    std::string contestant;
+    std::optional<double> density;  // not reached; empty = keeps everything, as dense does
+  };
+  std::vector<Miss> missed;
 };
 
 // Measures every case at every density; `progress` gets (done, total, what comes next).

@@ -68,12 +68,14 @@ TEST(Tournament, LossAtATimeRunsBetweenMeasuredPoints) {
 
 TEST(Tournament, Sections) {
   Tournament t = two();
-  t.unreached = {"c at density 0.1"};
+  t.missed = {{"c", 0.1}, {"c", 0.5}, {"d", {}}, {"e", 0.1}};
   const Json sections = tournament_sections(t);
   std::vector<std::string> kinds;
   for (const Json& section : sections) kinds.push_back(section["kind"]);
   EXPECT_EQ(kinds, (std::vector<std::string>{"text", "table", "table", "table", "front", "front"}));
-  EXPECT_THAT(sections[0]["paragraphs"].back(), "Not reached: c at density 0.1.");
+  const Json& paragraphs = sections[0]["paragraphs"];
+  EXPECT_EQ(paragraphs[4], "Not reached: c at density 0.1, 0.5; e at density 0.1.");
+  EXPECT_EQ(paragraphs[5], "Keeps everything at this size: d.");
   const Json& rank = sections[1]["rows"];
   ASSERT_EQ(rank.size(), 2u);
   EXPECT_EQ(rank[0]["attention"], "a");
@@ -115,7 +117,7 @@ TEST(Tournament, RunsEveryCaseAtEveryDensity) {
   EXPECT_EQ(last, 9);
   EXPECT_GE(reports, 9);
   EXPECT_EQ(t.settings.densities, (std::vector<double>{0.25, 0.5}));
-  EXPECT_EQ(t.points.size() + t.unreached.size(), 7u);
+  EXPECT_EQ(t.points.size() + t.missed.size(), 7u);
   for (const TournamentPoint& p : t.points) {
     if (p.target) {
       EXPECT_NEAR(p.row.pv_density, *p.target, 0.05 * *p.target) << p.contestant;
