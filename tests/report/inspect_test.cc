@@ -189,16 +189,6 @@ TEST_F(InspectTest, TextHoldsEverySection) {
   }
 }
 
-TEST(Sections, Base64) {
-  const auto code = [](std::string_view text) {
-    return base64({reinterpret_cast<const uint8_t*>(text.data()), text.size()});
-  };
-  EXPECT_EQ(code(""), "");
-  EXPECT_EQ(code("f"), "Zg==");
-  EXPECT_EQ(code("fo"), "Zm8=");
-  EXPECT_EQ(code("foobar"), "Zm9vYmFy");
-}
-
 TEST(Manifest, OverallHashTellsMasksAndPlaces) {
   TraceEntry a, b;
   a.mask_hash = 1;
