@@ -8,7 +8,7 @@
 
 namespace lacuna {
 
-enum class AttendDType : uint8_t { f32, bf16 };
+enum class AttendDType : uint8_t { f32, bf16, f16 };  // f16: cuda only
 
 // What the kernel drops while it runs. m = running row maximum of the scaled logits, mhat = maximum
 // of the row within the key block, lse = running log-sum-exp of what was kept so far (natural log).

@@ -4,32 +4,12 @@
 
 #include "lacuna/core/error.h"
 #include "lacuna/core/threads.h"
+#include "tests/support/attend_expect.h"
 #include "tests/support/backends.h"
 #include "tests/support/shapes.h"
 
 namespace lacuna::test {
 namespace {
-
-double lse_peak(const AttendResult& r) {
-  double peak = 0.0;
-  for (float x : r.lse)
-    if (std::isfinite(x)) peak = std::max(peak, std::abs(double{x}));
-  return peak;
-}
-
-void expect_same(const AttendCase& c, const AttendResult& r, const AttendResult& expected) {
-  const AttendSpec& s = c.spec();
-  const std::string context = s.describe();
-  const double peak = lse_peak(expected);
-  const int64_t shape[] = {s.heads, s.q_len, s.head_dim};
-  EXPECT_TRUE(close(r.out, expected.out, attend_out(s.dtype, peak), shape, context));
-  EXPECT_TRUE(near_abs(r.lse, expected.lse, lse_abs(s.dtype, peak), context + " lse"));
-  EXPECT_TRUE(near_abs(r.block_mass, expected.block_mass, mass_abs(s.dtype, peak),
-                       context + " block_mass"));
-  EXPECT_EQ(r.skip_bits, expected.skip_bits) << context;
-  EXPECT_EQ(r.pv_pairs, expected.pv_pairs) << context;
-  EXPECT_TRUE(r.intact) << context << ": wrote outside the output";
-}
 
 class AttendContract : public BackendTest {
  protected:
@@ -107,23 +87,11 @@ TEST_P(AttendContract, SameBitsForOneAndTwoThreads) {
   }
 }
 
-struct Rule {
-  SkipKind kind;
-  float param;
-  float kappa;
-};
-
-// Decisions may flip where a row sits within rounding of the threshold. A case counts when the
-// reference decides the same for slightly smaller and larger parameters; most do.
 TEST_P(AttendContract, SkipRulesDropTheSamePieces) {
-  const Rule rules[] = {{SkipKind::running_max, 0.3f, 1.0f},  {SkipKind::running_max, 0.02f, 1.0f},
-                        {SkipKind::running_max, 2.0f, 1.0f},  {SkipKind::running_lse, -4.0f, 1.0f},
-                        {SkipKind::running_lse, -7.0f, 1.0f}, {SkipKind::recall, 0.9f, 1.0f},
-                        {SkipKind::recall, 0.8f, 0.1f}};
   int compared = 0, total = 0;
   int64_t skipped = 0;
   for (uint64_t seed = 1; seed <= 5; ++seed)
-    for (const Rule& rule : rules) {
+    for (const Rule& rule : skip_rules()) {
       AttendSpec spec{.dtype = seed % 2 == 0 ? DType::f32 : DType::bf16,
                       .heads = 3,
                       .head_ids = {2, 0},
@@ -141,24 +109,13 @@ TEST_P(AttendContract, SkipRulesDropTheSamePieces) {
                       .sharpness = 3.0,
                       .seed = seed};
       AttendCase c(spec);
-      const float margin = spec.dtype == DType::f32 ? 1e-4f : 5e-3f;
-      const auto reference = [&](float change) {
-        float param = rule.param;
-        if (rule.kind == SkipKind::running_lse) param += change;
-        if (rule.kind == SkipKind::running_max) param *= 1.0f + change;
-        if (rule.kind == SkipKind::recall) param *= 1.0f + change * (1.0f - param);
-        c.set_skip(rule.kind, param, rule.kappa);
-        return c.run(*ref_);
-      };
-      const AttendResult low = reference(-margin), high = reference(margin), mid = reference(0.0f);
       ++total;
-      if (low.out.size() != mid.out.size() || low.pv_pairs != high.pv_pairs ||
-          low.skip_bits != mid.skip_bits || high.skip_bits != mid.skip_bits)
-        continue;
+      const std::optional<AttendResult> expected = stable_reference(c, *ref_, rule);
+      if (!expected.has_value()) continue;
       ++compared;
-      for (uint64_t word : mid.skip_bits)
+      for (uint64_t word : expected->skip_bits)
         if (word != AttendCase::kUntouchedBits) skipped += word != 0;
-      expect_same(c, c.run(*backend_), mid);
+      expect_same(c, c.run(*backend_), *expected);
     }
   EXPECT_GE(compared, total / 2) << "too few cases away from their thresholds";
   EXPECT_GT(skipped, 0);

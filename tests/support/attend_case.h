@@ -144,6 +144,10 @@ class AttendCase {
   }
 
   AttendResult run(Backend& backend, bool with_stats = true) const {
+    return run_with([&](const AttendParams& p) { backend.attend(p); }, with_stats);
+  }
+  template <typename F>
+  AttendResult run_with(const F& attend, bool with_stats = true) const {
     const Poisoned out(spec_.dtype, spec_.heads, spec_.q_len, spec_.head_dim, spec_.storage);
     for_each(out.view(), [&](int64_t, int64_t at) { put(out.view(), at, std::nan("")); });
     AttendParams p = params();
@@ -163,7 +167,7 @@ class AttendCase {
       p.skip_bits = r.skip_bits.data();
       p.pv_pairs = r.pv_pairs.data();
     }
-    backend.attend(p);
+    attend(p);
     r.out = values(out.view());
     r.intact = out.intact();
     return r;
