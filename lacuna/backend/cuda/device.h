@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// What host code needs of a GPU. Two implementations: the CUDA driver, and the emulator for tests.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "lacuna/backend/cuda/launch.h"
+
+namespace lacuna::cuda {
+
+// One attention kernel. Its name is the entry point in the module of its family.
+struct KernelId {
+  Family family;
+  AttendDType dtype;  // f16 or bf16
+  int head_dim;       // 64 or 128
+  Votes votes;
+
+  std::string name() const;  // "attend_sm90_bf16_d128_per_tile"
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual std::string description() const = 0;
+  virtual Family family() const = 0;
+
+  virtual void* allocate(size_t bytes) = 0;  // 256-byte aligned; throws Error
+  virtual void release(void* p) = 0;
+  virtual void upload(void* to, const void* from, size_t bytes) = 0;
+  virtual void download(void* to, const void* from, size_t bytes) = 0;
+
+  // [heads, tokens, channels] of 16-bit elements, boxes of 64 tokens x 64 channels, 128-byte
+  // swizzle, zeros outside. Strides in elements. sm90 only.
+  virtual TensorMap tensor_map(const void* base, int64_t channels, int64_t tokens, int64_t heads,
+                               int64_t token_stride, int64_t head_stride) = 0;
+  // Runs the kernel on as many blocks as fit, at most one per job, and waits for it. Maps: q, k, v,
+  // out (sm90). Returns milliseconds on the device.
+  virtual double launch(const KernelId& kernel, const TensorMap (&maps)[4],
+                        const AttendArgs& args) = 0;
+};
+
+// Device memory that goes when it goes out of scope.
+class DeviceMemory {
+ public:
+  DeviceMemory(Device& device, size_t bytes)
+      : device_(device), data_(bytes == 0 ? nullptr : device.allocate(bytes)) {}
+  template <typename T>
+  DeviceMemory(Device& device, const std::vector<T>& values)
+      : DeviceMemory(device, values.size() * sizeof(T)) {
+    if (data_ != nullptr) device.upload(data_, values.data(), values.size() * sizeof(T));
+  }
+  ~DeviceMemory() {
+    if (data_ != nullptr) device_.release(data_);
+  }
+  DeviceMemory(const DeviceMemory&) = delete;
+  DeviceMemory& operator=(const DeviceMemory&) = delete;
+
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+
+ private:
+  Device& device_;
+  void* data_;
+};
+
+}  // namespace lacuna::cuda
