@@ -32,7 +32,7 @@ fuzz: deps
 	scripts/fuzz
 
 format:
-	git ls-files '*.h' '*.cc' '*.js' | xargs clang-format-14 -i
+	git ls-files '*.h' '*.cc' '*.js' '*.cu' '*.cuh' | xargs clang-format-14 -i
 
 clean:
 	rm -rf build out

@@ -13,7 +13,7 @@ namespace lacuna::cli {
 
 void MachineOptions::add_to(CLI::App& command) {
   auto* group = command.add_option_group("Machine");
-  group->add_option("--backend", backend, "cpu or ref; default: the first that runs here");
+  group->add_option("--backend", backend, "cpu, ref or cuda; default: cpu");
   group->add_option("-t,--threads", threads, "CPU threads; default: all")
       ->check(CLI::Range(1, 1024));
 }

@@ -7,14 +7,15 @@
 
 #include "lacuna/backend/backend.h"
 #include "lacuna/backend/cpu/cpu_backend.h"
+#include "lacuna/backend/cuda/cuda_backend.h"
 #include "lacuna/backend/ref/ref_backend.h"
 #include "lacuna/core/error.h"
 
 namespace lacuna {
 namespace {
 
-// In order of preference.
-constexpr std::array<std::string_view, 2> kNames = {"cpu", "ref"};
+// In order of preference: cuda comes last until it can run a whole model.
+constexpr std::array<std::string_view, 3> kNames = {"cpu", "ref", "cuda"};
 
 }  // namespace
 
@@ -35,6 +36,7 @@ std::unique_ptr<Backend> make_backend(std::string_view name) {
   }
   if (name == "cpu") return make_cpu_backend();
   if (name == "ref") return make_ref_backend();
+  if (name == "cuda") return make_cuda_backend();
   fail("{}: '{}', expected one of {}", who, name, fmt::join(kNames, ", "));
 }
 

@@ -43,16 +43,25 @@ std::string error_of(std::string_view name) {
 }
 
 TEST(Registry, MakesEveryBackendByItsName) {
-  EXPECT_THAT(backend_names(), testing::ElementsAre("cpu", "ref"));
+  EXPECT_THAT(backend_names(), testing::ElementsAre("cpu", "ref", "cuda"));
   for (std::string_view name : backend_names()) {
+    if (name == "cuda" && error_of(name) != "no error") continue;  // CudaSaysWhyItIsNotThere
     const auto backend = make_backend(name);
     EXPECT_EQ(backend->name(), name);
     EXPECT_THAT(backend->description(), testing::StartsWith(std::string(name)));
   }
 }
 
+TEST(Registry, CudaSaysWhyItIsNotThere) {
+  const std::string error = error_of("cuda");
+  if (error == "no error") GTEST_SKIP() << "this machine has a GPU";
+  EXPECT_THAT(error, testing::StartsWith("cuda: "));
+  EXPECT_THAT(error, testing::HasSubstr("expected"));
+  EXPECT_EQ(error.find('\n'), std::string::npos);
+}
+
 TEST(Registry, UnknownNamesListTheKnown) {
-  EXPECT_EQ(error_of("gpu"), "backend: 'gpu', expected one of cpu, ref");
+  EXPECT_EQ(error_of("gpu"), "backend: 'gpu', expected one of cpu, ref, cuda");
 }
 
 TEST(Registry, EmptyNameFollowsTheVariableThenPrefersTheFirst) {
@@ -62,7 +71,7 @@ TEST(Registry, EmptyNameFollowsTheVariableThenPrefersTheFirst) {
   }
   {
     ScopedVariable variable("tpu");
-    EXPECT_EQ(error_of(""), "LACUNA_BACKEND: 'tpu', expected one of cpu, ref");
+    EXPECT_EQ(error_of(""), "LACUNA_BACKEND: 'tpu', expected one of cpu, ref, cuda");
   }
   ScopedVariable variable(nullptr);
   EXPECT_EQ(make_backend()->name(), "cpu");

@@ -69,7 +69,7 @@ class CliTest(unittest.TestCase):
                 (["-a", "xattention:top_p=2"], "top_p"), (["-a", "xattention:stride"], ""),
                 (["--skip", "recall:r=7"], "r"), (["--dense-steps", "77"], ""), (["--dense-layers", "x"], ""),
                 (["--sampler", "ddim"], "unipc"), (["--backend", "tpu"], "cpu"), (["--profile", "none.json"], "none.json"),
-                (["--max-memory", "0.001"], "may be used")):
+                (["--backend", "cuda"], "cuda: .*expected"), (["--max-memory", "0.001"], "may be used")):
             self.fails(1, "generate", *TINY, *extra, *out, says=says)
         self.fails(1, "generate", *TINY, "-o", self.dir / "none" / "a.mp4", says="folder")
         self.fails(1, "generate", *TINY, "-o", self.dir / "a.avi", says=r"\.mp4")

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/backend/cuda/cuda_backend.h"
+
+#include <gtest/gtest.h>
+
+#include "lacuna/backend/cuda/emulator/emulated_device.h"
+#include "lacuna/backend/ref/ref_backend.h"
+#include "lacuna/core/error.h"
+#include "tests/support/attend_expect.h"
+
+namespace lacuna::test {
+namespace {
+
+std::unique_ptr<Backend> emulated() {
+  return make_cuda_backend(cuda::emulator::make_emulated_device(cuda::Family::sm90, 1));
+}
+
+TEST(CudaBackend, AttendsAndCompacts) {
+  const auto backend = emulated(), ref = make_ref_backend();
+  EXPECT_EQ(backend->name(), "cuda");
+  EXPECT_EQ(backend->description(), "cuda emulated sm90");
+  const AttendCase c(
+      {.dtype = DType::bf16, .q_len = 70, .k_len = 90, .block_k = 64, .density = 0.5});
+  expect_same(c, c.run(*backend), c.run(*ref));
+  const BlockIndex index = backend->compact(c.mask(), VisitOrder::ascending);
+  EXPECT_EQ(index.cols, ref->compact(c.mask(), VisitOrder::ascending).cols);
+}
+
+TEST(CudaBackend, RefusalsAndAbsentOpsNameThemselves) {
+  const auto backend = emulated();
+  const AttendCase c({.dtype = DType::f32});
+  try {
+    c.run(*backend);
+    ADD_FAILURE() << "f32 was accepted";
+  } catch (const Error& e) {
+    EXPECT_STREQ(e.what(), "attend: dtype f32 on cuda, expected bf16 or f16");
+  }
+  const Tensor x = Tensor::zeros(DType::f32, {2, 2});
+  try {
+    backend->linear(x, x, nullptr, Epilogue::none, nullptr, x);
+    ADD_FAILURE() << "linear was accepted";
+  } catch (const Error& e) {
+    EXPECT_STREQ(e.what(),
+                 "cuda: linear is not implemented on this backend, expected attention or compact; "
+                 "use --backend cpu");
+  }
+}
+
+}  // namespace
+}  // namespace lacuna::test
