@@ -210,7 +210,7 @@ TEST_P(Compensate, ObservationsStayThoseOfTheMask) {
   EXPECT_EQ(seen_lse[0], seen_lse[1]);
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, Compensate, testing::ValuesIn(backend_names()),
+INSTANTIATE_TEST_SUITE_P(Backends, Compensate, testing::Values("cpu", "ref"),
                          [](const auto& info) { return std::string(info.param); });
 
 }  // namespace
