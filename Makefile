@@ -20,7 +20,7 @@ test: build
 asan: deps
 	cmake --preset asan > /dev/null
 	cmake --build --preset asan -j $(JOBS)
-	cd build/asan && ctest --output-on-failure -LE 'cli|pipeline|report_browser'
+	cd build/asan && ctest --output-on-failure -LE 'cli|pipeline|report'
 
 demo: build
 	scripts/demo
