@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Whether an attention call makes sense, whatever runs it. The reference has checks of its own: it
-// is the oracle.
+// Whether an attention call makes sense, whatever runs it. The oracle shares it: what may be asked
+// is no arithmetic.
 #pragma once
 
 #include <fmt/format.h>
@@ -87,27 +87,13 @@ inline std::string skip_wrong(const AttendParams& p) {
   if (p.skip_param == nullptr) return "attend: skip_param null, expected one value per head";
   for (int32_t head = 0; head < p.num_heads; ++head) {
     const float x = p.skip_param[head];
-    bool good = false;
-    switch (p.skip) {
-      case SkipKind::none:
-        good = true;
-        break;
-      case SkipKind::running_max:
-        good = x >= 0.0f;
-        break;
-      case SkipKind::running_lse:
-        good = !std::isnan(x);
-        break;
-      case SkipKind::recall:
-        good = x > 0.0f && x <= 1.0f;
-        break;
-    }
-    if (!good)
-      return fmt::format(
-          "attend: skip_param {} of call index {}, expected running_max >= 0, running_lse a "
-          "number, "
-          "recall above 0 and at most 1",
-          x, head);
+    if (p.skip == SkipKind::running_max && !(x >= 0.0f))
+      return fmt::format("attend: running_max {} of call index {}, expected 0 or more", x, head);
+    if (p.skip == SkipKind::running_lse && std::isnan(x))
+      return fmt::format("attend: running_lse {} of call index {}, expected a number", x, head);
+    if (p.skip == SkipKind::recall && !(x > 0.0f && x <= 1.0f))
+      return fmt::format("attend: recall {} of call index {}, expected above 0 and at most 1", x,
+                         head);
     if (p.skip_kappa != nullptr && !(p.skip_kappa[head] > 0.0f))
       return fmt::format("attend: skip_kappa {} of call index {}, expected above 0",
                          p.skip_kappa[head], head);

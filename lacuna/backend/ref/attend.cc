@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "lacuna/backend/attend_check.h"
 #include "lacuna/backend/ref/numeric.h"
 #include "lacuna/backend/ref/ops.h"
 #include "lacuna/backend/ref/skip_rule.h"
@@ -213,79 +214,12 @@ void QueryBlock::write_block_outputs() {
   }
 }
 
-std::string check_blocks(const char* what, int64_t len, int32_t block, int32_t num_blocks,
-                         const int32_t* offsets, int32_t num_heads) {
-  if (offsets == nullptr) {
-    if (block < 1) return fmt::format("attend: block_{} {}, expected 1 or more", what, block);
-    const int64_t expected = (len + block - 1) / block;
-    if (num_blocks != expected)
-      return fmt::format("attend: num_{}_blocks {}, expected {} ({} tokens in blocks of {})", what,
-                         num_blocks, expected, len, block);
-    return {};
-  }
-  if (num_blocks < 1)
-    return fmt::format("attend: num_{}_blocks {} with offsets, expected 1 or more", what,
-                       num_blocks);
-  for (int64_t i = 0; i < num_heads; ++i) {
-    const int32_t* row = offsets + i * (int64_t{num_blocks} + 1);
-    if (row[0] != 0 || row[num_blocks] != len || !std::is_sorted(row, row + num_blocks + 1))
-      return fmt::format("attend: {}_offsets of call index {}, expected to rise from 0 to {}", what,
-                         i, len);
-  }
-  return {};
-}
-
-std::string check_lists(const AttendParams& p) {
-  if (p.row_begin == nullptr) return {};
-  const int64_t rows = int64_t{p.num_heads} * p.num_q_blocks;
-  if (p.row_begin[0] < 0 || !std::is_sorted(p.row_begin, p.row_begin + rows + 1))
-    return "attend: row_begin, expected to rise from 0";
-  if (p.cols == nullptr && p.row_begin[rows] > p.row_begin[0])
-    return "attend: cols null, expected a list with row_begin";
-  for (int64_t i = p.row_begin[0]; i < p.row_begin[rows]; ++i)
-    if (p.cols[i] < 0 || p.cols[i] >= p.num_k_blocks)
-      return fmt::format("attend: key block {} listed, expected 0 to {}", p.cols[i],
-                         p.num_k_blocks - 1);
-  return {};
-}
-
-std::string check_skip(const AttendParams& p) {
-  if (p.skip == SkipKind::none) return {};
-  if (p.skip_param == nullptr) return "attend: skip_param null, expected one value per head";
-  for (int32_t i = 0; i < p.num_heads; ++i) {
-    const float param = p.skip_param[i];
-    if (p.skip == SkipKind::running_max && !(param >= 0.0f))
-      return fmt::format("attend: running_max parameter {}, expected 0 or more", param);
-    if (p.skip == SkipKind::running_lse && std::isnan(param))
-      return fmt::format("attend: running_lse parameter {}, expected a number", param);
-    if (p.skip == SkipKind::recall && !(param > 0.0f && param <= 1.0f))
-      return fmt::format("attend: recall {}, expected above 0 and at most 1", param);
-    if (p.skip_kappa != nullptr && !(p.skip_kappa[i] > 0.0f))
-      return fmt::format("attend: skip_kappa {}, expected above 0", p.skip_kappa[i]);
-  }
-  return {};
-}
-
 }  // namespace
 
 std::string attend_unsupported(const AttendParams& p) {
   if (p.dtype != AttendDType::f32 && p.dtype != AttendDType::bf16)
     return "attend: dtype unknown, expected f32 or bf16";
-  if (p.head_dim < 1 || p.head_dim > 1024)
-    return fmt::format("attend: head_dim {}, expected 1 to 1024", p.head_dim);
-  if (p.num_heads < 0 || p.q_len < 0 || p.k_len < 0 || p.q_len > INT32_MAX || p.k_len > INT32_MAX)
-    return fmt::format("attend: {} heads, q_len {}, k_len {}, expected 0 to 2^31-1", p.num_heads,
-                       p.q_len, p.k_len);
-  if (!std::isfinite(p.sm_scale))
-    return fmt::format("attend: sm_scale {}, expected a finite number", p.sm_scale);
-  if (p.num_heads == 0 || p.q_len == 0) return {};
-  if (p.q == nullptr || p.out == nullptr || (p.k_len > 0 && (p.k == nullptr || p.v == nullptr)))
-    return "attend: q, k, v or out null";
-  std::string why = check_blocks("q", p.q_len, p.block_q, p.num_q_blocks, p.q_offsets, p.num_heads);
-  if (why.empty())
-    why = check_blocks("k", p.k_len, p.block_k, p.num_k_blocks, p.k_offsets, p.num_heads);
-  if (why.empty()) why = check_lists(p);
-  return why.empty() ? check_skip(p) : why;
+  return check_attend(p);
 }
 
 void attend(const AttendParams& p) {
