@@ -18,8 +18,8 @@ namespace lacuna::cpu {
 namespace {
 
 constexpr const char* kWho = "antidiagonal_scores";
-// Query groups per product, by shape alone. oneDNN's f32 product copies its right side every time:
-// at 32k tokens and stride 16, 128 rows ran at 37 GFLOP/s and 512 at 70 (AVX2).
+// Query groups per product, by shape alone. Measured, the cause not looked into: at 32k tokens and
+// stride 16, 128 rows ran at 37 GFLOP/s and 512 at 70 (AVX2, f32).
 constexpr int64_t kMinRows = 512, kMaxRows = 1024;
 constexpr int64_t kLogitBytes = int64_t{16} << 20;  // at most, of one product
 constexpr int64_t kTasks = 16;                      // at once, where there are heads enough
