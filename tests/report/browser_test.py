@@ -319,6 +319,14 @@ class SampleTest(unittest.TestCase):
         self.page.focus(f"{at} th:nth-child(2) button")
         self.assertEqual(self.page.text("#tip"), section["columns"][1]["help"])
         self.assertTrue(self.page("document.querySelector('#tip').checkVisibility()"))
+        # The focus may scroll the page: the help stays with its column.
+        gap = (f"document.querySelector('#tip').getBoundingClientRect().top - "
+               f"document.querySelector('{at} th:nth-child(2) button').getBoundingClientRect().top")
+        before = self.page(gap)
+        self.page("window.scrollBy({top: 40, behavior: 'instant'})")
+        self.page.settle()
+        self.assertTrue(self.page("document.querySelector('#tip').checkVisibility()"))
+        self.assertAlmostEqual(self.page(gap), before, delta=1)
         self.page.focus(f"{at} th:nth-child(1) button")
         self.assertFalse(self.page("document.querySelector('#tip').checkVisibility()"))
 

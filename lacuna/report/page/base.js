@@ -121,8 +121,9 @@ const tip = {
           room = document.documentElement.clientWidth;
     const left = x + 16 + width > room - 8 ? x - 16 - width : x + 16;
     const top = y + 16 + height > window.innerHeight - 8 ? y - 16 - height : y + 16;
-    box.style.left = `${clamp(left, 8, Math.max(8, room - width - 8))}px`;
-    box.style.top = `${Math.max(8, top)}px`;
+    // In page coordinates: a key that moves the focus scrolls, and the tooltip goes along.
+    box.style.left = `${window.scrollX + clamp(left, 8, Math.max(8, room - width - 8))}px`;
+    box.style.top = `${window.scrollY + Math.max(8, top)}px`;
   },
   hide() {
     document.getElementById("tip").hidden = true;

@@ -107,7 +107,6 @@ function main() {
                 ({id, title}) => element("li", {}, element("a", {href: `#${id}`}, title)))));
   }
   themeButton();
-  window.addEventListener("scroll", tip.hide, {passive: true});
 }
 
 main();
