@@ -6,6 +6,7 @@
 
 #include "cli/command.h"
 #include "cli/options.h"
+#include "lacuna/report/machine_info.h"
 #include "lacuna/report/page.h"
 #include "lacuna/report/text.h"
 
@@ -23,7 +24,7 @@ void run(const Options& o) {
   const auto backend = o.machine.open();
   const std::vector<std::filesystem::path> files(o.files.begin(), o.files.end());
   nlohmann::ordered_json report = inspect(files, *backend);
-  report["command"] = fmt::format("lacuna inspect {}", fmt::join(o.files, " "));
+  report["command"] = command_line();
   if (!report["machine"].contains("version")) report["machine"]["version"] = LACUNA_VERSION;
   if (!o.report.empty()) write_report(o.report, report);
   if (o.json) {

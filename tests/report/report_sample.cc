@@ -1,11 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // report_sample FOLDER: writes sample.html, a report with every kind of section and numbers of a
 // believable run, and hostile.html, whose strings attack the page and whose sections are broken.
-extern "C" {
-#include <libavutil/base64.h>
-}
-#include <png.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -16,7 +11,9 @@ extern "C" {
 
 #include "lacuna/core/error.h"
 #include "lacuna/core/rng.h"
+#include "lacuna/models/video/video_writer.h"
 #include "lacuna/report/page.h"
+#include "lacuna/report/sprite.h"
 
 namespace lacuna {
 namespace {
@@ -26,29 +23,8 @@ using Json = nlohmann::ordered_json;
 constexpr int kSteps = 20, kLayers = 6, kHeads = 3, kBlocks = 36;
 constexpr int kFrames = 32, kSize = 96, kSheetColumns = 8;
 
-std::string base64(const std::vector<uint8_t>& bytes) {
-  std::string text(AV_BASE64_SIZE(bytes.size()), '\0');
-  LACUNA_CHECK(av_base64_encode(text.data(), static_cast<int>(text.size()), bytes.data(),
-                                static_cast<int>(bytes.size())) != nullptr,
-               "base64: {} bytes, expected fewer", bytes.size());
-  text.resize(text.find('\0'));
-  return text;
-}
-
 std::string png_uri(const std::vector<uint8_t>& rgb, int width, int height) {
-  png_image image{};
-  image.version = PNG_IMAGE_VERSION;
-  image.width = width;
-  image.height = height;
-  image.format = PNG_FORMAT_RGB;
-  png_alloc_size_t size = 0;
-  LACUNA_CHECK(png_image_write_to_memory(&image, nullptr, &size, 0, rgb.data(), 0, nullptr),
-               "png: {}", image.message);
-  std::vector<uint8_t> file(size);
-  LACUNA_CHECK(png_image_write_to_memory(&image, file.data(), &size, 0, rgb.data(), 0, nullptr),
-               "png: {}", image.message);
-  file.resize(size);
-  return "data:image/png;base64," + base64(file);
+  return "data:image/png;base64," + base64(encode_png({.width = width, .height = height}, rgb));
 }
 
 // One pixel of a disc that circles over a soft floor.
