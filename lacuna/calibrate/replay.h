@@ -44,9 +44,11 @@ struct ReplayRow {
   double qk_density = 1.0, pv_density = 1.0;
   double recall = 1.0;     // softmax mass of what was kept, mean over rows
   double rel_l1 = 0.0;     // sum |o - o'| / sum |o'|
-  double select_ms = 0.0;  // of one selection, per call; medians over repeats
+  // Per call, medians over repeats. A dense call is timed right before each case, and the case's
+  // times are scaled by dense_ms over that: machines drift within a run, ratios stay.
+  double select_ms = 0.0;  // of one selection
   double attend_ms = 0.0;
-  double dense_ms = 0.0;  // dense attention, same run
+  double dense_ms = 0.0;  // dense attention, at the start of the run
   // Selections per call: 1, or one in a whole generation for a mask that is never made again.
   double selections = 1.0;
 
