@@ -29,8 +29,10 @@ function(lacuna_cuda_module library source arch)
   set(name ${source}_sm${arch})
   set(file ${CMAKE_SOURCE_DIR}/lacuna/backend/cuda/inst/${source}.cu)
   set(module ${CMAKE_BINARY_DIR}/cuda/${name}.cubin)
+  # Of the plain headers, those that kernels include: what the host hands over, and kernel lists.
   file(GLOB headers CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/lacuna/backend/cuda/*.cuh
-    ${CMAKE_SOURCE_DIR}/lacuna/backend/cuda/inst/*.cuh)
+    ${CMAKE_SOURCE_DIR}/lacuna/backend/cuda/inst/*.cuh
+    ${CMAKE_SOURCE_DIR}/lacuna/backend/cuda/*_args.h ${CMAKE_SOURCE_DIR}/lacuna/backend/cuda/*_kernels.h)
   file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/cuda)
   # ptxas reports registers and spills on stderr: kept for scripts/cuda-gate.
   add_custom_command(OUTPUT ${module}
@@ -62,6 +64,11 @@ if(LACUNA_HAS_CUDA)
     lacuna_cuda_module(lacuna_backend_cuda attend_sm80_${dtype} 80)  # runs on all of 8.x
     lacuna_cuda_module(lacuna_backend_cuda attend_sm80_${dtype} 120)
     lacuna_cuda_module(lacuna_backend_cuda attend_sm90_${dtype} 90a)
+  endforeach()
+  foreach(module select)  # general kernels, as in modules.h
+    foreach(arch 80 90a 120)
+      lacuna_cuda_module(lacuna_backend_cuda ${module} ${arch})
+    endforeach()
   endforeach()
 else()
   target_sources(lacuna_backend_cuda PRIVATE lacuna/backend/cuda/absent.cc)

@@ -27,17 +27,31 @@ class Device {
   virtual std::string description() const = 0;
   virtual Family family() const = 0;
 
+  // Everything below happens in one order, that of the calls: memory released here is still good
+  // for what was launched before. Host memory may be reused when upload() returns and is complete
+  // when download() returns.
   virtual void* allocate(size_t bytes) = 0;  // 256-byte aligned; throws Error
   virtual void release(void* p) = 0;
   virtual void upload(void* to, const void* from, size_t bytes) = 0;
   virtual void download(void* to, const void* from, size_t bytes) = 0;
+  virtual bool owns(const void* p) const = 0;  // inside an allocation of this device
+  virtual void synchronize() = 0;              // until all of it has run
+
+  // Runs a kernel of a general module (modules.h), whose only parameter is the struct at `args`.
+  // Does not wait. An empty grid runs nothing.
+  virtual void launch(const char* module, const char* kernel, const Grid& grid, const void* args,
+                      size_t bytes) = 0;
+  template <typename Args>
+  void launch(const char* module, const std::string& kernel, const Grid& grid, const Args& args) {
+    launch(module, kernel.c_str(), grid, &args, sizeof(args));
+  }
 
   // [heads, tokens, channels] of 16-bit elements, boxes of 64 tokens x 64 channels, 128-byte
   // swizzle, zeros outside. Strides in elements. sm90 only.
   virtual TensorMap tensor_map(const void* base, int64_t channels, int64_t tokens, int64_t heads,
                                int64_t token_stride, int64_t head_stride) = 0;
-  // Runs the kernel on as many blocks as fit, at most one per job, and waits for it. Maps: q, k, v,
-  // out (sm90). Returns milliseconds on the device.
+  // Runs an attention kernel on as many blocks as fit, at most one per job, and waits for it. Maps:
+  // q, k, v, out (sm90). Returns milliseconds on the device.
   virtual double launch(const KernelId& kernel, const TensorMap (&maps)[4],
                         const AttendArgs& args) = 0;
 };

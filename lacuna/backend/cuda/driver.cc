@@ -7,9 +7,11 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <string>
 
+#include "lacuna/backend/cuda/modules.h"
 #include "lacuna/core/error.h"
 
 // Modules that the build embeds (cmake/LacunaCuda.cmake).
@@ -20,6 +22,12 @@ extern const unsigned char lacuna_module_attend_sm80_bf16_sm120[];
 extern const unsigned char lacuna_module_attend_sm80_f16_sm120[];
 extern const unsigned char lacuna_module_attend_sm90_bf16_sm90a[];
 extern const unsigned char lacuna_module_attend_sm90_f16_sm90a[];
+#define LACUNA_DECLARE_MODULE(name)                          \
+  extern const unsigned char lacuna_module_##name##_sm80[];  \
+  extern const unsigned char lacuna_module_##name##_sm90a[]; \
+  extern const unsigned char lacuna_module_##name##_sm120[];
+LACUNA_CUDA_MODULES(LACUNA_DECLARE_MODULE)
+#undef LACUNA_DECLARE_MODULE
 }
 
 namespace lacuna::cuda {
@@ -37,11 +45,18 @@ struct Api {
   decltype(&cuDeviceGetAttribute) device_attribute;
   decltype(&cuDevicePrimaryCtxRetain) retain_context;
   decltype(&cuCtxSetCurrent) set_context;
-  decltype(&cuCtxSynchronize) synchronize;
+  decltype(&cuStreamCreate) create_stream;
+  decltype(&cuStreamSynchronize) synchronize;
   decltype(&cuMemAlloc) allocate;
   decltype(&cuMemFree) release;
-  decltype(&cuMemcpyHtoD) to_device;
-  decltype(&cuMemcpyDtoH) to_host;
+  decltype(&cuMemAllocHost) allocate_host;
+  decltype(&cuMemcpyHtoDAsync) to_device;
+  decltype(&cuMemcpyDtoHAsync) to_host;
+  // Memory in the order of a stream; where the driver or the device has none, null.
+  decltype(&cuMemAllocAsync) allocate_async;
+  decltype(&cuMemFreeAsync) release_async;
+  decltype(&cuDeviceGetDefaultMemPool) memory_pool;
+  decltype(&cuMemPoolSetAttribute) set_pool_attribute;
   decltype(&cuModuleLoadData) load_module;
   decltype(&cuModuleGetFunction) get_function;
   decltype(&cuFuncSetAttribute) set_function_attribute;
@@ -78,11 +93,17 @@ Api open_driver() {
   find(a.library, "cuDeviceGetAttribute", true, &a.device_attribute);
   find(a.library, "cuDevicePrimaryCtxRetain", true, &a.retain_context);
   find(a.library, "cuCtxSetCurrent", true, &a.set_context);
-  find(a.library, "cuCtxSynchronize", true, &a.synchronize);
+  find(a.library, "cuStreamCreate", true, &a.create_stream);
+  find(a.library, "cuStreamSynchronize", true, &a.synchronize);
   find(a.library, "cuMemAlloc_v2", true, &a.allocate);
   find(a.library, "cuMemFree_v2", true, &a.release);
-  find(a.library, "cuMemcpyHtoD_v2", true, &a.to_device);
-  find(a.library, "cuMemcpyDtoH_v2", true, &a.to_host);
+  find(a.library, "cuMemAllocHost_v2", true, &a.allocate_host);
+  find(a.library, "cuMemcpyHtoDAsync_v2", true, &a.to_device);
+  find(a.library, "cuMemcpyDtoHAsync_v2", true, &a.to_host);
+  find(a.library, "cuMemAllocAsync", false, &a.allocate_async);
+  find(a.library, "cuMemFreeAsync", false, &a.release_async);
+  find(a.library, "cuDeviceGetDefaultMemPool", false, &a.memory_pool);
+  find(a.library, "cuMemPoolSetAttribute", false, &a.set_pool_attribute);
   find(a.library, "cuModuleLoadData", true, &a.load_module);
   find(a.library, "cuModuleGetFunction", true, &a.get_function);
   find(a.library, "cuFuncSetAttribute", true, &a.set_function_attribute);
@@ -94,6 +115,9 @@ Api open_driver() {
   find(a.library, "cuTensorMapEncodeTiled", false, &a.encode_tensor_map);
   return a;
 }
+
+constexpr size_t kStagingBytes = size_t{4} << 20;
+constexpr size_t kStagedBytes = size_t{256} << 10;  // larger uploads wait instead
 
 class DriverDevice final : public Device {
  public:
@@ -121,8 +145,13 @@ class DriverDevice final : public Device {
     check(api_.retain_context(&context, device_), "cuDevicePrimaryCtxRetain");
     context_ = context;
     enter();
+    check(api_.create_stream(&stream_, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
     check(api_.create_event(&start_, CU_EVENT_DEFAULT), "cuEventCreate");
     check(api_.create_event(&stop_, CU_EVENT_DEFAULT), "cuEventCreate");
+    void* staging = nullptr;
+    check(api_.allocate_host(&staging, kStagingBytes), "cuMemAllocHost");
+    staging_ = static_cast<unsigned char*>(staging);
+    choose_pool();
   }
 
   std::string description() const override {
@@ -134,25 +163,69 @@ class DriverDevice final : public Device {
   void* allocate(size_t bytes) override {
     enter();
     CUdeviceptr p = 0;
-    const CUresult result = api_.allocate(&p, bytes);
+    const CUresult result =
+        pooled_ ? api_.allocate_async(&p, bytes, stream_) : api_.allocate(&p, bytes);
     LACUNA_CHECK(result == CUDA_SUCCESS,
                  "cuda: {} bytes of device memory, expected them to be "
                  "free ({})",
                  bytes, text(result));
+    allocations_[p] = bytes;
     return reinterpret_cast<void*>(p);
   }
   void release(void* p) override {
     // Called from destructors: nothing to be done about a failure.
+    const auto address = reinterpret_cast<CUdeviceptr>(p);
+    allocations_.erase(address);
     api_.set_context(context_);
-    api_.release(reinterpret_cast<CUdeviceptr>(p));
+    if (pooled_) {
+      api_.release_async(address, stream_);
+    } else {
+      api_.synchronize(stream_);
+      api_.release(address);
+    }
+  }
+  bool owns(const void* p) const override {
+    const auto address = reinterpret_cast<CUdeviceptr>(p);
+    const auto next = allocations_.upper_bound(address);
+    return next != allocations_.begin() &&
+           address - std::prev(next)->first < std::prev(next)->second;
   }
   void upload(void* to, const void* from, size_t bytes) override {
     enter();
-    check(api_.to_device(reinterpret_cast<CUdeviceptr>(to), from, bytes), "copy to device");
+    const auto address = reinterpret_cast<CUdeviceptr>(to);
+    if (bytes > kStagedBytes) {
+      check(api_.to_device(address, from, bytes, stream_), "copy to device");
+      synchronize();  // the caller may reuse its memory
+      return;
+    }
+    // Small ones go through pinned memory that nobody else writes: no wait until it is full.
+    if (staged_ + bytes > kStagingBytes) synchronize();
+    std::memcpy(staging_ + staged_, from, bytes);
+    check(api_.to_device(address, staging_ + staged_, bytes, stream_), "copy to device");
+    staged_ += (bytes + 63) / 64 * 64;
   }
   void download(void* to, const void* from, size_t bytes) override {
     enter();
-    check(api_.to_host(to, reinterpret_cast<CUdeviceptr>(from), bytes), "copy to host");
+    check(api_.to_host(to, reinterpret_cast<CUdeviceptr>(from), bytes, stream_), "copy to host");
+    synchronize();
+  }
+  void synchronize() override {
+    enter();
+    check(api_.synchronize(stream_), "cuStreamSynchronize");
+    staged_ = 0;
+  }
+
+  void launch(const char* module, const char* name, const Grid& grid, const void* args,
+              size_t) override {
+    if (grid.blocks <= 0 || grid.blocks_y <= 0) return;
+    enter();
+    const CUfunction kernel = function(module_image(module), name);
+    if (grid.shared_bytes > (48 << 10)) allow_shared(kernel, grid.shared_bytes, name);
+    void* parameters[] = {const_cast<void*>(args)};
+    check(api_.launch(kernel, static_cast<unsigned>(grid.blocks),
+                      static_cast<unsigned>(grid.blocks_y), 1, static_cast<unsigned>(grid.threads),
+                      1, 1, static_cast<unsigned>(grid.shared_bytes), stream_, parameters, nullptr),
+          fmt::format("launch of {}", name));
   }
 
   TensorMap tensor_map(const void* base, int64_t channels, int64_t tokens, int64_t heads,
@@ -177,12 +250,10 @@ class DriverDevice final : public Device {
 
   double launch(const KernelId& id, const TensorMap (&maps)[4], const AttendArgs& args) override {
     enter();
-    const CUfunction kernel = function(id);
+    const CUfunction kernel = function(module_of(id.dtype == AttendDType::bf16), id.name());
     const auto threads = static_cast<unsigned>(kernel_threads(id.family));
     const auto shared = static_cast<unsigned>(kernel_shared_bytes(id.family, id.head_dim));
-    check(api_.set_function_attribute(kernel, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-                                      static_cast<int>(shared)),
-          "shared memory of " + id.name());
+    allow_shared(kernel, static_cast<int>(shared), id.name());
     int blocks = 0;
     check(api_.occupancy(&blocks, kernel, static_cast<int>(threads), shared), "occupancy");
     const auto grid =
@@ -192,12 +263,13 @@ class DriverDevice final : public Device {
     std::copy(maps, maps + 4, copies);
     void* sm90[] = {&copies[0], &copies[1], &copies[2], &copies[3], &arguments};
     void* sm80[] = {&arguments};
-    check(api_.record_event(start_, nullptr), "cuEventRecord");
-    check(api_.launch(kernel, grid, 1, 1, threads, 1, 1, shared, nullptr,
+    check(api_.record_event(start_, stream_), "cuEventRecord");
+    check(api_.launch(kernel, grid, 1, 1, threads, 1, 1, shared, stream_,
                       id.family == Family::sm90 ? sm90 : sm80, nullptr),
           "launch of " + id.name());
-    check(api_.record_event(stop_, nullptr), "cuEventRecord");
-    check(api_.synchronize(), id.name());
+    check(api_.record_event(stop_, stream_), "cuEventRecord");
+    check(api_.synchronize(stream_), id.name());
+    staged_ = 0;
     float ms = 0.0f;
     check(api_.elapsed(&ms, start_, stop_), "cuEventElapsedTime");
     return ms;
@@ -228,27 +300,66 @@ class DriverDevice final : public Device {
     return bf16 ? lacuna_module_attend_sm80_bf16_sm80 : lacuna_module_attend_sm80_f16_sm80;
   }
 
-  CUfunction function(const KernelId& id) {
-    const auto [at, fresh] = functions_.try_emplace(id.name(), nullptr);
+  const unsigned char* module_image(const char* name) const {
+    const struct {
+      const char* name;
+      const unsigned char *sm80, *sm90a, *sm120;
+    } modules[] = {
+#define LACUNA_MODULE(m) \
+  {#m, lacuna_module_##m##_sm80, lacuna_module_##m##_sm90a, lacuna_module_##m##_sm120},
+        LACUNA_CUDA_MODULES(LACUNA_MODULE)
+#undef LACUNA_MODULE
+    };
+    for (const auto& m : modules)
+      if (std::strcmp(m.name, name) == 0)
+        return major_ == 9 ? m.sm90a : major_ == 12 ? m.sm120 : m.sm80;
+    fail("cuda: no module {}, expected one of modules.h", name);
+  }
+
+  CUfunction function(const unsigned char* image, const std::string& name) {
+    const auto [at, fresh] = functions_.try_emplace(name, nullptr);
     if (!fresh) return at->second;
-    const unsigned char* image = module_of(id.dtype == AttendDType::bf16);
     CUmodule& module = modules_[image];
     if (module == nullptr) {
       const CUresult result = api_.load_module(&module, image);
       LACUNA_CHECK(result == CUDA_SUCCESS,
                    "cuda: {} cannot be loaded by the driver of CUDA {}.{} ({}), expected {}.{} or "
                    "newer, which compiled it",
-                   id.name(), driver_version_ / 1000, driver_version_ % 1000 / 10, text(result),
+                   name, driver_version_ / 1000, driver_version_ % 1000 / 10, text(result),
                    CUDA_VERSION / 1000, CUDA_VERSION % 1000 / 10);
     }
-    check(api_.get_function(&at->second, module, id.name().c_str()), id.name());
+    check(api_.get_function(&at->second, module, name.c_str()), name);
     return at->second;
+  }
+  void allow_shared(CUfunction kernel, int bytes, const std::string& name) const {
+    check(
+        api_.set_function_attribute(kernel, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, bytes),
+        "shared memory of " + name);
+  }
+  // Ops allocate and release at every call: the pool must keep what was released.
+  void choose_pool() {
+    if (api_.allocate_async == nullptr || api_.release_async == nullptr ||
+        api_.memory_pool == nullptr || api_.set_pool_attribute == nullptr ||
+        attribute(CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED) == 0)
+      return;
+    CUmemoryPool pool = nullptr;
+    check(api_.memory_pool(&pool, device_), "cuDeviceGetDefaultMemPool");
+    cuuint64_t keep = UINT64_MAX;
+    check(api_.set_pool_attribute(pool, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, &keep),
+          "cuMemPoolSetAttribute");
+    pooled_ = true;
   }
 
   const Api& api_;
   CUdevice device_ = 0;
   CUcontext context_ = nullptr;
-  CUevent start_ = nullptr, stop_ = nullptr;  // live as long as the process's context
+  // These live as long as the process's context.
+  CUstream stream_ = nullptr;
+  CUevent start_ = nullptr, stop_ = nullptr;
+  unsigned char* staging_ = nullptr;  // pinned
+  size_t staged_ = 0;                 // bytes of it that copies under way may still read
+  bool pooled_ = false;               // memory in the order of the stream
+  std::map<CUdeviceptr, size_t> allocations_;
   std::string name_;
   int driver_version_ = 0, major_ = 0, minor_ = 0, multiprocessors_ = 0;
   std::map<std::string, CUfunction> functions_;

@@ -75,6 +75,14 @@ struct AttendArgs {
   float* slot_lse;  // [out tiles, 2 slots, 128 rows] log2-sum-exp2 of kept slots, or null
 };
 
+// Thread blocks of a general kernel: blocks x blocks_y of `threads`, with dynamic shared memory.
+struct Grid {
+  int32_t blocks = 1, blocks_y = 1;  // blocks_y: at most 65535
+  int32_t threads = 256;             // as the kernel list says
+  int32_t shared_bytes = 0;          // at most 99 KiB, what sm_86, 89 and 120 have
+};
+inline constexpr int32_t kMostSharedBytes = 99 << 10;
+
 // How a kernel of each family is launched: threads of a block and bytes of dynamic shared memory.
 enum class Family : uint8_t {
   sm80,  // mma.sync and cp.async: 8.x and 12.x

@@ -23,6 +23,15 @@ struct F16 {};
 LACUNA_DEVICE int thread_id() {
   return static_cast<int>(threadIdx.x);
 }
+LACUNA_DEVICE int block_id() {
+  return static_cast<int>(blockIdx.x);
+}
+LACUNA_DEVICE int block_id_y() {
+  return static_cast<int>(blockIdx.y);
+}
+LACUNA_DEVICE int grid_blocks() {
+  return static_cast<int>(gridDim.x);
+}
 LACUNA_DEVICE unsigned char* shared_memory() {
   extern __shared__ __align__(1024) unsigned char lacuna_shared[];
   return lacuna_shared;
@@ -35,8 +44,15 @@ LACUNA_DEVICE uint32_t shared_address(const void* p) {
 LACUNA_DEVICE float shuffle_xor(float x, int lanes) {
   return __shfl_xor_sync(0xffffffffu, x, lanes);
 }
+LACUNA_DEVICE int shuffle_xor(int x, int lanes) {
+  return __shfl_xor_sync(0xffffffffu, x, lanes);
+}
 LACUNA_DEVICE int broadcast_lane0(int x) {
   return __shfl_sync(0xffffffffu, x, 0);
+}
+// Bit l = what lane l said.
+LACUNA_DEVICE uint32_t ballot(bool yes) {
+  return __ballot_sync(0xffffffffu, yes);
 }
 LACUNA_DEVICE void sync_warp() {
   __syncwarp();
@@ -86,6 +102,18 @@ LACUNA_DEVICE float multiply_add(float a, float b, float c) {
 LACUNA_DEVICE float minus_infinity() {
   return __int_as_float(0xff800000);
 }
+LACUNA_DEVICE float to_float(uint16_t bits, Bf16) {
+  return __uint_as_float(static_cast<uint32_t>(bits) << 16);
+}
+LACUNA_DEVICE float to_float(uint16_t bits, F16) {
+  float y;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(bits));
+  return y;
+}
+// Bits of a float as an integer.
+LACUNA_DEVICE uint32_t float_bits(float x) {
+  return __float_as_uint(x);
+}
 // Two floats rounded to nearest even; `low` is the element at the lower address.
 LACUNA_DEVICE uint32_t pack_pair(float low, float high, Bf16) {
   uint32_t r;
@@ -104,6 +132,20 @@ LACUNA_DEVICE void store_shared(uint32_t address, uint32_t x) {
 }
 LACUNA_DEVICE void store_global(void* p, uint32_t x) {
   *static_cast<uint32_t*>(p) = x;
+}
+// Elements of any plain type; general kernels touch global memory through these two (and
+// copy_async), so that the emulator sees what is not device memory.
+template <class T>
+struct Same {
+  using Type = T;
+};
+template <class T>
+LACUNA_DEVICE T read_global(const T* p) {
+  return *p;
+}
+template <class T>
+LACUNA_DEVICE void write_global(T* p, typename Same<T>::Type x) {
+  *p = x;
 }
 LACUNA_DEVICE float load_volatile(const float* p) {
   float x;

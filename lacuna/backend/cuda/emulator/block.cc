@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -55,7 +57,7 @@ unsigned char* stack_of(int thread) {
   return stack.get();
 }
 
-unsigned char* shared_bytes() {
+unsigned char* block_memory() {
   alignas(1024) static unsigned char bytes[kSharedBytes];
   return bytes;
 }
@@ -76,7 +78,7 @@ uint64_t hash_bytes(const void* data, size_t bytes) {
   return hash;
 }
 
-Block::Block(int num_threads, uint64_t seed)
+Block::Block(int num_threads, int shared_bytes, uint64_t seed)
     : threads(static_cast<size_t>(num_threads)),
       warps(static_cast<size_t>((num_threads + 31) / 32)),
       warp_groups(static_cast<size_t>((num_threads + 127) / 128)),
@@ -85,7 +87,8 @@ Block::Block(int num_threads, uint64_t seed)
       stalled_(static_cast<size_t>((num_threads + 31) / 32)),
       rng_(seed),
       cheap_state_(static_cast<uint32_t>(seed) | 1),
-      shared_(shared_bytes()) {
+      shared_(block_memory()),
+      shared_bytes_(shared_bytes) {
   // As 16-bit floats NaN, as integers -1: nothing a kernel can mistake for data.
   std::memset(shared_, 0xFF, kSharedBytes);
   for (int t = 0; t < num_threads; ++t) {
@@ -191,6 +194,9 @@ std::string Block::deadlock() const {
 std::string Block::left_behind() {
   while (!stores.empty()) run_store(stores.begin()->first);
   if (!in_flight_.empty()) return "the block ended with TMA loads in flight";
+  if (std::any_of(shared_ + shared_bytes_, shared_ + kSharedBytes,
+                  [](unsigned char byte) { return byte != 0xFF; }))
+    return fmt::format("shared memory written past the {} bytes of the block", shared_bytes_);
   for (int i = 0; i < 16; ++i)
     if (barriers[i].arrived != 0) return fmt::format("named barrier {} was left half full", i);
   int registers = 0;
@@ -257,22 +263,33 @@ void Block::settle(MBarrier& barrier) {
   ++barrier.phase;
 }
 
-std::string run(int blocks, int num_threads, uint64_t seed, const std::function<void()>& kernel) {
+std::string run(const Grid& grid, const GlobalMemory* memory, uint64_t seed,
+                const std::function<void()>& kernel) {
   g_loads = 0;
-  for (int b = 0; b < blocks; ++b) {
-    Block one(num_threads, seed + static_cast<uint64_t>(b));
-    g_block = &one;
-    std::string fault;
-    try {
-      fault = one.run(kernel);
-    } catch (const Error& e) {
-      fault = e.what();
+  for (int y = 0; y < grid.blocks_y; ++y)
+    for (int x = 0; x < grid.blocks; ++x) {
+      Block one(grid.threads, grid.shared_bytes, seed + static_cast<uint64_t>(y * grid.blocks + x));
+      one.x = x, one.y = y, one.grid_x = grid.blocks;
+      one.memory = memory;
+      g_block = &one;
+      std::string fault;
+      try {
+        fault = one.run(kernel);
+      } catch (const Error& e) {
+        fault = e.what();
+      }
+      g_block = nullptr;
+      g_loads += one.loads;
+      if (!fault.empty())
+        return grid.blocks_y == 1 ? fmt::format("block {}: {}", x, fault)
+                                  : fmt::format("block {}, {}: {}", x, y, fault);
     }
-    g_block = nullptr;
-    g_loads += one.loads;
-    if (!fault.empty()) return fmt::format("block {}: {}", b, fault);
-  }
   return {};
+}
+
+std::string run(int blocks, int num_threads, uint64_t seed, const std::function<void()>& kernel) {
+  return run({.blocks = blocks, .threads = num_threads, .shared_bytes = kSharedBytes}, nullptr,
+             seed, kernel);
 }
 
 int64_t loads_of_last_run() {
@@ -288,6 +305,15 @@ using emulator::block;
 int thread_id() {
   return block().current;
 }
+int block_id() {
+  return block().x;
+}
+int block_id_y() {
+  return block().y;
+}
+int grid_blocks() {
+  return block().grid_x;
+}
 unsigned char* shared_memory() {
   return block().shared();
 }
@@ -295,21 +321,43 @@ uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(static_cast<const unsigned char*>(p) - block().shared());
 }
 
-float shuffle_xor(float x, int lanes) {
+void check_global(const void* p, size_t bytes, size_t alignment) {
+  if (reinterpret_cast<uintptr_t>(p) % alignment != 0)
+    block().fault(fmt::format("an access of {} bytes that is not aligned", bytes));
+  const emulator::GlobalMemory* memory = block().memory;
+  if (memory != nullptr && !memory->owns(p, bytes))
+    block().fault(fmt::format("{} bytes at {} are not device memory", bytes, p));
+}
+
+namespace {
+// What `lane` says. Two sets in turn: a fast lane may already write the next one.
+template <typename T>
+T exchange(T x, int lane, int operation) {
   emulator::Warp& warp = block().my_warp();
-  // Two sets in turn: a fast lane may already write the next one.
-  float* values = warp.value[warp.generation & 1];
-  values[block().lane()] = x;
-  const int other = block().lane() ^ lanes;
-  block().meet_warp(lanes, nullptr);
-  return values[other];
+  uint32_t* values = warp.value[warp.generation & 1];
+  values[block().lane()] = std::bit_cast<uint32_t>(x);
+  block().meet_warp(operation, nullptr);
+  return std::bit_cast<T>(values[lane]);
+}
+}  // namespace
+
+float shuffle_xor(float x, int lanes) {
+  return exchange(x, block().lane() ^ lanes, lanes);
+}
+int shuffle_xor(int x, int lanes) {
+  return exchange(x, block().lane() ^ lanes, lanes);
 }
 int broadcast_lane0(int x) {
+  return exchange(x, 0, 100);
+}
+uint32_t ballot(bool yes) {
   emulator::Warp& warp = block().my_warp();
-  float* values = warp.value[warp.generation & 1];
-  if (block().lane() == 0) values[0] = static_cast<float>(x);
-  block().meet_warp(100, nullptr);
-  return static_cast<int>(values[0]);
+  uint32_t* values = warp.value[warp.generation & 1];
+  values[block().lane()] = yes ? 1 : 0;
+  block().meet_warp(105, nullptr);
+  uint32_t bits = 0;
+  for (int lane = 0; lane < 32; ++lane) bits |= values[lane] << lane;
+  return bits;
 }
 void sync_warp() {
   block().meet_warp(101, nullptr);

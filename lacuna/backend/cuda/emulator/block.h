@@ -6,7 +6,8 @@
 // waited for); stages overwritten while wgmma or a TMA store still reads them; over-arrival and
 // byte counts that never match; plain stores that reach TMA without fence.proxy.async; accumulators
 // or A registers touched while wgmma is in flight, or without wgmma.fence before it; warps and
-// warpgroups that do not act together; misaligned tiles; shared memory left busy at the end.
+// warpgroups that do not act together; misaligned tiles; shared memory left busy at the end; writes
+// past the block's share of it; global memory that is not the device's.
 // Swizzle and descriptor distances are decoded as the hardware does, so a mismatch between what
 // TMA writes and wgmma reads gives wrong numbers.
 // What it cannot find: memory order between plain accesses, registers, bank conflicts, speed, and
@@ -21,6 +22,7 @@
 #include <string>
 #include <vector>
 
+#include "lacuna/backend/cuda/emulator/global_memory.h"
 #include "lacuna/backend/cuda/launch.h"
 
 namespace lacuna::cuda::emulator {
@@ -108,7 +110,7 @@ struct Warp {
   uint32_t generation = 0;
   int arrived = 0;
   int operation = 0;
-  float value[2][32];
+  uint32_t value[2][32];
   const void* in[2][32];
   void* out[32];
 };
@@ -123,7 +125,10 @@ struct WarpGroup {
 
 class Block {
  public:
-  Block(int threads, uint64_t seed);
+  Block(int threads, int shared_bytes, uint64_t seed);
+
+  int x = 0, y = 0, grid_x = 1;
+  const GlobalMemory* memory = nullptr;  // what global accesses are checked against
 
   // Scheduling.
   std::string run(const std::function<void()>& kernel);
@@ -143,6 +148,7 @@ class Block {
 
   // Shared memory.
   unsigned char* shared() { return shared_; }
+  int shared_bytes() const { return shared_bytes_; }
   Row& row(uint32_t address) { return rows[address / kRowBytes]; }
   MBarrier& mbarrier(const uint64_t* b);
   void settle(MBarrier& barrier);
@@ -179,6 +185,7 @@ class Block {
   std::vector<std::function<void()>> in_flight_;
   std::map<int32_t, MBarrier> mbarriers_;  // by shared address
   unsigned char* shared_;
+  int shared_bytes_;
   std::string fault_;
   void* home_ = nullptr;
   bool in_fiber_ = false;

@@ -2,13 +2,16 @@
 #include "lacuna/backend/cuda/emulator/emulated_device.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <span>
+#include <string>
 
 #include "lacuna/backend/cuda/attend_sm80.cuh"
 #include "lacuna/backend/cuda/attend_sm90.cuh"
 #include "lacuna/backend/cuda/emulator/emulator.h"
+#include "lacuna/backend/cuda/emulator/global_memory.h"
+#include "lacuna/backend/cuda/emulator/kernels.h"
 #include "lacuna/core/error.h"
 
 namespace lacuna::cuda::emulator {
@@ -43,6 +46,21 @@ void choose_dim(const KernelId& id, Maps maps, const AttendArgs& args) {
                            : choose_votes<T, 128>(id, maps, args);
 }
 
+const Kernel& find_kernel(const char* module, const char* name) {
+  const struct {
+    const char* name;
+    std::span<const Kernel> kernels;
+  } modules[] = {
+#define LACUNA_MODULE(m) {#m, m##_kernels()},
+      LACUNA_CUDA_MODULES(LACUNA_MODULE)
+#undef LACUNA_MODULE
+  };
+  for (const auto& m : modules)
+    for (const Kernel& kernel : m.kernels)
+      if (std::strcmp(m.name, module) == 0 && std::strcmp(kernel.name, name) == 0) return kernel;
+  fail("emulator: no kernel {} in module {}, expected one of its list", name, module);
+}
+
 class EmulatedDevice final : public Device {
  public:
   EmulatedDevice(Family family, uint64_t seed) : family_(family), seed_(seed) {}
@@ -52,17 +70,34 @@ class EmulatedDevice final : public Device {
   }
   Family family() const override { return family_; }
 
-  // Poisoned: what a kernel does not write is NaN.
-  void* allocate(size_t bytes) override {
-    const size_t size = (bytes + 255) / 256 * 256;
-    void* p = std::aligned_alloc(256, size);
-    LACUNA_CHECK(p != nullptr, "emulator: {} bytes, expected that much memory", bytes);
-    std::memset(p, 0xFF, size);
-    return p;
+  void* allocate(size_t bytes) override { return memory_.allocate(bytes); }
+  void release(void* p) override { memory_.release(p); }
+  void upload(void* to, const void* from, size_t bytes) override {
+    LACUNA_CHECK(memory_.owns(to, bytes), "emulator: upload of {} bytes, expected device memory",
+                 bytes);
+    std::memcpy(to, from, bytes);
   }
-  void release(void* p) override { std::free(p); }
-  void upload(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
   void download(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
+  bool owns(const void* p) const override { return memory_.owns(p, 1); }
+  void synchronize() override {}
+
+  void launch(const char* module, const char* name, const Grid& grid, const void* args,
+              size_t bytes) override {
+    const Kernel& kernel = find_kernel(module, name);
+    LACUNA_CHECK(bytes == kernel.args_bytes && grid.threads == kernel.threads,
+                 "{}: {} bytes of arguments and {} threads, expected {} and {}", name, bytes,
+                 grid.threads, kernel.args_bytes, kernel.threads);
+    LACUNA_CHECK(grid.blocks_y <= 65535 && grid.shared_bytes <= kMostSharedBytes,
+                 "{}: {} blocks in y with {} bytes of shared memory, expected 65535 and {} at most",
+                 name, grid.blocks_y, grid.shared_bytes, kMostSharedBytes);
+    alignas(64) unsigned char copy[4096];
+    LACUNA_CHECK(bytes <= sizeof(copy), "{}: {} bytes of arguments, expected at most {}", name,
+                 bytes, sizeof(copy));
+    std::memcpy(copy, args, bytes);
+    std::string fault = run(grid, &memory_, seed_++, [&] { kernel.run(copy); });
+    if (fault.empty()) fault = memory_.damage();
+    LACUNA_CHECK(fault.empty(), "{}: {}", name, fault);
+  }
 
   TensorMap tensor_map(const void* base, int64_t channels, int64_t tokens, int64_t heads,
                        int64_t token_stride, int64_t head_stride) override {
@@ -89,6 +124,7 @@ class EmulatedDevice final : public Device {
  private:
   Family family_;
   uint64_t seed_;
+  GlobalMemory memory_;
 };
 
 }  // namespace

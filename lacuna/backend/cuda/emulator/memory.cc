@@ -208,9 +208,9 @@ void fence_proxy_async() {
 
 void copy_async(uint32_t to, const void* from, int bytes) {
   emulator::Block& b = block();
-  if (to % 16 != 0 || to + 16 > emulator::kSharedBytes) b.fault(fmt::format("cp.async to {}", to));
-  if (bytes > 0 && reinterpret_cast<uintptr_t>(from) % 16 != 0)
-    b.fault("cp.async from an address that is not 16-byte aligned");
+  if (to % 16 != 0 || to + 16 > static_cast<uint32_t>(b.shared_bytes()))
+    b.fault(fmt::format("cp.async to {}", to));
+  if (bytes > 0) check_global(from, static_cast<size_t>(bytes), 16);
   emulator::Thread::Copy copy{to, {}, false};
   if (bytes > 0) std::memcpy(copy.data, from, static_cast<size_t>(bytes));
   // At once or at the wait: whoever still reads the old data, or already the new, gets it wrong.

@@ -5,7 +5,9 @@
 // checked.
 #pragma once
 
+#include <bit>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 
@@ -22,11 +24,16 @@ struct Bf16 {};
 struct F16 {};
 
 int thread_id();
+int block_id();
+int block_id_y();
+int grid_blocks();
 unsigned char* shared_memory();
 uint32_t shared_address(const void* p);
 
 float shuffle_xor(float x, int lanes);
+int shuffle_xor(int x, int lanes);
 int broadcast_lane0(int x);
+uint32_t ballot(bool yes);
 void sync_warp();
 void sync_block();
 void barrier_sync(int id, int threads);
@@ -54,6 +61,13 @@ inline float multiply_add(float a, float b, float c) {
 inline float minus_infinity() {
   return -std::numeric_limits<float>::infinity();
 }
+inline uint32_t float_bits(float x) {
+  return std::bit_cast<uint32_t>(x);
+}
+inline float to_float(uint16_t bits, Bf16) {
+  return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+}
+float to_float(uint16_t bits, F16);
 uint32_t pack_pair(float low, float high, Bf16);
 uint32_t pack_pair(float low, float high, F16);
 
@@ -63,6 +77,22 @@ inline void store_global(void* p, uint32_t x) {
 }
 inline float load_volatile(const float* p) {
   return *p;
+}
+// Faults the block unless the bytes are device memory, where the launch came through a Device.
+void check_global(const void* p, size_t bytes, size_t alignment);
+template <class T>
+struct Same {
+  using Type = T;
+};
+template <class T>
+T read_global(const T* p) {
+  check_global(p, sizeof(T), alignof(T));
+  return *p;
+}
+template <class T>
+void write_global(T* p, typename Same<T>::Type x) {
+  check_global(p, sizeof(T), alignof(T));
+  *p = x;
 }
 
 void copy_async(uint32_t to, const void* from, int bytes);

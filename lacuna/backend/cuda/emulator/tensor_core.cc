@@ -279,6 +279,9 @@ void mma_16x8x16(float* d, const uint32_t* a, uint32_t b0, uint32_t b1, bool hal
 
 using emulator::block;
 
+float to_float(uint16_t bits, F16) {
+  return emulator::to_float(bits, true);
+}
 uint32_t pack_pair(float low, float high, Bf16) {
   return BFloat16(low).bits | static_cast<uint32_t>(BFloat16(high).bits) << 16;
 }

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// Pooling: the mean of every block of tokens.
+#pragma once
+
+#include "lacuna/backend/cuda/element.cuh"
+#include "lacuna/backend/cuda/select_args.h"
+
+namespace lacuna::cuda {
+
+LACUNA_DEVICE int min_of(int a, int b) {
+  return a < b ? a : b;
+}
+LACUNA_DEVICE int block_begin(const BlockArgs& b, int call, int block) {
+  if (b.offsets != nullptr)
+    return read_global(b.offsets + call * (static_cast<int64_t>(b.num_blocks) + 1) + block);
+  const int64_t token = static_cast<int64_t>(block) * b.block;
+  return token < b.seq_len ? static_cast<int>(token) : b.seq_len;
+}
+
+// Each thread owns channels, so that a row of tokens is read in one go and no sum is shared.
+// Partial sums over 64 tokens keep the error of long blocks at a few ulp.
+template <class T>
+LACUNA_DEVICE void block_mean(const BlockMeanArgs& p) {
+  constexpr int kPart = 64;
+  const int block = block_id(), call = block_id_y();
+  const int begin = block_begin(p.blocks, call, block);
+  const int end = block_begin(p.blocks, call, block + 1);
+  const int64_t head = read_global(p.head_ids + call) * p.x_head_stride;
+  const float n = static_cast<float>(end > begin ? end - begin : 1);
+  LACUNA_NO_UNROLL
+  for (int c = thread_id(); c < p.d; c += kBlockMeanThreads) {
+    float total = 0.0f;
+    LACUNA_NO_UNROLL
+    for (int first = begin; first < end; first += kPart) {
+      const int last = min_of(first + kPart, end);
+      float part = 0.0f;
+      for (int t = first; t < last; ++t)
+        part += load_element<T>(p.x, head + t * p.x_token_stride + c);
+      total += part;
+    }
+    write_global(
+        p.out + call * p.out_head_stride + block * p.out_block_stride + c * p.out_channel_stride,
+        total / n);
+  }
+}
+
+}  // namespace lacuna::cuda
