@@ -3,6 +3,7 @@
 
 #include "lacuna/backend/cuda/attend.h"
 #include "lacuna/backend/cuda/driver.h"
+#include "lacuna/backend/cuda/select.h"
 #include "lacuna/core/error.h"
 
 namespace lacuna {
@@ -34,9 +35,9 @@ class CudaBackend final : public Backend {
   void merge_lse(const TensorView&, float*, const TensorView&, const float*) override {
     absent("merge_lse");
   }
-  void block_mean(const TensorView&, std::span<const int32_t>, const BlockLayout&,
-                  const TensorView&) override {
-    absent("block_mean");
+  void block_mean(const TensorView& x, std::span<const int32_t> head_ids, const BlockLayout& layout,
+                  const TensorView& out) override {
+    cuda::block_mean(*device_, x, head_ids, layout, out);
   }
   void antidiagonal_scores(const TensorView&, const TensorView&, std::span<const int32_t>,
                            const BlockLayout&, const BlockLayout&, float, int32_t, bool,

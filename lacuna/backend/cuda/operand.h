@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// Arguments of an op as kernels need them: device pointers and strides. What lies in device memory
+// is used in place; what lies on the host is copied, and copied back.
+#pragma once
+
+#include <array>
+#include <optional>
+
+#include "lacuna/backend/cuda/device.h"
+#include "lacuna/core/tensor.h"
+
+namespace lacuna::cuda {
+
+// Both are given in elements. A host tensor lies packed on the device; dimensions of stride 0 stay
+// so.
+class Operand {
+ public:
+  Operand(const Operand&) = delete;
+  Operand& operator=(const Operand&) = delete;
+
+  void* data() const { return data_; }
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+  int64_t stride(int dimension) const { return stride_[static_cast<size_t>(dimension)]; }
+  bool resident() const { return !memory_.has_value(); }
+
+ protected:
+  Operand(Device& device, const TensorView& view);
+  ~Operand() = default;
+  void upload();
+  void download();
+
+ private:
+  // Calls f(packed offset, host offset, elements) for rows of contiguous elements.
+  template <typename F>
+  void for_rows(const F& f) const;
+
+  Device& device_;
+  TensorView view_;
+  std::array<int64_t, kMaxRank> shape_{}, stride_{};  // of the packed copy
+  int64_t elements_ = 0;                              // of the packed copy
+  void* data_ = nullptr;
+  std::optional<DeviceMemory> memory_;
+};
+
+class Input : public Operand {
+ public:
+  Input(Device& device, const TensorView& view) : Operand(device, view) { upload(); }
+};
+
+// store() brings a host tensor its values; without it nothing changes there.
+class Output : public Operand {
+ public:
+  Output(Device& device, const TensorView& view) : Operand(device, view) {}
+  void store() { download(); }
+};
+
+// Read and written.
+class InOut : public Operand {
+ public:
+  InOut(Device& device, const TensorView& view) : Operand(device, view) { upload(); }
+  void store() { download(); }
+};
+
+// n values: a copy of host memory, or device memory in place. Null stays null.
+template <typename T>
+class Vector {
+ public:
+  Vector(Device& device, const T* values, int64_t n) : data_(values) {
+    if (values == nullptr || n == 0 || device.owns(values)) return;
+    const auto bytes = static_cast<size_t>(n) * sizeof(T);
+    memory_.emplace(device, bytes);
+    device.upload(memory_->template as<void>(), values, bytes);
+    data_ = memory_->template as<T>();
+  }
+  const T* data() const { return data_; }
+
+ private:
+  const T* data_;
+  std::optional<DeviceMemory> memory_;
+};
+
+}  // namespace lacuna::cuda
