@@ -46,6 +46,9 @@ class BackendTest : public testing::TestWithParam<BackendChoice> {
     }
   }
 
+  // Random cases: fewer on the emulator.
+  int turns(int all) const { return GetParam().name.starts_with("emulated") ? all / 4 : all; }
+
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Backend> ref_ = make_ref_backend();
 };

@@ -5,17 +5,16 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <vector>
 
 #include "lacuna/backend/attend_check.h"
+#include "lacuna/backend/cuda/attend_any_args.h"
+#include "lacuna/backend/cuda/operand.h"
 #include "lacuna/backend/cuda/plan.h"
 #include "lacuna/core/error.h"
 
 namespace lacuna::cuda {
 namespace {
-
-constexpr float kLog2E = 1.44269504088896341f;
 
 // Tensor heads that the call's memory must span.
 int64_t tensor_heads(const AttendParams& p) {
@@ -50,14 +49,6 @@ std::vector<float> kappas(const AttendParams& p) {
   const auto n = static_cast<size_t>(p.num_heads);
   return p.skip_kappa == nullptr ? std::vector<float>(n, 1.0f)
                                  : std::vector<float>(p.skip_kappa, p.skip_kappa + n);
-}
-
-void check_aligned(const char* name, const void* base, int64_t head_stride, int64_t token_stride) {
-  LACUNA_CHECK(reinterpret_cast<uintptr_t>(base) % 16 == 0 && head_stride % 8 == 0 &&
-                   token_stride % 8 == 0 && token_stride > 0 && head_stride > 0,
-               "attend: {} on the device with strides {} and {}, expected a 16-byte aligned base "
-               "and positive multiples of 8",
-               name, head_stride, token_stride);
 }
 
 AttendArgs make_args(const AttendParams& p, const Plan& plan) {
@@ -106,58 +97,53 @@ void fold_from_device(Device& device, const AttendParams& p, const Plan& plan,
                slot_lse.empty() ? nullptr : slot_lse.data(), lse.empty() ? nullptr : lse.data());
 }
 
-// [heads, tokens, head_dim], contiguous on the device, of a strided tensor on the host. Heads that
-// the call does not name are not copied.
-class Packed {
- public:
-  Packed(Device& device, const AttendParams& p, int64_t tokens)
-      : device_(device),
-        p_(p),
-        tokens_(tokens),
-        elements_(tensor_heads(p) * tokens * p.head_dim),
-        memory_(device, static_cast<size_t>(elements_) * 2),
-        host_(static_cast<size_t>(elements_)) {}
+// What the tensor-core kernels are made for, wherever its tensors lie.
+bool fits_tensor_cores(const AttendParams& p) {
+  return p.dtype != AttendDType::f32 && (p.head_dim == 64 || p.head_dim == 128) &&
+         p.sm_scale > 0.0f;
+}
 
-  void upload(const void* from, int64_t head_stride, int64_t token_stride) {
-    const auto* x = static_cast<const uint16_t*>(from);
-    for_rows(head_stride, token_stride, [&](uint16_t* packed, int64_t strided) {
-      std::memcpy(packed, x + strided, row_bytes());
-    });
-    if (elements_ > 0) device_.upload(data(), host_.data(), host_.size() * 2);
-  }
-  void download(void* to, int64_t head_stride, int64_t token_stride) {
-    if (elements_ > 0) device_.download(host_.data(), data(), host_.size() * 2);
-    auto* x = static_cast<uint16_t*>(to);
-    for_rows(head_stride, token_stride, [&](const uint16_t* packed, int64_t strided) {
-      std::memcpy(x + strided, packed, row_bytes());
-    });
-  }
-  void* data() const { return memory_.as<void>(); }
-  int64_t token_stride() const { return p_.head_dim; }
-  int64_t head_stride() const { return tokens_ * p_.head_dim; }
+bool aligned(const void* base, int64_t head_stride, int64_t token_stride) {
+  return reinterpret_cast<uintptr_t>(base) % 16 == 0 && head_stride % 8 == 0 &&
+         token_stride % 8 == 0 && token_stride > 0 && head_stride > 0;
+}
+bool all_aligned(const AttendParams& p) {
+  return aligned(p.q, p.q_head_stride, p.q_token_stride) &&
+         aligned(p.out, p.out_head_stride, p.out_token_stride) &&
+         (p.k_len == 0 || (aligned(p.k, p.k_head_stride, p.k_token_stride) &&
+                           aligned(p.v, p.v_head_stride, p.v_token_stride)));
+}
 
- private:
-  size_t row_bytes() const { return static_cast<size_t>(p_.head_dim) * 2; }
-  template <typename F>
-  void for_rows(int64_t head_stride, int64_t token_stride, const F& f) {
-    for (int32_t call = 0; call < p_.num_heads; ++call) {
-      const int64_t h = p_.head_ids != nullptr ? p_.head_ids[call] : call;
-      for (int64_t i = 0; i < tokens_; ++i)
-        f(host_.data() + (h * tokens_ + i) * p_.head_dim, h * head_stride + i * token_stride);
-    }
-  }
+const char* dtype_suffix(AttendDType dtype) {
+  return dtype == AttendDType::f32 ? "f32" : dtype == AttendDType::bf16 ? "bf16" : "f16";
+}
 
-  Device& device_;
-  const AttendParams& p_;
-  int64_t tokens_, elements_;
-  DeviceMemory memory_;
-  std::vector<uint16_t> host_;
-};
+void launch_any(Device& device, const AttendParams& p, const AttendArgs& args) {
+  int dim = 64;
+  while (dim < p.head_dim) dim *= 2;
+  device.launch("attend_any", fmt::format("attend_any_{}_d{}", dtype_suffix(p.dtype), dim),
+                {.blocks = args.num_jobs * kAnyBlocksPerJob,
+                 .threads = kAnyThreads,
+                 .shared_bytes = any_shared_bytes(dim)},
+                AttendAnyArgs{args, p.head_dim});
+}
 
-// Elements of the bias that the call may read.
-int64_t bias_elements(const AttendParams& p) {
-  if (p.bias == nullptr) return 0;
-  return (tensor_heads(p) - 1) * p.bias_head_stride + (p.q_len - 1) * p.bias_q_stride + p.k_len;
+TensorView tokens_view(const AttendParams& p, const void* data, int64_t tokens, int64_t head_stride,
+                       int64_t token_stride) {
+  const DType dtype = p.dtype == AttendDType::f32    ? DType::f32
+                      : p.dtype == AttendDType::bf16 ? DType::bf16
+                                                     : DType::f16;
+  TensorView view =
+      make_view(const_cast<void*>(data), dtype, {tensor_heads(p), tokens, int64_t{p.head_dim}});
+  view.stride = {head_stride, token_stride, 1};
+  return view;
+}
+
+TensorView bias_view(const AttendParams& p) {
+  TensorView view =
+      make_view(const_cast<float*>(p.bias), DType::f32, {tensor_heads(p), p.q_len, p.k_len});
+  view.stride = {p.bias_head_stride, p.bias_q_stride, 1};
+  return view;
 }
 
 }  // namespace
@@ -167,17 +153,20 @@ std::string KernelId::name() const {
                        : votes == Votes::per_tile ? "per_tile"
                                                   : "per_slot";
   return fmt::format("attend_{}_{}_d{}_{}", family == Family::sm90 ? "sm90" : "sm80",
-                     dtype == AttendDType::bf16 ? "bf16" : "f16", head_dim, suffix);
+                     dtype_suffix(dtype), head_dim, suffix);
 }
 
 std::string attend_unsupported(const AttendParams& p) {
   std::string why = check_attend(p);
   if (!why.empty()) return why;
-  if (p.dtype == AttendDType::f32) return "attend: dtype f32 on cuda, expected bf16 or f16";
-  if (p.head_dim != 64 && p.head_dim != 128)
-    return fmt::format("attend: head_dim {} on cuda, expected 64 or 128", p.head_dim);
-  if (!(p.sm_scale > 0.0f))
-    return fmt::format("attend: sm_scale {} on cuda, expected above 0", p.sm_scale);
+  if (p.head_dim > kAnyMostHeadDim)
+    return fmt::format("attend: head_dim {} on cuda, expected 1 to {}", p.head_dim,
+                       kAnyMostHeadDim);
+  if (p.skip != SkipKind::none && !fits_tensor_cores(p))
+    return fmt::format(
+        "attend: skip rule with {}, head_dim {}, sm_scale {} on cuda, expected bf16 or f16, 64 or "
+        "128, above 0",
+        attend_dtype_name(p.dtype), p.head_dim, p.sm_scale);
   if (p.bias != nullptr && (p.bias_head_stride < 0 || p.bias_q_stride < 0))
     return "attend: negative bias strides on cuda, expected 0 or more";
   return {};
@@ -188,12 +177,10 @@ double attend_resident(Device& device, const AttendParams& p) {
   if (!why.empty()) throw Error(why);
   if (p.pv_pairs != nullptr) std::fill_n(p.pv_pairs, p.num_heads, 0);
   if (p.num_heads == 0 || p.q_len == 0) return 0.0;
-  check_aligned("q", p.q, p.q_head_stride, p.q_token_stride);
-  check_aligned("out", p.out, p.out_head_stride, p.out_token_stride);
-  if (p.k_len > 0) {
-    check_aligned("k", p.k, p.k_head_stride, p.k_token_stride);
-    check_aligned("v", p.v, p.v_head_stride, p.v_token_stride);
-  }
+  const bool tensor_cores = fits_tensor_cores(p) && all_aligned(p);
+  LACUNA_CHECK(tensor_cores || p.skip == SkipKind::none,
+               "attend: unaligned tensors on the device with a skip rule, expected 16-byte aligned "
+               "bases and strides of positive multiples of 8");
   const Plan plan = make_plan(p);
   AttendArgs args = make_args(p, plan);
   const DeviceMemory jobs(device, plan.jobs), tiles(device, plan.tiles);
@@ -214,9 +201,14 @@ double attend_resident(Device& device, const AttendParams& p) {
   args.kept = kept.as<uint8_t>();
   args.slot_lse = slot_lse.as<float>();
   if (own_lse) args.lse = lse.as<float>();
-  TensorMap maps[4] = {};
-  if (device.family() == Family::sm90) make_maps(device, p, maps);
-  const double ms = device.launch({device.family(), p.dtype, p.head_dim, plan.votes}, maps, args);
+  double ms = 0.0;
+  if (tensor_cores) {
+    TensorMap maps[4] = {};
+    if (device.family() == Family::sm90) make_maps(device, p, maps);
+    ms = device.launch({device.family(), p.dtype, p.head_dim, plan.votes}, maps, args);
+  } else {
+    launch_any(device, p, args);
+  }
   fold_from_device(device, p, plan, args);
   return ms;
 }
@@ -229,32 +221,32 @@ void attend(Device& device, const AttendParams& host) {
     attend_resident(device, p);
     return;
   }
-  Packed q(device, host, host.q_len), out(device, host, host.q_len);
-  Packed k(device, host, host.k_len), v(device, host, host.k_len);
-  q.upload(host.q, host.q_head_stride, host.q_token_stride);
-  k.upload(host.k, host.k_head_stride, host.k_token_stride);
-  v.upload(host.v, host.v_head_stride, host.v_token_stride);
-  p.q = q.data(), p.q_head_stride = q.head_stride(), p.q_token_stride = q.token_stride();
-  p.k = k.data(), p.k_head_stride = k.head_stride(), p.k_token_stride = k.token_stride();
-  p.v = v.data(), p.v_head_stride = v.head_stride(), p.v_token_stride = v.token_stride();
-  p.out = out.data(), p.out_head_stride = out.head_stride(),
-  p.out_token_stride = out.token_stride();
-  const auto bias_bytes = static_cast<size_t>(bias_elements(host)) * sizeof(float);
-  const DeviceMemory bias(device, bias_bytes);
-  if (bias_bytes > 0) device.upload(bias.as<void>(), host.bias, bias_bytes);
-  p.bias = bias.as<float>();
-  const auto rows = static_cast<size_t>(tensor_heads(host) * host.q_len);
-  const DeviceMemory lse(device, host.lse != nullptr ? rows * sizeof(float) : 0);
+  std::vector<int32_t> heads(static_cast<size_t>(host.num_heads));
+  for (int32_t i = 0; i < host.num_heads; ++i)
+    heads[static_cast<size_t>(i)] = host.head_ids != nullptr ? host.head_ids[i] : i;
+  const Input q(device,
+                tokens_view(host, host.q, host.q_len, host.q_head_stride, host.q_token_stride),
+                heads);
+  const Input k(device,
+                tokens_view(host, host.k, host.k_len, host.k_head_stride, host.k_token_stride),
+                heads);
+  const Input v(device,
+                tokens_view(host, host.v, host.k_len, host.v_head_stride, host.v_token_stride),
+                heads);
+  Output out(device,
+             tokens_view(host, host.out, host.q_len, host.out_head_stride, host.out_token_stride),
+             heads);
+  const Input bias(device, bias_view(host), heads);
+  Output lse(device, make_view(host.lse, DType::f32, {tensor_heads(host), host.q_len}), heads);
+  p.q = q.data(), p.q_head_stride = q.stride(0), p.q_token_stride = q.stride(1);
+  p.k = k.data(), p.k_head_stride = k.stride(0), p.k_token_stride = k.stride(1);
+  p.v = v.data(), p.v_head_stride = v.stride(0), p.v_token_stride = v.stride(1);
+  p.out = out.data(), p.out_head_stride = out.stride(0), p.out_token_stride = out.stride(1);
+  p.bias = bias.as<float>(), p.bias_head_stride = bias.stride(0), p.bias_q_stride = bias.stride(1);
   p.lse = lse.as<float>();
   attend_resident(device, p);
-  out.download(host.out, host.out_head_stride, host.out_token_stride);
-  if (host.lse == nullptr) return;
-  std::vector<float> values(rows);
-  device.download(values.data(), p.lse, rows * sizeof(float));
-  for (int32_t call = 0; call < host.num_heads; ++call) {
-    const int64_t h = host.head_ids != nullptr ? host.head_ids[call] : call;
-    std::copy_n(values.begin() + h * host.q_len, host.q_len, host.lse + h * host.q_len);
-  }
+  out.store();
+  lse.store();
 }
 
 }  // namespace lacuna::cuda

@@ -11,13 +11,14 @@ namespace lacuna::cuda {
 // Why a call cannot run here, or empty.
 std::string attend_unsupported(const AttendParams& params);
 
-// q, k, v, out, bias and lse in host memory, any strides: copied to the device and back. Throws
-// Error when unsupported.
+// q, k, v, out, bias and lse in host memory, any strides, copied to the device and back; or in
+// device memory, in place. Throws Error when unsupported.
 void attend(Device& device, const AttendParams& params);
 
-// The same with q, k, v, out, bias and lse in device memory: bases 16-byte aligned, strides
-// multiples of 8 elements, else Error. Lists, offsets, skip parameters, block_mass, skip_bits
-// and pv_pairs stay in host memory. Returns milliseconds of the kernel on the device.
+// With q, k, v, out, bias and lse in device memory. Tensor cores need 16-byte aligned bases and
+// strides of multiples of 8 elements; the generic kernel takes what they refuse. Lists, offsets,
+// skip parameters, block_mass, skip_bits and pv_pairs stay in host memory. Returns milliseconds of
+// a tensor-core kernel on the device, 0 of the generic one, which is not waited for.
 double attend_resident(Device& device, const AttendParams& params);
 
 }  // namespace lacuna::cuda

@@ -17,6 +17,22 @@ struct ElementBits<F32> {
   using Type = float;
 };
 
+struct alignas(16) Float4 {
+  float v[4];
+};
+
+LACUNA_DEVICE float warp_sum(float x) {
+  LACUNA_UNROLL
+  for (int lanes = 16; lanes > 0; lanes /= 2) x += shuffle_xor(x, lanes);
+  return x;
+}
+
+LACUNA_DEVICE float warp_max(float x) {
+  LACUNA_UNROLL
+  for (int lanes = 16; lanes > 0; lanes /= 2) x = max_of(x, shuffle_xor(x, lanes));
+  return x;
+}
+
 LACUNA_DEVICE float to_float(float x, F32) {
   return x;
 }

@@ -14,6 +14,8 @@
 
 namespace lacuna::cuda {
 
+inline constexpr float kLog2E = 1.44269504088896341f, kLn2 = 0.69314718055994531f;
+
 inline constexpr int kHalfRows = 64;   // query rows of a half
 inline constexpr int kSlotKeys = 64;   // keys of a slot
 inline constexpr int kTileKeys = 128;  // keys of a key tile

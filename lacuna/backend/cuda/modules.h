@@ -6,4 +6,6 @@
 // A list is a macro of lines X(entry point, argument struct, threads of a block, kernel).
 #pragma once
 
-#define LACUNA_CUDA_MODULES(X) X(select)
+#define LACUNA_CUDA_MODULES(X) \
+  X(attend_any)                \
+  X(select)

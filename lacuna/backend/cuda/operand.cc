@@ -7,7 +7,7 @@
 
 namespace lacuna::cuda {
 
-Operand::Operand(Device& device, const TensorView& view)
+Operand::Operand(Device& device, const TensorView& view, std::span<const int32_t> only)
     : device_(device), view_(view), shape_(view.shape), stride_(view.stride), data_(view.data) {
   if (view.empty() || view.device == lacuna::Device::cuda || device.owns(view.data)) return;
   LACUNA_CHECK(!is_quantized(view.dtype), "cuda: {}, expected plain elements", view.describe());
@@ -18,6 +18,10 @@ Operand::Operand(Device& device, const TensorView& view)
     stride_[at] = view.stride[at] == 0 ? 0 : elements_;
     elements_ *= shape_[at];
   }
+  if (!only.empty() && view.stride[0] != 0) {
+    wanted_.resize(static_cast<size_t>(shape_[0]));
+    for (int32_t i : only) wanted_[static_cast<size_t>(i)] = true;
+  }
   memory_.emplace(device, static_cast<size_t>(storage_bytes(view.dtype, elements_)));
   data_ = memory_->as<void>();
 }
@@ -27,7 +31,7 @@ void Operand::for_rows(const F& f) const {
   // The longest run of trailing dimensions that lie contiguous is a row.
   int outer = view_.rank;
   int64_t row = 1;
-  while (outer > 0) {
+  while (outer > (wanted_.empty() ? 0 : 1)) {
     const auto at = static_cast<size_t>(outer - 1);
     if (shape_[at] != 1 && view_.stride[at] != row) break;
     row *= shape_[at];
@@ -38,7 +42,7 @@ void Operand::for_rows(const F& f) const {
     int64_t offset = 0;
     for (int i = 0; i < outer; ++i)
       offset += index[static_cast<size_t>(i)] * view_.stride[static_cast<size_t>(i)];
-    f(packed, offset, row);
+    if (wanted_.empty() || wanted_[static_cast<size_t>(index[0])]) f(packed, offset, row);
     for (int i = outer - 1; i >= 0; --i) {
       if (++index[static_cast<size_t>(i)] < shape_[static_cast<size_t>(i)]) break;
       index[static_cast<size_t>(i)] = 0;

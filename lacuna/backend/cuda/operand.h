@@ -5,14 +5,16 @@
 
 #include <array>
 #include <optional>
+#include <span>
+#include <vector>
 
 #include "lacuna/backend/cuda/device.h"
 #include "lacuna/core/tensor.h"
 
 namespace lacuna::cuda {
 
-// Both are given in elements. A host tensor lies packed on the device; dimensions of stride 0 stay
-// so.
+// Strides are in elements. A host tensor lies packed on the device; dimensions of stride 0 stay so.
+// `only`: indices of dimension 0 that are copied, all if empty.
 class Operand {
  public:
   Operand(const Operand&) = delete;
@@ -27,7 +29,7 @@ class Operand {
   bool resident() const { return !memory_.has_value(); }
 
  protected:
-  Operand(Device& device, const TensorView& view);
+  Operand(Device& device, const TensorView& view, std::span<const int32_t> only);
   ~Operand() = default;
   void upload();
   void download();
@@ -39,6 +41,7 @@ class Operand {
 
   Device& device_;
   TensorView view_;
+  std::vector<bool> wanted_;                          // of dimension 0; empty = all
   std::array<int64_t, kMaxRank> shape_{}, stride_{};  // of the packed copy
   int64_t elements_ = 0;                              // of the packed copy
   void* data_ = nullptr;
@@ -47,20 +50,27 @@ class Operand {
 
 class Input : public Operand {
  public:
-  Input(Device& device, const TensorView& view) : Operand(device, view) { upload(); }
+  Input(Device& device, const TensorView& view, std::span<const int32_t> only = {})
+      : Operand(device, view, only) {
+    upload();
+  }
 };
 
 // store() brings a host tensor its values; without it nothing changes there.
 class Output : public Operand {
  public:
-  Output(Device& device, const TensorView& view) : Operand(device, view) {}
+  Output(Device& device, const TensorView& view, std::span<const int32_t> only = {})
+      : Operand(device, view, only) {}
   void store() { download(); }
 };
 
 // Read and written.
 class InOut : public Operand {
  public:
-  InOut(Device& device, const TensorView& view) : Operand(device, view) { upload(); }
+  InOut(Device& device, const TensorView& view, std::span<const int32_t> only = {})
+      : Operand(device, view, only) {
+    upload();
+  }
   void store() { download(); }
 };
 

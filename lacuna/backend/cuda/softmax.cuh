@@ -10,8 +10,6 @@
 
 namespace lacuna::cuda {
 
-inline constexpr float kLn2 = 0.69314718055994531f;
-
 LACUNA_DEVICE float quad_max(float x) {
   x = max_of(x, shuffle_xor(x, 1));
   return max_of(x, shuffle_xor(x, 2));

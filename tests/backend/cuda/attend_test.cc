@@ -236,22 +236,6 @@ TEST_P(CudaAttend, Fp16) {
   }
 }
 
-TEST_P(CudaAttend, RefusesWhatItCannotDo) {
-  const auto why = [](const AttendSpec& spec, float scale = 0.125f) {
-    const AttendCase c(spec);
-    AttendParams p = c.params();
-    std::vector<float> out(4);
-    p.out = out.data();
-    p.sm_scale = scale;
-    return cuda::attend_unsupported(p);
-  };
-  EXPECT_EQ(why({.dtype = DType::f32}), "attend: dtype f32 on cuda, expected bf16 or f16");
-  EXPECT_EQ(why({.dtype = DType::bf16, .head_dim = 96}),
-            "attend: head_dim 96 on cuda, expected 64 or 128");
-  EXPECT_EQ(why({.dtype = DType::bf16}, -1.0f), "attend: sm_scale -1 on cuda, expected above 0");
-  EXPECT_EQ(why({.dtype = DType::bf16}), "");
-}
-
 INSTANTIATE_TEST_SUITE_P(Places, CudaAttend,
                          testing::Values(Place::emulated_sm80, Place::emulated_sm90, Place::gpu),
                          [](const auto& info) {

@@ -28,21 +28,25 @@ TEST(CudaBackend, AttendsAndCompacts) {
 
 TEST(CudaBackend, RefusalsAndAbsentOpsNameThemselves) {
   const auto backend = emulated();
-  const AttendCase c({.dtype = DType::f32});
+  const AttendCase c({.dtype = DType::f32, .skip = SkipKind::running_max, .skip_param = 0.1f});
   try {
     c.run(*backend);
-    ADD_FAILURE() << "f32 was accepted";
+    ADD_FAILURE() << "a skip rule in f32 was accepted";
   } catch (const Error& e) {
-    EXPECT_STREQ(e.what(), "attend: dtype f32 on cuda, expected bf16 or f16");
+    EXPECT_STREQ(
+        e.what(),
+        "attend: skip rule with f32, head_dim 64, sm_scale 0.125 on cuda, expected bf16 or "
+        "f16, 64 or 128, above 0");
   }
   const Tensor x = Tensor::zeros(DType::f32, {2, 2});
   try {
     backend->linear(x, x, nullptr, Epilogue::none, nullptr, x);
     ADD_FAILURE() << "linear was accepted";
   } catch (const Error& e) {
-    EXPECT_STREQ(e.what(),
-                 "cuda: linear is not implemented on this backend, expected attention or compact; "
-                 "use --backend cpu");
+    EXPECT_STREQ(
+        e.what(),
+        "cuda: linear is not implemented on this backend, expected attention or compact; "
+        "use --backend cpu");
   }
 }
 
