@@ -260,32 +260,6 @@ TEST_P(AttendContract, WrongCallsAreRefusedBeforeAnyWork) {
   EXPECT_EQ(out, std::vector<float>(out.size(), 42.0f));
 }
 
-TEST_P(AttendContract, MergeLse) {
-  for (DType dtype : {DType::f32, DType::bf16})
-    for (Storage storage : {Storage::heads_first, Storage::tokens_first, Storage::odd}) {
-      const int64_t h = 3, n = 70, d = 64;
-      const Poisoned a(dtype, h, n, d, storage), b(dtype, h, n, d, storage),
-          expected(dtype, h, n, d, storage);
-      fill_normal(a.view(), 1);
-      fill_normal(expected.view(), 1);
-      fill_normal(b.view(), 2);
-      std::vector<float> lse_a = random_floats(h * n, 3, 5.0), lse_b = random_floats(h * n, 4, 5.0);
-      const float inf = std::numeric_limits<float>::infinity();
-      lse_a[5] = lse_b[6] = lse_a[7] = lse_b[7] = -inf;
-      for (int64_t row : {5, 7})  // rows without keys are 0
-        for (int64_t c = 0; c < d; ++c) {
-          put(a.view(), row * a.view().stride[1] + c, 0.0);
-          put(expected.view(), row * a.view().stride[1] + c, 0.0);
-        }
-      std::vector<float> lse_expected = lse_a;
-      ref_->merge_lse(expected.view(), lse_expected.data(), b.view(), lse_b.data());
-      backend_->merge_lse(a.view(), lse_a.data(), b.view(), lse_b.data());
-      EXPECT_TRUE(close(a.view(), expected.view(), network(dtype), storage_name(storage)));
-      EXPECT_TRUE(near_abs(lse_a, lse_expected, lse_abs(DType::f32), "merged lse"));
-      EXPECT_TRUE(a.intact() && b.intact());
-    }
-}
-
 INSTANTIATE_TEST_SUITE_P(Backends, AttendContract, testing::ValuesIn(backends_under_test()),
                          choice_name);
 

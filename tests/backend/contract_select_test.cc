@@ -6,6 +6,7 @@
 
 #include "lacuna/core/error.h"
 #include "lacuna/core/threads.h"
+#include "tests/support/attend_expect.h"
 #include "tests/support/backends.h"
 #include "tests/support/compare.h"
 #include "tests/support/poisoned.h"
@@ -18,7 +19,7 @@ using SelectContract = BackendTest;
 
 TEST_P(SelectContract, BlockMean) {
   Rng rng(1);
-  for (int turn = 0; turn < 40; ++turn) {
+  for (int turn = 0; turn < turns(40); ++turn) {
     const DType dtype = turn % 2 == 0 ? DType::f32 : DType::bf16;
     const int64_t len = rng.integer(1, 300), d = rng.pick<int64_t>({1, 7, 64, 80, 128});
     const Poisoned x(dtype, 3, len, d, static_cast<Storage>(turn % 4));
@@ -39,7 +40,7 @@ TEST_P(SelectContract, BlockMean) {
 
 TEST_P(SelectContract, AntidiagonalScores) {
   Rng rng(2);
-  for (int turn = 0; turn < 40; ++turn) {
+  for (int turn = 0; turn < turns(40); ++turn) {
     const DType dtype = turn % 2 == 0 ? DType::f32 : DType::bf16;
     const int32_t stride = rng.pick<int32_t>({4, 8, 16});
     const int32_t block_q = rng.pick<int32_t>({16, 64, 128}),
@@ -67,9 +68,31 @@ TEST_P(SelectContract, AntidiagonalScores) {
   }
 }
 
+// Blocks of more groups than a tile of any backend has rows, and of a number that does not divide
+// it.
+TEST_P(SelectContract, AntidiagonalScoresOfLargeAndOddBlocks) {
+  for (const int32_t block : {1024, 96})
+    for (const bool compat : {false, true}) {
+      const DType dtype = compat ? DType::bf16 : DType::f32;
+      const int64_t q_len = 1501, k_len = 1303;
+      const Tensor q = random_tensor(dtype, {1, q_len, 16}, 1, 3.0),
+                   k = random_tensor(dtype, {1, k_len, 16}, 2);
+      const BlockLayout ql = BlockLayout::uniform(q_len, block),
+                        kl = BlockLayout::uniform(k_len, block);
+      const std::vector<int32_t> head{0};
+      const Tensor out(DType::f32, {1, ql.num_blocks, kl.num_blocks});
+      const Tensor expected(DType::f32, {1, ql.num_blocks, kl.num_blocks});
+      ref_->antidiagonal_scores(q, k, head, ql, kl, 0.25f, 4, compat, expected);
+      backend_->antidiagonal_scores(q, k, head, ql, kl, 0.25f, 4, compat, out);
+      const int64_t shape[] = {1, ql.num_blocks, kl.num_blocks};
+      EXPECT_TRUE(near_abs(values(out), values(expected), mass_abs(dtype), shape,
+                           fmt::format("block {} compat {}", block, compat)));
+    }
+}
+
 TEST_P(SelectContract, BlockMass) {
   Rng rng(5);
-  for (int turn = 0; turn < 40; ++turn) {
+  for (int turn = 0; turn < turns(40); ++turn) {
     const DType dtype = turn % 2 == 0 ? DType::f32 : DType::bf16;
     const int64_t q_len = rng.integer(1, 300), k_len = turn % 3 == 0 ? rng.integer(1, 300) : q_len;
     const int64_t d = rng.pick<int64_t>({64, 128, 40});
@@ -143,7 +166,7 @@ double squared_distance(const TensorView& x, int64_t x_at, const TensorView& c, 
 // centroids the first.
 TEST_P(SelectContract, NearestCentroids) {
   Rng rng(5);
-  for (int turn = 0; turn < 32; ++turn) {
+  for (int turn = 0; turn < turns(32); ++turn) {
     const DType dtype = turn % 2 == 0 ? DType::f32 : DType::bf16;
     const int64_t len = rng.integer(1, 500), d = rng.pick<int64_t>({1, 7, 64, 80, 128});
     const int64_t count = rng.pick<int64_t>({1, 2, 33, 128, 129, 300});
@@ -198,7 +221,7 @@ TEST_P(SelectContract, NearestCentroidsEdges) {
 // Scores in eighths, so that ties and exact crossings are common.
 TEST_P(SelectContract, TopPAndTopKEqualIncludingTies) {
   Rng rng(3);
-  for (int turn = 0; turn < 60; ++turn) {
+  for (int turn = 0; turn < turns(60); ++turn) {
     const int64_t heads = rng.integer(1, 3);
     const auto nq = static_cast<int32_t>(rng.integer(1, 5));
     const auto nk = static_cast<int32_t>(rng.pick<int64_t>({1, 2, 63, 64, 65, 129, 300}));
@@ -239,6 +262,16 @@ TEST_P(SelectContract, SelectionEdges) {
   backend_->select_top_p(zeros, std::vector<float>{0.9f}, b);
   EXPECT_EQ(a, b);
   b.validate();
+  // Both zeros are one score; top-k ranks negative and infinite ones too.
+  const Tensor signs = Tensor::zeros(DType::f32, {1, 2, 70});
+  const float kinds[] = {0.0f, -0.0f, -2.0f, std::numeric_limits<float>::infinity(), -1e-40f};
+  for (int i = 0; i < 140; ++i) signs.as<float>()[i] = kinds[(i * 7 + 1) % 5];
+  for (const int32_t k : {1, 20, 40, 70}) {
+    BlockMask c(1, 2, 70), d(1, 2, 70);
+    ref_->select_top_k(signs, std::vector<int32_t>{k}, c);
+    backend_->select_top_k(signs, std::vector<int32_t>{k}, d);
+    EXPECT_EQ(c, d) << "top_k " << k;
+  }
   Tensor bad = Tensor::zeros(DType::f32, {1, 2, 70});
   bad.as<float>()[80] = std::nanf("");
   EXPECT_THROW(backend_->select_top_p(bad, std::vector<float>{0.9f}, b), Error);
@@ -252,7 +285,7 @@ TEST_P(SelectContract, SelectionEdges) {
 
 TEST_P(SelectContract, GatherAndScatter) {
   Rng rng(4);
-  for (int turn = 0; turn < 16; ++turn) {
+  for (int turn = 0; turn < turns(16); ++turn) {
     const DType dtype = turn % 2 == 0 ? DType::f32 : DType::bf16;
     const int64_t len = rng.integer(1, 200), d = rng.pick<int64_t>({1, 5, 64, 128});
     const auto storage = static_cast<Storage>(turn % 4);
@@ -275,6 +308,32 @@ TEST_P(SelectContract, GatherAndScatter) {
     EXPECT_EQ(values(a.view()), values(b.view()));
     EXPECT_TRUE(b.intact());
   }
+}
+
+TEST_P(SelectContract, MergeLse) {
+  for (DType dtype : {DType::f32, DType::bf16})
+    for (Storage storage : {Storage::heads_first, Storage::tokens_first, Storage::odd}) {
+      const int64_t h = 3, n = 70, d = 64;
+      const Poisoned a(dtype, h, n, d, storage), b(dtype, h, n, d, storage),
+          expected(dtype, h, n, d, storage);
+      fill_normal(a.view(), 1);
+      fill_normal(expected.view(), 1);
+      fill_normal(b.view(), 2);
+      std::vector<float> lse_a = random_floats(h * n, 3, 5.0), lse_b = random_floats(h * n, 4, 5.0);
+      const float inf = std::numeric_limits<float>::infinity();
+      lse_a[5] = lse_b[6] = lse_a[7] = lse_b[7] = -inf;
+      for (int64_t row : {5, 7})  // rows without keys are 0
+        for (int64_t c = 0; c < d; ++c) {
+          put(a.view(), row * a.view().stride[1] + c, 0.0);
+          put(expected.view(), row * a.view().stride[1] + c, 0.0);
+        }
+      std::vector<float> lse_expected = lse_a;
+      ref_->merge_lse(expected.view(), lse_expected.data(), b.view(), lse_b.data());
+      backend_->merge_lse(a.view(), lse_a.data(), b.view(), lse_b.data());
+      EXPECT_TRUE(close(a.view(), expected.view(), network(dtype), storage_name(storage)));
+      EXPECT_TRUE(near_abs(lse_a, lse_expected, lse_abs(DType::f32), "merged lse"));
+      EXPECT_TRUE(a.intact() && b.intact());
+    }
 }
 
 TEST_P(SelectContract, SameBitsForOneAndTwoThreads) {

@@ -3,12 +3,12 @@
 // Backend::antidiagonal_scores). A group is `stride` tokens laid end to end, queries backwards;
 // then all antidiagonal sums are one product of [q groups, stride * d] and [k groups, stride * d].
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <type_traits>
 #include <vector>
 
+#include "lacuna/backend/compat_padding.h"
 #include "lacuna/backend/cpu/nn_checks.h"
 #include "lacuna/backend/cpu/nn_math.h"
 #include "lacuna/backend/cpu/select.h"
@@ -51,14 +51,6 @@ struct Scorer {
   int64_t group_bytes() const { return stride * d * element_bytes(compute); }
   int64_t chunk_rows() const { return std::min(q.count, chunk_blocks * q_per_block); }
 };
-
-// Key length after the padding of the published code: a whole number of query chunks.
-int64_t padded_len(int64_t len) {
-  const auto pow2 = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(len)));
-  const int64_t chunk =
-      std::max<int64_t>(std::min(std::max<int64_t>(2048, pow2), (int64_t{1} << 28) / pow2), 2048);
-  return round_up(len, chunk);
-}
 
 // Groups [first, first + rows) of a head -> `to`, dense; absent tokens of a short group are zero.
 void read_groups(const Scorer& s, const Groups& groups, int64_t head, int64_t first, int64_t rows,
@@ -252,9 +244,9 @@ void antidiagonal_scores(OneDnn& dnn, const TensorView& q, const TensorView& k,
            .compat = compat,
            .out = out};
   if (compat) {
-    const int64_t zeros = ceil_div(padded_len(k.shape[1]), stride) - s.k.count;
-    s.num_zero = static_cast<float>(zeros);
-    s.zero_in_last = static_cast<float>(std::min(zeros, s.k_blocks * s.k_per_block - s.k.count));
+    const CompatPadding padding = compat_padding(k.shape[1], stride, k_layout.block);
+    s.num_zero = static_cast<float>(padding.groups);
+    s.zero_in_last = static_cast<float>(padding.in_last_block);
   }
   s.widen = q.dtype == DType::bf16 && !dnn.native_bf16();
   s.compute = s.widen ? DType::f32 : q.dtype;

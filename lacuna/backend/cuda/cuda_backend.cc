@@ -12,7 +12,7 @@ namespace {
 // An op that silently ran elsewhere would hide a slow path.
 [[noreturn]] void absent(const char* op) {
   fail(
-      "cuda: {} is not implemented on this backend, expected attention or compact; use "
+      "cuda: {} is not implemented on this backend, expected attention or selection; use "
       "--backend cpu",
       op);
 }
@@ -32,37 +32,45 @@ class CudaBackend final : public Backend {
     return compact_blocks(mask, order);
   }
 
-  void merge_lse(const TensorView&, float*, const TensorView&, const float*) override {
-    absent("merge_lse");
+  void merge_lse(const TensorView& out_a, float* lse_a, const TensorView& out_b,
+                 const float* lse_b) override {
+    cuda::merge_lse(*device_, out_a, lse_a, out_b, lse_b);
   }
   void block_mean(const TensorView& x, std::span<const int32_t> head_ids, const BlockLayout& layout,
                   const TensorView& out) override {
     cuda::block_mean(*device_, x, head_ids, layout, out);
   }
-  void antidiagonal_scores(const TensorView&, const TensorView&, std::span<const int32_t>,
-                           const BlockLayout&, const BlockLayout&, float, int32_t, bool,
-                           const TensorView&) override {
-    absent("antidiagonal_scores");
+  void antidiagonal_scores(const TensorView& q, const TensorView& k,
+                           std::span<const int32_t> head_ids, const BlockLayout& q_layout,
+                           const BlockLayout& k_layout, float sm_scale, int32_t stride, bool compat,
+                           const TensorView& out) override {
+    cuda::antidiagonal_scores(*device_, q, k, head_ids, q_layout, k_layout, sm_scale, stride,
+                              compat, out);
   }
-  void block_mass(const TensorView&, const TensorView&, const float*, std::span<const int32_t>,
-                  const BlockLayout&, const BlockLayout&, float, const TensorView&) override {
-    absent("block_mass");
+  void block_mass(const TensorView& q, const TensorView& k, const float* lse,
+                  std::span<const int32_t> head_ids, const BlockLayout& q_layout,
+                  const BlockLayout& k_layout, float sm_scale, const TensorView& out) override {
+    cuda::block_mass(*device_, q, k, lse, head_ids, q_layout, k_layout, sm_scale, out);
   }
-  void nearest_centroids(const TensorView&, std::span<const int32_t>, const TensorView&,
-                         const TensorView&) override {
-    absent("nearest_centroids");
+  void nearest_centroids(const TensorView& x, std::span<const int32_t> head_ids,
+                         const TensorView& centroids, const TensorView& labels) override {
+    cuda::nearest_centroids(*device_, x, head_ids, centroids, labels);
   }
-  void select_top_p(const TensorView&, std::span<const float>, BlockMask&) override {
-    absent("select_top_p");
+  void select_top_p(const TensorView& scores, std::span<const float> top_p,
+                    BlockMask& mask) override {
+    cuda::select_top_p(*device_, scores, top_p, mask);
   }
-  void select_top_k(const TensorView&, std::span<const int32_t>, BlockMask&) override {
-    absent("select_top_k");
+  void select_top_k(const TensorView& scores, std::span<const int32_t> top_k,
+                    BlockMask& mask) override {
+    cuda::select_top_k(*device_, scores, top_k, mask);
   }
-  void gather_tokens(const TensorView&, const int32_t*, int64_t, const TensorView&) override {
-    absent("gather_tokens");
+  void gather_tokens(const TensorView& x, const int32_t* order, int64_t order_head_stride,
+                     const TensorView& out) override {
+    cuda::gather_tokens(*device_, x, order, order_head_stride, out);
   }
-  void scatter_tokens(const TensorView&, const int32_t*, int64_t, const TensorView&) override {
-    absent("scatter_tokens");
+  void scatter_tokens(const TensorView& x, const int32_t* order, int64_t order_head_stride,
+                      const TensorView& out) override {
+    cuda::scatter_tokens(*device_, x, order, order_head_stride, out);
   }
   void linear(const TensorView&, const TensorView&, const float*, Epilogue, const float*,
               const TensorView&) override {

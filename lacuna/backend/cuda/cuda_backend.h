@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CUDA backend. So far: attention and compact; every other op throws, naming itself.
+// The CUDA backend. So far: attention and selection; every other op throws, naming itself.
 #pragma once
 
 #include <memory>

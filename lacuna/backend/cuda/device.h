@@ -26,6 +26,7 @@ class Device {
   virtual ~Device() = default;
   virtual std::string description() const = 0;
   virtual Family family() const = 0;
+  virtual int multiprocessors() const = 0;
 
   // Everything below happens in one order, that of the calls: memory released here is still good
   // for what was launched before. Host memory may be reused when upload() returns and is complete

@@ -159,6 +159,7 @@ class DriverDevice final : public Device {
                        driver_version_ / 1000, driver_version_ % 1000 / 10);
   }
   Family family() const override { return major_ == 9 ? Family::sm90 : Family::sm80; }
+  int multiprocessors() const override { return multiprocessors_; }
 
   void* allocate(size_t bytes) override {
     enter();

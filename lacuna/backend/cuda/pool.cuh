@@ -2,14 +2,10 @@
 // Pooling: the mean of every block of tokens.
 #pragma once
 
-#include "lacuna/backend/cuda/element.cuh"
-#include "lacuna/backend/cuda/select_args.h"
+#include "lacuna/backend/cuda/product.cuh"
 
 namespace lacuna::cuda {
 
-LACUNA_DEVICE int min_of(int a, int b) {
-  return a < b ? a : b;
-}
 LACUNA_DEVICE int block_begin(const BlockArgs& b, int call, int block) {
   if (b.offsets != nullptr)
     return read_global(b.offsets + call * (static_cast<int64_t>(b.num_blocks) + 1) + block);

@@ -47,6 +47,9 @@ LACUNA_DEVICE float shuffle_xor(float x, int lanes) {
 LACUNA_DEVICE int shuffle_xor(int x, int lanes) {
   return __shfl_xor_sync(0xffffffffu, x, lanes);
 }
+LACUNA_DEVICE double shuffle_xor(double x, int lanes) {
+  return __shfl_xor_sync(0xffffffffu, x, lanes);
+}
 LACUNA_DEVICE int broadcast_lane0(int x) {
   return __shfl_sync(0xffffffffu, x, 0);
 }
@@ -113,6 +116,9 @@ LACUNA_DEVICE float to_float(uint16_t bits, F16) {
 // Bits of a float as an integer.
 LACUNA_DEVICE uint32_t float_bits(float x) {
   return __float_as_uint(x);
+}
+LACUNA_DEVICE int count_bits(uint32_t x) {
+  return __popc(x);
 }
 // Two floats rounded to nearest even; `low` is the element at the lower address.
 LACUNA_DEVICE uint32_t pack_pair(float low, float high, Bf16) {

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lacuna/backend/cuda/select.h"
 
+#include <algorithm>
+#include <string>
+
+#include "lacuna/backend/compat_padding.h"
 #include "lacuna/backend/cuda/operand.h"
 #include "lacuna/backend/cuda/select_args.h"
 #include "lacuna/core/error.h"
@@ -10,24 +14,45 @@ namespace {
 
 constexpr const char* kModule = "select";
 
+int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+// [heads, tokens, channels] f32 or bf16, channels contiguous.
+void check_tokens(const char* who, const TensorView& x) {
+  LACUNA_CHECK(x.rank == 3 && (x.dtype == DType::f32 || x.dtype == DType::bf16) &&
+                   (x.stride[2] == 1 || x.shape[2] <= 1) && x.shape[1] < (1 << 30),
+               "{}: {}, expected [heads, tokens, channels] f32 or bf16, contiguous channels", who,
+               x.describe());
+}
+
 void check_heads(const char* who, std::span<const int32_t> head_ids, const TensorView& x) {
   for (int32_t h : head_ids)
     LACUNA_CHECK(h >= 0 && h < x.shape[0], "{}: head {}, {} has heads 0 to {}", who, h,
                  x.describe(), x.shape[0] - 1);
 }
 
-// [heads, tokens, channels] f32 or bf16, channels contiguous.
-void check_tokens(const char* who, const TensorView& x) {
-  LACUNA_CHECK(x.rank == 3 && (x.dtype == DType::f32 || x.dtype == DType::bf16) &&
-                   (x.stride[2] == 1 || x.shape[2] <= 1),
-               "{}: {}, expected [heads, tokens, channels] f32 or bf16, contiguous channels", who,
-               x.describe());
+void check_out(const char* who, const TensorView& out, int64_t heads, int64_t rows,
+               int64_t columns) {
+  LACUNA_CHECK(out.rank == 3 && out.dtype == DType::f32 && out.shape[0] == heads &&
+                   out.shape[1] == rows && out.shape[2] == columns,
+               "{}: out {}, expected [{}, {}, {}] f32", who, out.describe(), heads, rows, columns);
 }
 
-void check_out(const char* who, const TensorView& out, int64_t a, int64_t b, int64_t c) {
-  LACUNA_CHECK(out.rank == 3 && out.dtype == DType::f32 && out.shape[0] == a && out.shape[1] == b &&
-                   out.shape[2] == c,
-               "{}: out {}, expected [{}, {}, {}] f32", who, out.describe(), a, b, c);
+// q and k of one call, and its score per pair of blocks.
+void check_pair(const char* who, const TensorView& q, const TensorView& k,
+                std::span<const int32_t> head_ids, const BlockLayout& q_layout,
+                const BlockLayout& k_layout, const TensorView& out) {
+  check_tokens(who, q);
+  check_tokens(who, k);
+  LACUNA_CHECK(q.shape[2] == k.shape[2] && q.dtype == k.dtype && q_layout.seq_len == q.shape[1] &&
+                   k_layout.seq_len == k.shape[1],
+               "{}: q {} and k {}, expected one head_dim and dtype, {} and {} tokens", who,
+               q.describe(), k.describe(), q_layout.seq_len, k_layout.seq_len);
+  check_out(who, out, static_cast<int64_t>(head_ids.size()), q_layout.num_blocks,
+            k_layout.num_blocks);
+  check_heads(who, head_ids, q);
+  check_heads(who, head_ids, k);
 }
 
 std::string entry(const char* name, DType dtype) {
@@ -49,6 +74,37 @@ class Layout {
   BlockArgs args_;
 };
 
+// The rows of a product: `group` tokens each.
+RowsArgs rows_of(const Operand& x, const TensorView& view, int32_t group = 1,
+                 TokenOrder order = TokenOrder::forward) {
+  const int64_t piece = 16 / storage_bytes(view.dtype, 1);
+  const bool vector = reinterpret_cast<uintptr_t>(x.data()) % 16 == 0 && x.stride(0) % piece == 0 &&
+                      x.stride(1) % piece == 0 && view.shape[2] % piece == 0;
+  return {x.data(),
+          x.stride(0),
+          x.stride(1),
+          static_cast<int32_t>(view.shape[1]),
+          static_cast<int32_t>(view.shape[2]),
+          group,
+          order,
+          vector};
+}
+
+template <typename Args>
+void set_out(Args& args, const Output& out) {
+  args.out = out.as<float>();
+  args.out_head_stride = out.stride(0);
+  args.out_q_stride = out.stride(1);
+  args.out_k_stride = out.stride(2);
+}
+
+Grid product_grid(int64_t blocks, int64_t blocks_y = 1) {
+  return {.blocks = static_cast<int32_t>(blocks),
+          .blocks_y = static_cast<int32_t>(blocks_y),
+          .threads = kProductThreads,
+          .shared_bytes = kProductSharedBytes};
+}
+
 }  // namespace
 
 void block_mean(Device& device, const TensorView& x, std::span<const int32_t> head_ids,
@@ -61,7 +117,7 @@ void block_mean(Device& device, const TensorView& x, std::span<const int32_t> he
   check_out(kWho, out, calls, layout.num_blocks, x.shape[2]);
   check_heads(kWho, head_ids, x);
   if (out.numel() == 0) return;
-  const Input in(device, x);
+  const Input in(device, x, head_ids);
   Output to(device, out);
   const Vector<int32_t> heads(device, head_ids.data(), calls);
   const Layout blocks(device, layout);
@@ -79,6 +135,118 @@ void block_mean(Device& device, const TensorView& x, std::span<const int32_t> he
                  .blocks_y = static_cast<int32_t>(calls),
                  .threads = kBlockMeanThreads},
                 args);
+  to.store();
+}
+
+void antidiagonal_scores(Device& device, const TensorView& q, const TensorView& k,
+                         std::span<const int32_t> head_ids, const BlockLayout& q_layout,
+                         const BlockLayout& k_layout, float sm_scale, int32_t stride, bool compat,
+                         const TensorView& out) {
+  constexpr const char* kWho = "antidiagonal_scores";
+  check_pair(kWho, q, k, head_ids, q_layout, k_layout, out);
+  LACUNA_CHECK(stride > 0, "{}: stride {}, expected 1 or more", kWho, stride);
+  for (const BlockLayout* layout : {&q_layout, &k_layout})
+    LACUNA_CHECK(layout->offsets.empty() && layout->block > 0 && layout->block % stride == 0 &&
+                     layout->seq_len > 0,
+                 "{}: {} tokens in blocks of {}, expected uniform, a multiple of stride {}, and 1 "
+                 "token or more",
+                 kWho, layout->seq_len, layout->block, stride);
+  if (out.numel() == 0 || q.shape[2] == 0) return;
+  const auto calls = static_cast<int64_t>(head_ids.size());
+  const Input in_q(device, q, head_ids), in_k(device, k, head_ids);
+  Output to(device, out);
+  const Vector<int32_t> heads(device, head_ids.data(), calls);
+  AntidiagonalArgs args{};
+  args.q = rows_of(in_q, q, stride, compat ? TokenOrder::backward_padded : TokenOrder::backward);
+  args.k = rows_of(in_k, k, stride);
+  args.head_ids = heads.data();
+  args.q_groups = static_cast<int32_t>(ceil_div(q.shape[1], stride));
+  args.k_groups = static_cast<int32_t>(ceil_div(k.shape[1], stride));
+  args.q_per_block = q_layout.block / stride, args.k_per_block = k_layout.block / stride;
+  args.q_blocks = q_layout.num_blocks, args.k_blocks = k_layout.num_blocks;
+  args.blocks_per_item = std::max(1, kProductRows / args.q_per_block);
+  args.items = static_cast<int32_t>(ceil_div(args.q_blocks, args.blocks_per_item));
+  args.calls = static_cast<int32_t>(calls);
+  args.scale_log2 = sm_scale * kLog2E;
+  args.compat = compat;
+  if (compat) {
+    const CompatPadding padding = compat_padding(k.shape[1], stride, k_layout.block);
+    args.num_zero = static_cast<float>(padding.groups);
+    args.zero_in_last = static_cast<float>(padding.in_last_block);
+  }
+  set_out(args, to);
+  // As many as run at once, two to a multiprocessor: each has its own scratch.
+  const int64_t blocks =
+      std::min<int64_t>(calls * args.items, 2 * int64_t{device.multiprocessors()});
+  const DeviceMemory parts(
+      device, static_cast<size_t>(blocks * args.k_blocks * kProductRows) * sizeof(float));
+  args.parts = parts.as<float>();
+  device.launch(kModule, entry("antidiagonal", q.dtype), product_grid(blocks), args);
+  to.store();
+}
+
+void block_mass(Device& device, const TensorView& q, const TensorView& k, const float* lse,
+                std::span<const int32_t> head_ids, const BlockLayout& q_layout,
+                const BlockLayout& k_layout, float sm_scale, const TensorView& out) {
+  constexpr const char* kWho = "block_mass";
+  check_pair(kWho, q, k, head_ids, q_layout, k_layout, out);
+  LACUNA_CHECK(lse != nullptr || out.numel() == 0, "{}: lse null", kWho);
+  if (out.numel() == 0 || q.shape[2] == 0) return;
+  const auto calls = static_cast<int64_t>(head_ids.size());
+  const Input in_q(device, q, head_ids), in_k(device, k, head_ids);
+  Output to(device, out);
+  const Vector<int32_t> heads(device, head_ids.data(), calls);
+  const Vector<float> sums(device, lse, q.shape[0] * q.shape[1]);
+  const Layout q_blocks(device, q_layout), k_blocks(device, k_layout);
+  BlockMassArgs args{};
+  args.q = rows_of(in_q, q);
+  args.k = rows_of(in_k, k);
+  args.head_ids = heads.data();
+  args.q_blocks = q_blocks.args(), args.k_blocks = k_blocks.args();
+  const bool several = q_layout.offsets.empty() && q_layout.block <= kProductRows;
+  args.blocks_per_item = several ? kProductRows / q_layout.block : 1;
+  args.scale_log2 = sm_scale * kLog2E;
+  args.lse = sums.data();
+  set_out(args, to);
+  device.launch(kModule, entry("block_mass", q.dtype),
+                product_grid(ceil_div(q_layout.num_blocks, args.blocks_per_item), calls), args);
+  to.store();
+}
+
+void nearest_centroids(Device& device, const TensorView& x, std::span<const int32_t> head_ids,
+                       const TensorView& centroids, const TensorView& labels) {
+  constexpr const char* kWho = "nearest_centroids";
+  check_tokens(kWho, x);
+  const auto calls = static_cast<int64_t>(head_ids.size());
+  LACUNA_CHECK(x.shape[2] >= 1 && centroids.rank == 3 && centroids.dtype == x.dtype &&
+                   centroids.contiguous() && centroids.shape[0] == calls &&
+                   centroids.shape[1] > 0 && centroids.shape[2] == x.shape[2],
+               "{}: centroids {}, expected [{}, 1 or more, {}] {}, contiguous", kWho,
+               centroids.describe(), calls, x.shape[2], dtype_name(x.dtype));
+  LACUNA_CHECK(labels.rank == 2 && labels.dtype == DType::i32 && labels.contiguous() &&
+                   labels.shape[0] == calls && labels.shape[1] == x.shape[1],
+               "{}: labels {}, expected [{}, {}] i32, contiguous", kWho, labels.describe(), calls,
+               x.shape[1]);
+  check_heads(kWho, head_ids, x);
+  if (labels.numel() == 0) return;
+  const Input in(device, x, head_ids), points(device, centroids);
+  Output to(device, labels);
+  const Vector<int32_t> heads(device, head_ids.data(), calls);
+  NearestArgs args{};
+  args.x = rows_of(in, x);
+  args.centroids = rows_of(points, centroids);
+  args.head_ids = heads.data();
+  args.count = static_cast<int32_t>(centroids.shape[1]);
+  const DeviceMemory norms(device, static_cast<size_t>(calls * args.count) * sizeof(float));
+  args.norms = norms.as<float>();
+  args.labels = to.as<int32_t>();
+  device.launch(kModule, entry("half_norms", x.dtype),
+                {.blocks = static_cast<int32_t>(ceil_div(args.count, kNormThreads / 32)),
+                 .blocks_y = static_cast<int32_t>(calls),
+                 .threads = kNormThreads},
+                args);
+  device.launch(kModule, entry("nearest", x.dtype),
+                product_grid(ceil_div(x.shape[1], kProductRows), calls), args);
   to.store();
 }
 

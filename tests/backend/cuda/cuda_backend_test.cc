@@ -45,7 +45,7 @@ TEST(CudaBackend, RefusalsAndAbsentOpsNameThemselves) {
   } catch (const Error& e) {
     EXPECT_STREQ(
         e.what(),
-        "cuda: linear is not implemented on this backend, expected attention or compact; "
+        "cuda: linear is not implemented on this backend, expected attention or selection; "
         "use --backend cpu");
   }
 }

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -334,10 +333,11 @@ namespace {
 template <typename T>
 T exchange(T x, int lane, int operation) {
   emulator::Warp& warp = block().my_warp();
-  uint32_t* values = warp.value[warp.generation & 1];
-  values[block().lane()] = std::bit_cast<uint32_t>(x);
+  uint64_t* values = warp.value[warp.generation & 1];
+  std::memcpy(&values[block().lane()], &x, sizeof(x));
   block().meet_warp(operation, nullptr);
-  return std::bit_cast<T>(values[lane]);
+  std::memcpy(&x, &values[lane], sizeof(x));
+  return x;
 }
 }  // namespace
 
@@ -347,17 +347,20 @@ float shuffle_xor(float x, int lanes) {
 int shuffle_xor(int x, int lanes) {
   return exchange(x, block().lane() ^ lanes, lanes);
 }
+double shuffle_xor(double x, int lanes) {
+  return exchange(x, block().lane() ^ lanes, lanes);
+}
 int broadcast_lane0(int x) {
   return exchange(x, 0, 100);
 }
 uint32_t ballot(bool yes) {
   emulator::Warp& warp = block().my_warp();
-  uint32_t* values = warp.value[warp.generation & 1];
+  uint64_t* values = warp.value[warp.generation & 1];
   values[block().lane()] = yes ? 1 : 0;
   block().meet_warp(105, nullptr);
-  uint32_t bits = 0;
+  uint64_t bits = 0;
   for (int lane = 0; lane < 32; ++lane) bits |= values[lane] << lane;
-  return bits;
+  return static_cast<uint32_t>(bits);
 }
 void sync_warp() {
   block().meet_warp(101, nullptr);

@@ -110,7 +110,7 @@ struct Warp {
   uint32_t generation = 0;
   int arrived = 0;
   int operation = 0;
-  uint32_t value[2][32];
+  uint64_t value[2][32];
   const void* in[2][32];
   void* out[32];
 };

@@ -69,6 +69,7 @@ class EmulatedDevice final : public Device {
     return family_ == Family::sm90 ? "emulated sm90" : "emulated sm80";
   }
   Family family() const override { return family_; }
+  int multiprocessors() const override { return 1; }
 
   void* allocate(size_t bytes) override { return memory_.allocate(bytes); }
   void release(void* p) override { memory_.release(p); }

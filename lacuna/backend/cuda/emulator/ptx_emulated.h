@@ -32,6 +32,7 @@ uint32_t shared_address(const void* p);
 
 float shuffle_xor(float x, int lanes);
 int shuffle_xor(int x, int lanes);
+double shuffle_xor(double x, int lanes);
 int broadcast_lane0(int x);
 uint32_t ballot(bool yes);
 void sync_warp();
@@ -63,6 +64,9 @@ inline float minus_infinity() {
 }
 inline uint32_t float_bits(float x) {
   return std::bit_cast<uint32_t>(x);
+}
+inline int count_bits(uint32_t x) {
+  return std::popcount(x);
 }
 inline float to_float(uint16_t bits, Bf16) {
   return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
