@@ -12,6 +12,8 @@
 
 #include "lacuna/backend/attend_params.h"
 #include "lacuna/core/block_mask.h"
+#include "lacuna/core/copy.h"
+#include "lacuna/core/memory.h"
 #include "lacuna/core/tensor.h"
 
 namespace lacuna {
@@ -43,14 +45,29 @@ struct ConvParams {
   int32_t pad_top = 0, pad_bottom = 0, pad_left = 0, pad_right = 0;
 };
 
-class Backend {
+// Where things lie. Backend memory is what allocate() gives. A TensorView argument of any op may
+// lie in host or backend memory (its `device` says which), and so may the pointers inside
+// AttendParams. All other pointers (bias, gate, gamma, rope tables, orders, ...), spans and masks
+// are host memory, read during the call. Outputs in host memory are complete on return, outputs in
+// backend memory for the next op.
+class Backend : public Memory {
  public:
-  virtual ~Backend() = default;
-
   virtual std::string_view name() const = 0;    // "ref", "cpu", "cuda"
   virtual std::string description() const = 0;  // "cpu avx512_bf16, 2 threads"
   // Why this call cannot run here, or empty. attend() throws Error with the same text.
   virtual std::string unsupported(const AttendParams& params) const = 0;
+
+  // --- memory --------------------------------------------------------------------------------
+  // The defaults serve backends that compute in host memory, as do device(), allocate() and
+  // release() of Memory.
+  //
+  // to = from, element by element: views of one shape, rank <= 5, any strides (stride 0 in `from`
+  // repeats), each in host or backend memory, not overlapping. f32 <-> bf16 convert (round to
+  // nearest even); otherwise equal dtypes. A copy of a view to itself does nothing.
+  virtual void copy(const TensorView& from, const TensorView& to) { copy_elements(from, to); }
+  // These bytes of host memory do not change until forget(): a backend may keep a copy of them.
+  virtual void constant(const void* /*begin*/, size_t /*bytes*/) {}
+  virtual void forget(const void* /*begin*/) {}
 
   // --- attention -----------------------------------------------------------------------------
   // out = softmax(sm_scale q k^T + bias) v over the kept blocks; see attend_params.h.

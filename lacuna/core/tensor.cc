@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lacuna/core/tensor.h"
 
-#include <sys/mman.h>
-
-#include <cstdlib>
 #include <cstring>
 
 #include "lacuna/core/error.h"
@@ -97,7 +94,7 @@ TensorView TensorView::slice(int64_t begin, int64_t end) const {
 std::string TensorView::describe() const {
   std::string text = "[";
   for (int i = 0; i < rank; ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
-  return text + "] " + std::string(dtype_name(dtype));
+  return text + "] " + std::string(dtype_name(dtype)) + (device == Device::cpu ? "" : " on cuda");
 }
 
 TensorView make_view(void* data, DType dtype, std::span<const int64_t> shape) {
@@ -115,25 +112,11 @@ TensorView make_view(void* data, DType dtype, std::span<const int64_t> shape) {
   return view;
 }
 
-void Tensor::Free::operator()(void* p) const {
-  std::free(p);
-}
-
-Tensor::Tensor(DType dtype, std::span<const int64_t> shape) {
+Tensor::Tensor(DType dtype, std::span<const int64_t> shape, Memory& memory) {
   const int64_t bytes = storage_bytes(dtype, checked_numel(shape));
-  // Large tensors take huge pages: first touch costs half as much and GEMMs miss the TLB less.
-  constexpr int64_t kHugePage = int64_t{1} << 21;
-  const bool huge = bytes >= 2 * kHugePage;
-  const int64_t align = huge ? kHugePage : 64;
-  // No machine has it; sanitizers abort on such a request instead of refusing it.
-  constexpr int64_t kMaxBytes = int64_t{1} << 39;
-  LACUNA_CHECK(bytes <= kMaxBytes, "tensor: {} bytes, too large", bytes);
-  const size_t size = static_cast<size_t>((bytes + align) / align * align);
-  void* p = std::aligned_alloc(static_cast<size_t>(align), size);
-  LACUNA_CHECK(p != nullptr, "memory: could not allocate {:.1f} MiB", bytes / 1048576.0);
-  if (huge) madvise(p, size, MADV_HUGEPAGE);  // advice: a refusal changes nothing
-  memory_.reset(p);
-  view_ = make_view(p, dtype, shape);
+  memory_ = std::unique_ptr<void, Free>(memory.allocate(static_cast<size_t>(bytes)), Free(memory));
+  view_ = make_view(memory_.get(), dtype, shape);
+  view_.device = memory.device();
 }
 
 Tensor Tensor::zeros(DType dtype, std::initializer_list<int64_t> shape) {
@@ -142,9 +125,11 @@ Tensor Tensor::zeros(DType dtype, std::initializer_list<int64_t> shape) {
   return t;
 }
 
-void check_dtype(const TensorView& view, DType expected) {
+void check_host(const TensorView& view, DType expected) {
   LACUNA_CHECK(view.dtype == expected, "tensor: {} used as {}", view.describe(),
                dtype_name(expected));
+  LACUNA_CHECK(view.device == Device::cpu, "tensor: {} read by host code, expected host memory",
+               view.describe());
 }
 
 }  // namespace lacuna

@@ -11,6 +11,8 @@
 #include <string>
 #include <string_view>
 
+#include "lacuna/core/memory.h"
+
 namespace lacuna {
 
 // Element types of files and computation. Block-quantised types (q*) follow GGUF: rows are cut
@@ -38,8 +40,6 @@ enum class DType : uint8_t {
   q6_k,
 };
 
-enum class Device : uint8_t { cpu, cuda };
-
 inline constexpr int kMaxRank = 5;
 
 std::string_view dtype_name(DType dtype);
@@ -59,7 +59,8 @@ struct TensorView {
   bool contiguous() const;
   bool empty() const { return data == nullptr || numel() == 0; }
 
-  // Typed pointer to element 0; throws Error if the dtype differs.
+  // Typed pointer to element 0; throws Error if the dtype differs or the view is not in host
+  // memory.
   template <typename T>
   T* as() const;
 
@@ -80,10 +81,11 @@ inline TensorView make_view(void* data, DType dtype, std::initializer_list<int64
 class Tensor {
  public:
   Tensor() = default;
-  // Uninitialised memory, 64-byte aligned. Throws Error (not bad_alloc) when it cannot be had.
-  Tensor(DType dtype, std::span<const int64_t> shape);
-  Tensor(DType dtype, std::initializer_list<int64_t> shape)
-      : Tensor(dtype, std::span<const int64_t>(shape.begin(), shape.size())) {}
+  // Uninitialised memory. Throws Error (not bad_alloc) when it cannot be had. `memory` must outlive
+  // the tensor.
+  Tensor(DType dtype, std::span<const int64_t> shape, Memory& memory = host_memory());
+  Tensor(DType dtype, std::initializer_list<int64_t> shape, Memory& memory = host_memory())
+      : Tensor(dtype, std::span<const int64_t>(shape.begin(), shape.size()), memory) {}
   static Tensor zeros(DType dtype, std::initializer_list<int64_t> shape);
 
   const TensorView& view() const { return view_; }
@@ -97,7 +99,10 @@ class Tensor {
 
  private:
   struct Free {
-    void operator()(void* p) const;
+    Memory* from;
+    Free() : from(nullptr) {}  // an initialiser of `from` would come too late for unique_ptr
+    explicit Free(Memory& memory) : from(&memory) {}
+    void operator()(void* p) const { from->release(p); }
   };
   std::unique_ptr<void, Free> memory_;
   TensorView view_;
@@ -136,12 +141,12 @@ struct DTypeOf<uint8_t> {
   static constexpr DType value = DType::u8;
 };
 
-// Throws Error naming both dtypes.
-void check_dtype(const TensorView& view, DType expected);
+// Throws Error naming both dtypes, or when the view is not in host memory.
+void check_host(const TensorView& view, DType expected);
 
 template <typename T>
 T* TensorView::as() const {
-  check_dtype(*this, DTypeOf<T>::value);
+  check_host(*this, DTypeOf<T>::value);
   return static_cast<T*>(data);
 }
 

@@ -8,8 +8,10 @@ TensorView Workspace::get(std::string_view name, DType dtype,
   const TensorView wanted = make_view(nullptr, dtype, shape);
   const int64_t bytes = storage_bytes(dtype, wanted.numel());
   Tensor& buffer = buffers_[std::string(name)];
-  if (buffer.empty() || buffer.numel() < bytes) buffer = Tensor(DType::u8, {bytes});
-  return make_view(buffer.view().data, dtype, shape);
+  if (buffer.empty() || buffer.numel() < bytes) buffer = Tensor(DType::u8, {bytes}, *memory_);
+  TensorView view = make_view(buffer.view().data, dtype, shape);
+  view.device = memory_->device();
+  return view;
 }
 
 int64_t Workspace::bytes() const {
