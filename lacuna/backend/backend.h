@@ -121,7 +121,9 @@ class Backend : public Memory {
                             BlockMask& mask) = 0;
   virtual BlockIndex compact(const BlockMask& mask, VisitOrder order) = 0;
   // out[h, p, :] = x[h, order[p], :] (gather) or out[h, order[p], :] = x[h, p, :] (scatter).
-  // x, out [heads, seq_len, head_dim] strided, same dtype; order [seq_len] per head or shared.
+  // x, out [heads, seq_len, head_dim] strided, same dtype; order [seq_len] per head or shared. A
+  // gather may take tokens more than once or not at all: x and out may differ in length, order has
+  // that of out.
   virtual void gather_tokens(const TensorView& x, const int32_t* order, int64_t order_head_stride,
                              const TensorView& out) = 0;
   virtual void scatter_tokens(const TensorView& x, const int32_t* order, int64_t order_head_stride,
@@ -141,6 +143,11 @@ class Backend : public Memory {
   // (m must be its grid's tokens). x [m, d] f32|bf16, out [m, d] f32|bf16; may be in place.
   virtual void rms_norm(const TensorView& x, const float* weight, float eps, const RopeTables* rope,
                         int32_t num_heads, const TensorView& out) = 0;
+  // out = a + b, elementwise: views of one shape and dtype, f32|bf16, rank <= 5, any strides
+  // (stride 0 in a and b repeats). Sums are f32; out may be a or b.
+  virtual void add(const TensorView& a, const TensorView& b, const TensorView& out) {
+    add_elements(a, b, out);
+  }
   // out = gelu_tanh(gate) * up, elementwise; equal shapes and dtypes.
   virtual void gelu_mul(const TensorView& gate, const TensorView& up, const TensorView& out) = 0;
   // x [t, h, w, c_in] f32|bf16 contiguous, w [c_out, c_in, kt, kh, kw] of x's dtype, bias [c_out]

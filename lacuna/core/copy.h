@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Strided copies in host memory.
+// Strided copies and sums in host memory.
 #pragma once
 
 #include "lacuna/core/tensor.h"
@@ -12,7 +12,12 @@ namespace lacuna {
 // view to itself does nothing. Throws Error on unequal shapes or dtypes it cannot convert.
 void copy_elements(const TensorView& from, const TensorView& to);
 
-// What every copy asks of its two views, wherever they lie. Throws Error.
+// out = a + b, element by element, parallel: views in host memory of one shape and dtype (f32 or
+// bf16), rank <= 5, any strides; stride 0 in a and b repeats. Sums are f32. out may be a or b.
+void add_elements(const TensorView& a, const TensorView& b, const TensorView& out);
+
+// What every copy and every sum asks of its views, wherever they lie. Throw Error.
 void check_copy(const TensorView& from, const TensorView& to);
+void check_add(const TensorView& a, const TensorView& b, const TensorView& out);
 
 }  // namespace lacuna

@@ -82,6 +82,27 @@ TensorView TensorView::reshape(std::initializer_list<int64_t> new_shape) const {
   return out;
 }
 
+TensorView TensorView::reuse(DType other, std::initializer_list<int64_t> new_shape) const {
+  TensorView out = make_view(data, other, new_shape);
+  out.device = device;
+  LACUNA_CHECK(contiguous() && storage_bytes(other, out.numel()) <= storage_bytes(dtype, numel()),
+               "reuse: {} as {}, expected contiguous memory that is large enough", describe(),
+               out.describe());
+  return out;
+}
+
+TensorView TensorView::narrow(int axis, int64_t begin, int64_t size, int64_t step) const {
+  LACUNA_CHECK(axis >= 0 && axis < rank && begin >= 0 && size >= 0 && step >= 1 &&
+                   (size == 0 || begin + (size - 1) * step < shape[axis]),
+               "narrow: {} elements from {} by {} on axis {} of {}, out of range", size, begin,
+               step, axis, describe());
+  TensorView out = *this;
+  out.data = static_cast<char*>(data) + storage_bytes(dtype, begin * stride[axis]);
+  out.shape[axis] = size;
+  out.stride[axis] *= step;
+  return out;
+}
+
 TensorView TensorView::slice(int64_t begin, int64_t end) const {
   LACUNA_CHECK(rank > 0 && begin >= 0 && begin <= end && end <= shape[0],
                "slice: [{}, {}) of {}, out of range", begin, end, describe());

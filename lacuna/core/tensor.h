@@ -66,6 +66,11 @@ struct TensorView {
 
   // The same memory seen with another (contiguous) shape; throws if not contiguous or size differs.
   TensorView reshape(std::initializer_list<int64_t> new_shape) const;
+  // The first elements of the same memory as another dtype and shape; throws if not contiguous or
+  // too small.
+  TensorView reuse(DType other, std::initializer_list<int64_t> new_shape) const;
+  // Elements begin, begin + step, ... of one axis, `size` of them.
+  TensorView narrow(int axis, int64_t begin, int64_t size, int64_t step = 1) const;
   // Rows [begin, end) of dimension 0.
   TensorView slice(int64_t begin, int64_t end) const;
   // `[2, 3, 4] f32`, for messages.

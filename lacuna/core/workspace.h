@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -18,10 +19,17 @@ class Workspace {
   // `memory` must outlive the workspace.
   explicit Workspace(Memory& memory = host_memory()) : memory_(&memory) {}
   TensorView get(std::string_view name, DType dtype, std::initializer_list<int64_t> shape);
+  // The same in host memory, for what host code reads or writes.
+  TensorView host(std::string_view name, DType dtype, std::initializer_list<int64_t> shape);
+  // `view` itself where host code can reach it, else a buffer of its shape in host memory: with a
+  // Backend::copy before or behind (of a view to itself: nothing), host code works on any view.
+  TensorView mirror(std::string_view name, const TensorView& view);
   int64_t bytes() const;
   void release() { buffers_.clear(); }
 
  private:
+  TensorView take(std::string_view name, DType dtype, std::span<const int64_t> shape,
+                  Memory& memory);
   Memory* memory_;
   std::unordered_map<std::string, Tensor> buffers_;
 };

@@ -336,6 +336,44 @@ TEST_P(SelectContract, MergeLse) {
     }
 }
 
+// Tokens more than once, or not at all; each head its own.
+TEST_P(SelectContract, GatherTakesAnyTokens) {
+  for (const DType dtype : {DType::f32, DType::bf16})
+    for (const int64_t rows : {1, 7, 600}) {
+      const Poisoned x(dtype, 2, 50, 5, Storage::odd), a(dtype, 2, rows, 5, Storage::padded),
+          b(dtype, 2, rows, 5, Storage::padded);
+      fill_normal(x.view(), 3);
+      std::vector<int32_t> order;
+      Rng rng(5);
+      for (int64_t i = 0; i < 2 * rows; ++i)
+        order.push_back(static_cast<int32_t>(rng.integer(0, 49)));
+      ref_->gather_tokens(x.view(), order.data(), rows, a.view());
+      backend_->gather_tokens(x.view(), order.data(), rows, b.view());
+      EXPECT_EQ(values(a.view()), values(b.view()));
+      EXPECT_TRUE(b.intact());
+      if (rows != 50) {
+        EXPECT_THROW(backend_->scatter_tokens(x.view(), order.data(), rows, b.view()), Error);
+      }
+    }
+}
+
+TEST_P(SelectContract, CopiesAndAddsAsTheHostDoes) {
+  const Tensor x = random_tensor(DType::f32, {6, 40}, 1), y = random_tensor(DType::f32, {40, 6}, 2);
+  TensorView turned = y;
+  std::swap(turned.shape[0], turned.shape[1]);
+  std::swap(turned.stride[0], turned.stride[1]);
+  const Tensor rounded(DType::bf16, {6, 40}), wide(DType::f32, {6, 40}), sum(DType::f32, {6, 40});
+  backend_->copy(turned, rounded);
+  backend_->copy(rounded, wide);
+  backend_->add(x, wide, sum);
+  for (int64_t i = 0; i < 6; ++i)
+    for (int64_t j = 0; j < 40; ++j) {
+      const float kept = static_cast<float>(BFloat16(y.as<float>()[j * 6 + i]));
+      EXPECT_EQ(wide.as<float>()[i * 40 + j], kept);
+      EXPECT_EQ(sum.as<float>()[i * 40 + j], x.as<float>()[i * 40 + j] + kept);
+    }
+}
+
 TEST_P(SelectContract, SameBitsForOneAndTwoThreads) {
   const int before = num_threads();
   const Tensor q = random_tensor(DType::bf16, {3, 700, 64}, 1, 3.0);

@@ -78,6 +78,42 @@ TEST(Copy, ConvertsBetweenF32AndBF16) {
                                       static_cast<float>(half[3]), 7.0f, 7.0f, 7.0f}));
 }
 
+TEST(Copy, RepeatsOneElementOverAll) {
+  const float one = 3.0f;
+  std::vector<float> to(70000, -1.0f);
+  TensorView from = make_view(const_cast<float*>(&one), DType::f32, {7, 10000});
+  from.stride.fill(0);
+  expect_copied(from, make_view(to.data(), DType::f32, {7, 10000}));
+}
+
+TEST(Add, SumsAnyStridesAndRepeats) {
+  std::vector<float> a = counted(60), b = counted(12), out(60, -1.0f);
+  // b's four channels are spread over pairs: [3, 4, 2] of [3, 4, 1].
+  add_elements(strided(a.data(), DType::f32, {3, 4, 2}, {20, 3, 1}),
+               strided(b.data(), DType::f32, {3, 4, 2}, {4, 1, 0}),
+               strided(out.data(), DType::f32, {3, 4, 2}, {8, 2, 1}));
+  for (int i = 0; i < 3; ++i)
+    for (int j = 0; j < 4; ++j)
+      for (int k = 0; k < 2; ++k)
+        EXPECT_EQ(out[i * 8 + j * 2 + k], a[i * 20 + j * 3 + k] + b[i * 4 + j]);
+  EXPECT_EQ(out[24], -1.0f);
+}
+
+TEST(Add, RoundsTheSumOnceAndMayBeInPlace) {
+  std::vector<BFloat16> a(40), b(40);
+  for (int i = 0; i < 40; ++i) {
+    a[i] = BFloat16(1.0f + 0.0078125f * static_cast<float>(i));
+    b[i] = BFloat16(0.001f * static_cast<float>(i));
+  }
+  const std::vector<BFloat16> before = a;
+  const TensorView x = make_view(a.data(), DType::bf16, {40});
+  add_elements(x, make_view(b.data(), DType::bf16, {40}), x);
+  for (int i = 0; i < 40; ++i)
+    EXPECT_EQ(a[i].bits, BFloat16(static_cast<float>(before[i]) + static_cast<float>(b[i])).bits);
+  EXPECT_THROW(add_elements(x, x, make_view(a.data(), DType::bf16, {4, 10})), Error);
+  EXPECT_THROW(add_elements(x, make_view(a.data(), DType::f32, {40}), x), Error);
+}
+
 TEST(Copy, NamesWhatItCannotDo) {
   std::vector<float> data(16);
   const TensorView a = make_view(data.data(), DType::f32, {4});

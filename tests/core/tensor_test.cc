@@ -105,6 +105,60 @@ TEST(TensorView, ReshapeAndSliceSeeTheSameMemory) {
   EXPECT_TRUE(one.contiguous());
 }
 
+TEST(TensorView, ReusesMemoryAndNarrowsAxes) {
+  Tensor t(DType::f32, {4, 6});
+  for (int i = 0; i < 24; ++i) t.as<float>()[i] = static_cast<float>(i);
+  const TensorView reused = t.view().reuse(DType::bf16, {6, 8});
+  EXPECT_EQ(reused.data, t.view().data);
+  EXPECT_EQ(reused.describe(), "[6, 8] bf16");
+  EXPECT_THROW(t.view().reuse(DType::f32, {5, 5}), Error);
+  const TensorView narrow = t.view().narrow(0, 1, 2, 2).narrow(1, 4, 2);
+  EXPECT_EQ(narrow.describe(), "[2, 2] f32");
+  EXPECT_EQ(narrow.as<float>()[0], 10.0f);
+  EXPECT_EQ(narrow.as<float>()[narrow.stride[0] + narrow.stride[1]], 23.0f);
+  EXPECT_THROW(t.view().narrow(0, 1, 2, 3), Error);
+  EXPECT_THROW(t.view().narrow(2, 0, 1), Error);
+}
+
+// Host memory that claims to be elsewhere.
+class Elsewhere : public Memory {
+ public:
+  lacuna::Device device() const override { return Device::cuda; }
+  void* allocate(size_t bytes) override {
+    ++live;
+    return Memory::allocate(bytes);
+  }
+  void release(void* memory) override {
+    --live;
+    Memory::release(memory);
+  }
+  int live = 0;
+};
+
+TEST(Workspace, TakesMemoryWhereItIsTold) {
+  Elsewhere memory;
+  {
+    Workspace workspace(memory);
+    const TensorView there = workspace.get("a", DType::f32, {3});
+    EXPECT_EQ(there.device, Device::cuda);
+    EXPECT_THROW(there.as<float>(), Error);
+    const TensorView mirror = workspace.mirror("b", there);
+    EXPECT_EQ(mirror.describe(), "[3] f32");
+    EXPECT_EQ(workspace.mirror("c", mirror).data, mirror.data);
+    EXPECT_NE(workspace.host("d", DType::f32, {3}).as<float>(), nullptr);
+    EXPECT_EQ(memory.live, 1);
+    Tensor moved = Tensor(DType::f32, {2}, memory);
+    EXPECT_EQ(moved.view().slice(1, 2).device, Device::cuda);
+    EXPECT_EQ(moved.view().reshape({1, 2}).device, Device::cuda);
+    EXPECT_EQ(memory.live, 2);
+  }
+  EXPECT_EQ(memory.live, 0);
+  Workspace host;
+  const TensorView here = host.get("a", DType::f32, {3});
+  EXPECT_EQ(host.mirror("b", here).data, here.data);
+  EXPECT_EQ(host.host("a", DType::f32, {3}).data, here.data);
+}
+
 TEST(Workspace, BuffersGrowAndNamesDoNotShare) {
   Workspace workspace;
   const TensorView a = workspace.get("a", DType::f32, {4, 4});

@@ -127,24 +127,28 @@ void keep_top_p(std::vector<uint64_t>& keys, double p, std::span<uint64_t> row) 
 void permute(const char* who, const TensorView& x, const int32_t* order, int64_t order_head_stride,
              const TensorView& out, bool scatter) {
   check_rank(who, x, 3);
-  check_same_shape(who, x, out);
+  check_rank(who, out, 3);
   check_channels(who, x);
   check_channels(who, out);
+  LACUNA_CHECK(x.shape[0] == out.shape[0] && x.shape[2] == out.shape[2] &&
+                   (!scatter || x.shape[1] == out.shape[1]),
+               "{}: {} to {}, expected equal heads and channels, and for a scatter equal tokens",
+               who, x.describe(), out.describe());
   LACUNA_CHECK(x.dtype == out.dtype && !is_quantized(x.dtype), "{}: {} to {}, expected one dtype",
                who, x.describe(), out.describe());
   LACUNA_CHECK(x.device == Device::cpu && out.device == Device::cpu,
                "{}: {} on a device, expected host memory", who, x.describe());
-  if (x.numel() == 0) return;
+  if (out.numel() == 0) return;
   LACUNA_CHECK(order != nullptr, "{}: order null", who);
   constexpr int64_t kGrain = 256;
-  const int64_t size = storage_bytes(x.dtype, 1), seq_len = x.shape[1];
-  const int64_t parts = ceil_div(seq_len, kGrain);
+  const int64_t size = storage_bytes(x.dtype, 1), seq_len = x.shape[1], rows = out.shape[1];
+  const int64_t parts = ceil_div(rows, kGrain);
   const auto row_bytes = static_cast<size_t>(x.shape[2] * size);
   parallel_tasks(x.shape[0] * parts, [&](int64_t task, int) {
     const int64_t h = task / parts, begin = task % parts * kGrain;
     const char* from = static_cast<const char*>(x.data) + h * x.stride[0] * size;
     char* to = static_cast<char*>(out.data) + h * out.stride[0] * size;
-    for (int64_t p = begin; p < std::min(seq_len, begin + kGrain); ++p) {
+    for (int64_t p = begin; p < std::min(rows, begin + kGrain); ++p) {
       const int64_t token = order[h * order_head_stride + p];
       LACUNA_CHECK(token >= 0 && token < seq_len,
                    "{}: order {} at head {} position {}, expected 0 to {}", who, token, h, p,

@@ -43,15 +43,19 @@ std::vector<int32_t> ranking(const std::vector<float>& row) {
   return order;
 }
 
-void check_order(const char* who, const TensorView& x, const int32_t* order,
-                 const TensorView& out) {
+void check_order(const char* who, const TensorView& x, const int32_t* order, const TensorView& out,
+                 bool scatter) {
   check_rank(who, x, 3);
-  check_same_shape(who, x, out);
+  check_rank(who, out, 3);
+  LACUNA_CHECK(x.shape[0] == out.shape[0] && x.shape[2] == out.shape[2] &&
+                   (!scatter || x.shape[1] == out.shape[1]),
+               "{}: {} to {}, expected equal heads and channels, and for a scatter equal tokens",
+               who, x.describe(), out.describe());
   check_channels(who, x);
   check_channels(who, out);
   LACUNA_CHECK(x.dtype == out.dtype && !is_quantized(x.dtype), "{}: {} to {}, expected one dtype",
                who, x.describe(), out.describe());
-  LACUNA_CHECK(order != nullptr || x.numel() == 0, "{}: order null", who);
+  LACUNA_CHECK(order != nullptr || out.numel() == 0, "{}: order null", who);
 }
 
 void check_centroids(const TensorView& x, std::span<const int32_t> head_ids,
@@ -74,13 +78,13 @@ void check_centroids(const TensorView& x, std::span<const int32_t> head_ids,
     LACUNA_CHECK(h >= 0 && h < x.shape[0], "{}: head {} of {}", who, h, x.describe());
 }
 
-// from[order[p]] -> to[p], or from[p] -> to[order[p]] when `scatter`.
+// x[order[p]] -> out[p], or x[p] -> out[order[p]] when `scatter`.
 void permute(const char* who, const TensorView& x, const int32_t* order, int64_t order_head_stride,
              const TensorView& out, bool scatter) {
-  check_order(who, x, order, out);
+  check_order(who, x, order, out, scatter);
   const int64_t size = storage_bytes(x.dtype, 1), seq_len = x.shape[1];
   parallel_tasks(x.shape[0], [&](int64_t h, int) {
-    for (int64_t p = 0; p < seq_len; ++p) {
+    for (int64_t p = 0; p < out.shape[1]; ++p) {
       const int64_t token = order[h * order_head_stride + p];
       LACUNA_CHECK(token >= 0 && token < seq_len,
                    "{}: order {} at head {} position {}, expected 0 to {}", who, token, h, p,
