@@ -102,6 +102,9 @@ LACUNA_DEVICE float max_of(float a, float b) {
 LACUNA_DEVICE float multiply_add(float a, float b, float c) {
   return fmaf(a, b, c);
 }
+LACUNA_DEVICE float square_root(float x) {
+  return sqrtf(x);
+}
 LACUNA_DEVICE float minus_infinity() {
   return __int_as_float(0xff800000);
 }

@@ -59,6 +59,9 @@ inline float max_of(float a, float b) {
 inline float multiply_add(float a, float b, float c) {
   return std::fma(a, b, c);
 }
+inline float square_root(float x) {
+  return std::sqrt(x);
+}
 inline float minus_infinity() {
   return -std::numeric_limits<float>::infinity();
 }
