@@ -52,14 +52,25 @@ asm(".section .rodata\n.balign 64\n.global lacuna_module_@name@\nlacuna_module_@
 endfunction()
 
 file(GLOB cuda_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/lacuna/backend/cuda/*.cc)
-list(REMOVE_ITEM cuda_sources ${CMAKE_SOURCE_DIR}/lacuna/backend/cuda/absent.cc
-  ${CMAKE_SOURCE_DIR}/lacuna/backend/cuda/driver.cc)
+foreach(choice absent driver cublaslt cublaslt_absent)
+  list(REMOVE_ITEM cuda_sources ${CMAKE_SOURCE_DIR}/lacuna/backend/cuda/${choice}.cc)
+endforeach()
 add_library(lacuna_backend_cuda STATIC ${cuda_sources})
 target_link_libraries(lacuna_backend_cuda PUBLIC lacuna_core ${CMAKE_DL_LIBS})
 if(LACUNA_HAS_CUDA)
   target_sources(lacuna_backend_cuda PRIVATE lacuna/backend/cuda/driver.cc)
   set_source_files_properties(lacuna/backend/cuda/driver.cc PROPERTIES
     COMPILE_OPTIONS "-isystem;${LACUNA_CUDA_INCLUDE}")
+  # Types of cuBLASLt, which is opened at run time too. Toolkits cut down to nvcc lack its header.
+  find_path(LACUNA_CUBLASLT_INCLUDE cublasLt.h HINTS ${LACUNA_CUDA_INCLUDE} NO_CMAKE_SYSTEM_PATH)
+  if(LACUNA_CUBLASLT_INCLUDE)
+    target_sources(lacuna_backend_cuda PRIVATE lacuna/backend/cuda/cublaslt.cc)
+    set_source_files_properties(lacuna/backend/cuda/cublaslt.cc PROPERTIES
+      COMPILE_OPTIONS "-isystem;${LACUNA_CUDA_INCLUDE};-isystem;${LACUNA_CUBLASLT_INCLUDE}")
+  else()
+    message(STATUS "cublasLt.h not found: matrix products on CUDA by own kernels")
+    target_sources(lacuna_backend_cuda PRIVATE lacuna/backend/cuda/cublaslt_absent.cc)
+  endif()
   foreach(dtype bf16 f16)
     lacuna_cuda_module(lacuna_backend_cuda attend_sm80_${dtype} 80)  # runs on all of 8.x
     lacuna_cuda_module(lacuna_backend_cuda attend_sm80_${dtype} 120)

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "lacuna/backend/cuda/launch.h"
+#include "lacuna/backend/cuda/network_args.h"
 
 namespace lacuna::cuda {
 
@@ -46,6 +47,20 @@ class Device {
   void launch(const char* module, const std::string& kernel, const Grid& grid, const Args& args) {
     launch(module, kernel.c_str(), grid, &args, sizeof(args));
   }
+
+  // A product as a library of matrix products can finish it: no gate, activation none or gelu_tanh
+  // (then no base), out f32 or of x's type, bias of out's type, k above 0. False, and nothing
+  // done, where there is no library or it refuses: gemm.h has kernels for the rest.
+  virtual bool gemm(const Gemm& gemm) = 0;
+
+  // Copies that overlap with kernels, where the device can. stream() copies into `to` once all that
+  // came before the last stream_done(slot) has run; what comes after waits for it. `slot` is 0 or
+  // 1. `from` may be reused on return.
+  virtual void stream(int /*slot*/, void* to, const void* from, size_t bytes) {
+    upload(to, from, bytes);
+  }
+  virtual void stream_done(int /*slot*/) {}
+  virtual size_t free_memory() const = 0;  // bytes
 
   // [heads, tokens, channels] of 16-bit elements, boxes of 64 tokens x 64 channels, 128-byte
   // swizzle, zeros outside. Strides in elements. sm90 only.

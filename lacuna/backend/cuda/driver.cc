@@ -11,6 +11,7 @@
 #include <map>
 #include <string>
 
+#include "lacuna/backend/cuda/cublaslt.h"
 #include "lacuna/backend/cuda/modules.h"
 #include "lacuna/core/error.h"
 
@@ -49,6 +50,7 @@ struct Api {
   decltype(&cuStreamSynchronize) synchronize;
   decltype(&cuMemAlloc) allocate;
   decltype(&cuMemFree) release;
+  decltype(&cuMemGetInfo) memory_info;
   decltype(&cuMemAllocHost) allocate_host;
   decltype(&cuMemcpyHtoDAsync) to_device;
   decltype(&cuMemcpyDtoHAsync) to_host;
@@ -64,6 +66,8 @@ struct Api {
   decltype(&cuLaunchKernel) launch;
   decltype(&cuEventCreate) create_event;
   decltype(&cuEventRecord) record_event;
+  decltype(&cuEventSynchronize) wait_event;
+  decltype(&cuStreamWaitEvent) stream_wait;
   // The name that every driver has; newer headers map it to a later version.
   CUresult (*elapsed)(float*, CUevent, CUevent);
   decltype(&cuTensorMapEncodeTiled) encode_tensor_map;  // null before CUDA 12.0
@@ -111,6 +115,9 @@ Api open_driver() {
   find(a.library, "cuLaunchKernel", true, &a.launch);
   find(a.library, "cuEventCreate", true, &a.create_event);
   find(a.library, "cuEventRecord", true, &a.record_event);
+  find(a.library, "cuEventSynchronize", true, &a.wait_event);
+  find(a.library, "cuStreamWaitEvent", true, &a.stream_wait);
+  find(a.library, "cuMemGetInfo_v2", true, &a.memory_info);
   find(a.library, "cuEventElapsedTime", true, &a.elapsed);
   find(a.library, "cuTensorMapEncodeTiled", false, &a.encode_tensor_map);
   return a;
@@ -118,6 +125,7 @@ Api open_driver() {
 
 constexpr size_t kStagingBytes = size_t{4} << 20;
 constexpr size_t kStagedBytes = size_t{256} << 10;  // larger uploads wait instead
+constexpr size_t kPieceBytes = size_t{32} << 20;  // of a pinned buffer that weights stream through
 
 class DriverDevice final : public Device {
  public:
@@ -152,11 +160,14 @@ class DriverDevice final : public Device {
     check(api_.allocate_host(&staging, kStagingBytes), "cuMemAllocHost");
     staging_ = static_cast<unsigned char*>(staging);
     choose_pool();
+    std::string why;
+    library_ = open_matrix_library(allocate(kMatrixWorkspaceBytes), &why);
+    products_ = library_ != nullptr ? library_->name() : "own matrix products (" + why + ")";
   }
 
   std::string description() const override {
-    return fmt::format("{}, sm_{}{}, driver of CUDA {}.{}", name_, major_, minor_,
-                       driver_version_ / 1000, driver_version_ % 1000 / 10);
+    return fmt::format("{}, sm_{}{}, driver of CUDA {}.{}, {}", name_, major_, minor_,
+                       driver_version_ / 1000, driver_version_ % 1000 / 10, products_);
   }
   Family family() const override { return major_ == 9 ? Family::sm90 : Family::sm80; }
   int multiprocessors() const override { return multiprocessors_; }
@@ -227,6 +238,44 @@ class DriverDevice final : public Device {
                       static_cast<unsigned>(grid.blocks_y), 1, static_cast<unsigned>(grid.threads),
                       1, 1, static_cast<unsigned>(grid.shared_bytes), stream_, parameters, nullptr),
           fmt::format("launch of {}", name));
+  }
+
+  bool gemm(const Gemm& g) override {
+    if (library_ == nullptr) return false;
+    enter();
+    return library_->gemm(g, stream_);
+  }
+
+  size_t free_memory() const override {
+    enter();
+    size_t free = 0, total = 0;
+    check(api_.memory_info(&free, &total), "cuMemGetInfo");
+    return free;
+  }
+
+  // Pageable memory -> two pinned buffers in turn -> device, on a stream of its own.
+  void stream(int slot, void* to, const void* from, size_t bytes) override {
+    enter();
+    if (copies_ == nullptr) make_copies();
+    check(api_.stream_wait(copies_, slot_done_[slot], 0), "cuStreamWaitEvent");
+    for (size_t at = 0; at < bytes; at += kPieceBytes) {
+      Piece& piece = pieces_[next_piece_];
+      next_piece_ ^= 1;
+      const size_t size = std::min(kPieceBytes, bytes - at);
+      check(api_.wait_event(piece.copied), "cuEventSynchronize");
+      std::memcpy(piece.memory, static_cast<const char*>(from) + at, size);
+      check(api_.to_device(reinterpret_cast<CUdeviceptr>(to) + at, piece.memory, size, copies_),
+            "copy to device");
+      check(api_.record_event(piece.copied, copies_), "cuEventRecord");
+    }
+    check(api_.record_event(arrived_, copies_), "cuEventRecord");
+    check(api_.stream_wait(stream_, arrived_, 0), "cuStreamWaitEvent");
+  }
+  void stream_done(int slot) override {
+    // Called from destructors, like release().
+    api_.set_context(context_);
+    if (copies_ == nullptr) make_copies();
+    api_.record_event(slot_done_[slot], stream_);
   }
 
   TensorMap tensor_map(const void* base, int64_t channels, int64_t tokens, int64_t heads,
@@ -337,6 +386,15 @@ class DriverDevice final : public Device {
         api_.set_function_attribute(kernel, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, bytes),
         "shared memory of " + name);
   }
+  void make_copies() {
+    for (Piece& piece : pieces_) {
+      check(api_.allocate_host(&piece.memory, kPieceBytes), "cuMemAllocHost");
+      check(api_.create_event(&piece.copied, CU_EVENT_DISABLE_TIMING), "cuEventCreate");
+    }
+    for (CUevent* event : {&slot_done_[0], &slot_done_[1], &arrived_})
+      check(api_.create_event(event, CU_EVENT_DISABLE_TIMING), "cuEventCreate");
+    check(api_.create_stream(&copies_, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
+  }
   // Ops allocate and release at every call: the pool must keep what was released.
   void choose_pool() {
     if (api_.allocate_async == nullptr || api_.release_async == nullptr ||
@@ -357,10 +415,21 @@ class DriverDevice final : public Device {
   // These live as long as the process's context.
   CUstream stream_ = nullptr;
   CUevent start_ = nullptr, stop_ = nullptr;
+  // Streaming of weights.
+  CUstream copies_ = nullptr;
+  CUevent slot_done_[2] = {}, arrived_ = nullptr;
+  struct Piece {
+    void* memory = nullptr;  // pinned
+    CUevent copied = nullptr;
+  };
+  Piece pieces_[2];
+  int next_piece_ = 0;
   unsigned char* staging_ = nullptr;  // pinned
   size_t staged_ = 0;                 // bytes of it that copies under way may still read
   bool pooled_ = false;               // memory in the order of the stream
   std::map<CUdeviceptr, size_t> allocations_;
+  std::unique_ptr<MatrixLibrary> library_;
+  std::string products_;  // who makes them
   std::string name_;
   int driver_version_ = 0, major_ = 0, minor_ = 0, multiprocessors_ = 0;
   std::map<std::string, CUfunction> functions_;

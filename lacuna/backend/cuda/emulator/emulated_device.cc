@@ -12,6 +12,7 @@
 #include "lacuna/backend/cuda/emulator/emulator.h"
 #include "lacuna/backend/cuda/emulator/global_memory.h"
 #include "lacuna/backend/cuda/emulator/kernels.h"
+#include "lacuna/backend/cuda/emulator/library.h"
 #include "lacuna/core/error.h"
 
 namespace lacuna::cuda::emulator {
@@ -63,7 +64,8 @@ const Kernel& find_kernel(const char* module, const char* name) {
 
 class EmulatedDevice final : public Device {
  public:
-  EmulatedDevice(Family family, uint64_t seed) : family_(family), seed_(seed) {}
+  EmulatedDevice(Family family, uint64_t seed, bool library)
+      : family_(family), seed_(seed), library_(library) {}
 
   std::string description() const override {
     return family_ == Family::sm90 ? "emulated sm90" : "emulated sm80";
@@ -81,6 +83,8 @@ class EmulatedDevice final : public Device {
   void download(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
   bool owns(const void* p) const override { return memory_.owns(p, 1); }
   void synchronize() override {}
+  bool gemm(const Gemm& g) override { return library_ && library_gemm(g); }
+  size_t free_memory() const override { return size_t{1} << 30; }
 
   void launch(const char* module, const char* name, const Grid& grid, const void* args,
               size_t bytes) override {
@@ -125,13 +129,14 @@ class EmulatedDevice final : public Device {
  private:
   Family family_;
   uint64_t seed_;
+  bool library_;
   GlobalMemory memory_;
 };
 
 }  // namespace
 
-std::unique_ptr<Device> make_emulated_device(Family family, uint64_t seed) {
-  return std::make_unique<EmulatedDevice>(family, seed);
+std::unique_ptr<Device> make_emulated_device(Family family, uint64_t seed, bool library) {
+  return std::make_unique<EmulatedDevice>(family, seed, library);
 }
 
 }  // namespace lacuna::cuda::emulator

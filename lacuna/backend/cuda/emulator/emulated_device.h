@@ -8,7 +8,8 @@
 
 namespace lacuna::cuda::emulator {
 
-// Throws Error from launch() with what a kernel did wrong. `seed` changes with every launch.
-std::unique_ptr<Device> make_emulated_device(Family family, uint64_t seed);
+// Throws Error from launch() with what a kernel did wrong. `seed` changes with every launch. With a
+// library, gemm() runs plain loops; without, it refuses.
+std::unique_ptr<Device> make_emulated_device(Family family, uint64_t seed, bool library = true);
 
 }  // namespace lacuna::cuda::emulator
