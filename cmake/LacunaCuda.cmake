@@ -92,7 +92,7 @@ function(lacuna_cuda_tests)
     target_compile_options(lacuna_cuda_emulator PRIVATE -O3)
     lacuna_test(cuda tests/backend/cuda LIBS lacuna_cuda_emulator lacuna_backend)
     # Contracts of every backend, here on the CUDA backend (backends_test.cc).
-    target_sources(test_cuda PRIVATE tests/backend/contract_select_test.cc)
+    target_sources(test_cuda PRIVATE tests/backend/contract_nn_test.cc tests/backend/contract_select_test.cc)
   endif()
   find_package(Python3 COMPONENTS Interpreter QUIET)
   if(LACUNA_HAS_CUDA AND Python3_FOUND)

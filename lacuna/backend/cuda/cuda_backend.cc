@@ -1,31 +1,47 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lacuna/backend/cuda/cuda_backend.h"
 
+#include <algorithm>
+
 #include "lacuna/backend/cuda/attend.h"
+#include "lacuna/backend/cuda/copy.h"
 #include "lacuna/backend/cuda/driver.h"
+#include "lacuna/backend/cuda/network.h"
+#include "lacuna/backend/cuda/resident.h"
 #include "lacuna/backend/cuda/select.h"
-#include "lacuna/core/error.h"
 
 namespace lacuna {
 namespace {
 
-// An op that silently ran elsewhere would hide a slow path.
-[[noreturn]] void absent(const char* op) {
-  fail(
-      "cuda: {} is not implemented on this backend, expected attention or selection; use "
-      "--backend cpu",
-      op);
-}
-
 class CudaBackend final : public Backend {
  public:
-  explicit CudaBackend(std::unique_ptr<cuda::Device> device) : device_(std::move(device)) {}
+  CudaBackend(std::unique_ptr<cuda::Device> device, std::optional<size_t> weight_budget)
+      : device_(std::move(device)),
+        weights_(*device_, weight_budget.value_or(device_->free_memory() / 100 * 85)) {}
 
   std::string_view name() const override { return "cuda"; }
   std::string description() const override { return "cuda " + device_->description(); }
   std::string unsupported(const AttendParams& params) const override {
     return cuda::attend_unsupported(params);
   }
+
+  lacuna::Device device() const override { return lacuna::Device::cuda; }
+  void* allocate(size_t bytes) override { return device_->allocate(std::max<size_t>(bytes, 1)); }
+  void release(void* memory) override {
+    if (memory != nullptr) device_->release(memory);
+  }
+  void copy(const TensorView& from, const TensorView& to) override {
+    // Weights of another type than is computed with are converted at every use: from what is kept.
+    if (to.device == lacuna::Device::cpu || is_quantized(from.dtype) || !weights_.is_constant(from))
+      return cuda::copy(*device_, from, to);
+    const cuda::Resident::Weight weight = weights_.get(from);
+    TensorView kept = from;
+    kept.data = const_cast<void*>(weight.data());
+    kept.device = lacuna::Device::cuda;
+    cuda::copy(*device_, kept, to);
+  }
+  void constant(const void* begin, size_t bytes) override { weights_.constant(begin, bytes); }
+  void forget(const void* begin) override { weights_.forget(begin); }
 
   void attend(const AttendParams& params) override { cuda::attend(*device_, params); }
   BlockIndex compact(const BlockMask& mask, VisitOrder order) override {
@@ -72,31 +88,36 @@ class CudaBackend final : public Backend {
                       const TensorView& out) override {
     cuda::scatter_tokens(*device_, x, order, order_head_stride, out);
   }
-  void linear(const TensorView&, const TensorView&, const float*, Epilogue, const float*,
-              const TensorView&) override {
-    absent("linear");
+  void linear(const TensorView& x, const TensorView& w, const float* bias, Epilogue epilogue,
+              const float* gate, const TensorView& out) override {
+    cuda::linear(*device_, weights_, x, w, bias, epilogue, gate, out);
   }
-  void layer_norm(const TensorView&, const float*, const float*, const float*, const float*, float,
-                  const TensorView&) override {
-    absent("layer_norm");
+  void layer_norm(const TensorView& x, const float* weight, const float* bias, const float* scale,
+                  const float* shift, float eps, const TensorView& out) override {
+    cuda::layer_norm(*device_, x, weight, bias, scale, shift, eps, out);
   }
-  void rms_norm(const TensorView&, const float*, float, const RopeTables*, int32_t,
-                const TensorView&) override {
-    absent("rms_norm");
+  void rms_norm(const TensorView& x, const float* weight, float eps, const RopeTables* rope,
+                int32_t num_heads, const TensorView& out) override {
+    cuda::rms_norm(*device_, x, weight, eps, rope, num_heads, out);
   }
-  void gelu_mul(const TensorView&, const TensorView&, const TensorView&) override {
-    absent("gelu_mul");
+  void add(const TensorView& a, const TensorView& b, const TensorView& out) override {
+    cuda::add(*device_, a, b, out);
   }
-  void conv3d(const TensorView&, const TensorView&, const float*, const ConvParams&,
-              const TensorView*, const TensorView&) override {
-    absent("conv3d");
+  void gelu_mul(const TensorView& gate, const TensorView& up, const TensorView& out) override {
+    cuda::gelu_mul(*device_, gate, up, out);
   }
-  void channel_norm(const TensorView&, const float*, bool, const TensorView&) override {
-    absent("channel_norm");
+  void conv3d(const TensorView& x, const TensorView& w, const float* bias, const ConvParams& conv,
+              const TensorView* residual, const TensorView& out) override {
+    cuda::conv3d(*device_, weights_, x, w, bias, conv, residual, out);
+  }
+  void channel_norm(const TensorView& x, const float* gamma, bool silu,
+                    const TensorView& out) override {
+    cuda::channel_norm(*device_, x, gamma, silu, out);
   }
 
  private:
   std::unique_ptr<cuda::Device> device_;
+  cuda::Resident weights_;
 };
 
 }  // namespace
@@ -105,8 +126,9 @@ std::unique_ptr<Backend> make_cuda_backend() {
   return make_cuda_backend(cuda::make_driver_device());
 }
 
-std::unique_ptr<Backend> make_cuda_backend(std::unique_ptr<cuda::Device> device) {
-  return std::make_unique<CudaBackend>(std::move(device));
+std::unique_ptr<Backend> make_cuda_backend(std::unique_ptr<cuda::Device> device,
+                                           std::optional<size_t> weight_budget) {
+  return std::make_unique<CudaBackend>(std::move(device), weight_budget);
 }
 
 }  // namespace lacuna

@@ -8,4 +8,5 @@
 
 #define LACUNA_CUDA_MODULES(X) \
   X(attend_any)                \
+  X(network)                   \
   X(select)

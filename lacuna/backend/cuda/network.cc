@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/backend/cuda/network.h"
+
+#include <optional>
+
+#include "lacuna/backend/cuda/gemm.h"
+#include "lacuna/backend/cuda/network_check.h"
+#include "lacuna/backend/cuda/operand.h"
+#include "lacuna/backend/cuda/walk.h"
+
+namespace lacuna::cuda {
+namespace {
+
+constexpr const char* kModule = "network";
+
+static_assert(static_cast<int>(Activation::gelu_tanh) == static_cast<int>(Epilogue::gelu_tanh) &&
+              static_cast<int>(Activation::silu) == static_cast<int>(Epilogue::silu));
+
+// A block per row, which lies in its shared memory.
+Grid row_grid(const char* who, const TensorView& x) {
+  const int64_t bytes = kRowHeadBytes + (x.shape[1] + 3) / 4 * 16;
+  LACUNA_CHECK(bytes <= kMostSharedBytes, "{}: {} channels on cuda, expected at most {}", who,
+               x.shape[1], (kMostSharedBytes - kRowHeadBytes) / 4);
+  return {.blocks = static_cast<int32_t>(x.shape[0]),
+          .threads = kRowThreads,
+          .shared_bytes = static_cast<int32_t>(bytes)};
+}
+
+void check_rope(const RopeTables& rope, const TensorView& x, int32_t num_heads) {
+  LACUNA_CHECK(num_heads > 0 && x.shape[1] % num_heads == 0,
+               "rms_norm: {} channels in {} heads, expected whole heads", x.shape[1], num_heads);
+  const int64_t pairs = int64_t{rope.pairs_frames} + rope.pairs_height + rope.pairs_width;
+  LACUNA_CHECK(rope.pairs_frames >= 0 && rope.pairs_height >= 0 && rope.pairs_width >= 0 &&
+                   2 * pairs == x.shape[1] / num_heads,
+               "rms_norm: {} rotary pairs, expected {} (half of head_dim)", pairs,
+               x.shape[1] / num_heads / 2);
+  LACUNA_CHECK(rope.frames > 0 && rope.height > 0 && rope.width > 0 &&
+                   rope.frames * rope.height * rope.width == x.shape[0],
+               "rms_norm: {} tokens, expected the grid's {}x{}x{}", x.shape[0], rope.frames,
+               rope.height, rope.width);
+}
+
+// Rotary tables on the device.
+class Tables {
+ public:
+  Tables(Device& device, const RopeTables& r)
+      : cos_{{device, r.cos_frames, r.frames * r.pairs_frames},
+             {device, r.cos_height, r.height * r.pairs_height},
+             {device, r.cos_width, r.width * r.pairs_width}},
+        sin_{{device, r.sin_frames, r.frames * r.pairs_frames},
+             {device, r.sin_height, r.height * r.pairs_height},
+             {device, r.sin_width, r.width * r.pairs_width}} {}
+  void set(const RopeTables& r, int32_t head_dim, RmsNormArgs* args) const {
+    args->head_dim = head_dim;
+    args->height = static_cast<int32_t>(r.height), args->width = static_cast<int32_t>(r.width);
+    const int32_t pairs[] = {r.pairs_frames, r.pairs_height, r.pairs_width};
+    for (int axis = 0; axis < 3; ++axis) {
+      args->pairs[axis] = pairs[axis];
+      args->cos[axis] = cos_[axis].data(), args->sin[axis] = sin_[axis].data();
+    }
+  }
+
+ private:
+  Vector<float> cos_[3], sin_[3];
+};
+
+// Elementwise, of two views of one shape and type.
+void pairwise(Device& device, const char* who, const TensorView& a, const TensorView& b,
+              const TensorView& out) {
+  for (const TensorView* t : {&a, &b, &out}) {
+    check_real(who, *t);
+    check_same_shape(who, a, *t);
+    LACUNA_CHECK(t->dtype == a.dtype, "{}: {} and {}, expected one dtype", who, a.describe(),
+                 t->describe());
+  }
+  if (out.numel() == 0) return;
+  const Input first(device, a), second(device, b);
+  Output to(device, out);
+  const auto placed = [](const TensorView& view, const Operand& operand) {
+    TensorView on_device = view;
+    on_device.data = operand.data();
+    for (int i = 0; i < view.rank; ++i) on_device.stride[i] = operand.stride(i);
+    return on_device;
+  };
+  const Loops loops({placed(a, first), placed(b, second), placed(out, to)});
+  PairArgs args{};
+  args.bf16 = is_bf16(out);
+  args.vector = loops.whole_quads();
+  const int64_t bytes = storage_bytes(out.dtype, 1);
+  loops.launch(4, [&](const Walk& walk, const int64_t(&at)[kWalkViews]) {
+    args.walk = walk;
+    args.a = first.as<char>() + at[0] * bytes;
+    args.b = second.as<char>() + at[1] * bytes;
+    args.out = to.as<char>() + at[2] * bytes;
+    device.launch(kModule, who, {.blocks = walk_blocks(walk.total), .threads = kWalkThreads}, args);
+  });
+  to.store();
+}
+
+}  // namespace
+
+void linear(Device& device, Resident& weights, const TensorView& x, const TensorView& w,
+            const float* bias, Epilogue epilogue, const float* gate, const TensorView& out) {
+  for (const TensorView* t : {&x, &w, &out}) check_rows("linear", *t);
+  LACUNA_CHECK(w.dtype == x.dtype && w.shape[1] == x.shape[1] && out.shape[0] == x.shape[0] &&
+                   out.shape[1] == w.shape[0],
+               "linear: x {}, w {}, out {}, expected [m, k], [n, k] of one dtype and [m, n]",
+               x.describe(), w.describe(), out.describe());
+  LACUNA_CHECK(x.shape[1] > 0, "linear: x {}, expected 1 or more channels", x.describe());
+  const bool residual = epilogue == Epilogue::residual;
+  LACUNA_CHECK(!residual || out.dtype == DType::f32, "linear: residual into {}, expected f32",
+               out.describe());
+  if (out.numel() == 0) return;
+  const int64_t n = w.shape[0];
+  const Input in(device, x);
+  const Resident::Weight weight = weights.get(w);
+  const Vector<float> biases(device, bias, n), gates(device, residual ? gate : nullptr, n);
+  // Only a residual reads what is there.
+  std::optional<InOut> sum;
+  std::optional<Output> plain;
+  const Operand& to =
+      residual ? static_cast<const Operand&>(sum.emplace(device, out)) : plain.emplace(device, out);
+  Gemm g{};
+  g.x = in.data(), g.x_stride = in.stride(0);
+  g.w = weight.data(), g.w_stride = w.stride[0];
+  g.out = to.data(), g.out_stride = to.stride(0);
+  if (residual) g.base = to.data(), g.base_stride = to.stride(0);
+  g.bias = biases.data(), g.gate = gates.data();
+  g.m = static_cast<int32_t>(x.shape[0]);
+  g.n = static_cast<int32_t>(n);
+  g.k = static_cast<int32_t>(x.shape[1]);
+  g.bf16 = is_bf16(x), g.out_bf16 = is_bf16(out);
+  g.activation = residual ? Activation::none : static_cast<Activation>(epilogue);
+  gemm(device, g);
+  if (sum) sum->store();
+  if (plain) plain->store();
+}
+
+void layer_norm(Device& device, const TensorView& x, const float* weight, const float* bias,
+                const float* scale, const float* shift, float eps, const TensorView& out) {
+  for (const TensorView* t : {&x, &out}) check_rows("layer_norm", *t);
+  check_same_shape("layer_norm", x, out);
+  LACUNA_CHECK(x.dtype == DType::f32, "layer_norm: x {}, expected f32", x.describe());
+  if (out.numel() == 0) return;
+  const int64_t d = x.shape[1];
+  const Input in(device, x);
+  Output to(device, out);
+  const Vector<float> weights(device, weight, d), biases(device, bias, d), scales(device, scale, d),
+      shifts(device, shift, d);
+  LayerNormArgs args{};
+  args.x = in.as<float>(), args.x_stride = in.stride(0);
+  args.out = to.data(), args.out_stride = to.stride(0);
+  args.weight = weights.data(), args.bias = biases.data();
+  args.scale = scales.data(), args.shift = shifts.data();
+  args.eps = eps;
+  args.d = static_cast<int32_t>(d);
+  args.out_bf16 = is_bf16(out);
+  args.vector = whole_quads(in.data(), false, in.stride(0)) &&
+                whole_quads(to.data(), args.out_bf16, to.stride(0));
+  device.launch(kModule, "layer_norm", row_grid("layer_norm", x), args);
+  to.store();
+}
+
+void rms_norm(Device& device, const TensorView& x, const float* weight, float eps,
+              const RopeTables* rope, int32_t num_heads, const TensorView& out) {
+  for (const TensorView* t : {&x, &out}) check_rows("rms_norm", *t);
+  check_same_shape("rms_norm", x, out);
+  LACUNA_CHECK(weight != nullptr, "rms_norm: weight null");
+  if (rope != nullptr) check_rope(*rope, x, num_heads);
+  if (out.numel() == 0) return;
+  const Input in(device, x);
+  Output to(device, out);
+  const Vector<float> weights(device, weight, x.shape[1]);
+  RmsNormArgs args{};
+  args.x = in.data(), args.x_stride = in.stride(0);
+  args.out = to.data(), args.out_stride = to.stride(0);
+  args.weight = weights.data();
+  args.eps = eps;
+  args.d = static_cast<int32_t>(x.shape[1]);
+  args.bf16 = is_bf16(x), args.out_bf16 = is_bf16(out);
+  args.vector = whole_quads(in.data(), args.bf16, in.stride(0)) &&
+                whole_quads(to.data(), args.out_bf16, to.stride(0));
+  std::optional<Tables> tables;
+  if (rope != nullptr)
+    tables.emplace(device, *rope).set(*rope, static_cast<int32_t>(x.shape[1] / num_heads), &args);
+  device.launch(kModule, "rms_norm", row_grid("rms_norm", x), args);
+  to.store();
+}
+
+void gelu_mul(Device& device, const TensorView& gate, const TensorView& up, const TensorView& out) {
+  LACUNA_CHECK(gate.rank >= 1, "gelu_mul: {}, expected 1 dimension or more", gate.describe());
+  pairwise(device, "gelu_mul", gate, up, out);
+}
+
+void add(Device& device, const TensorView& a, const TensorView& b, const TensorView& out) {
+  pairwise(device, "add", a, b, out);
+}
+
+void channel_norm(Device& device, const TensorView& x, const float* gamma, bool silu,
+                  const TensorView& out) {
+  check_real("channel_norm", x);
+  check_same_shape("channel_norm", x, out);
+  LACUNA_CHECK(x.rank >= 1 && x.dtype == out.dtype && x.contiguous() && out.contiguous(),
+               "channel_norm: {} to {}, expected contiguous and one dtype", x.describe(),
+               out.describe());
+  LACUNA_CHECK(gamma != nullptr, "channel_norm: gamma null");
+  if (x.numel() == 0) return;
+  const int64_t c = x.shape[x.rank - 1];
+  const Input in(device, x);
+  Output to(device, out);
+  const Vector<float> gammas(device, gamma, c);
+  ChannelNormArgs args{};
+  args.x = in.data(), args.out = to.data(), args.gamma = gammas.data();
+  args.rows = x.numel() / c;
+  args.c = static_cast<int32_t>(c);
+  args.bf16 = is_bf16(x);
+  args.silu = silu;
+  args.vector = whole_quads(in.data(), args.bf16, c) && whole_quads(to.data(), args.bf16, c);
+  constexpr int64_t kRows = kChannelThreads / 32;
+  device.launch(
+      kModule, "channel_norm",
+      {.blocks = static_cast<int32_t>((args.rows + kRows - 1) / kRows), .threads = kChannelThreads},
+      args);
+  to.store();
+}
+
+}  // namespace lacuna::cuda
