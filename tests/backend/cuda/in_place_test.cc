@@ -272,5 +272,27 @@ TEST(EmulatedDevice, FindsMemoryThatIsNotTheDevices) {
   EXPECT_NE(mean_fault(false, 64, 2).find("not device memory"), std::string::npos);
 }
 
+TEST(EmulatedDevice, FindsSharedMemoryThatIsNotTheBlocks) {
+  const auto device = cuda::emulator::make_emulated_device(cuda::Family::sm80, 1);
+  const cuda::DeviceMemory scores(*device, std::vector<float>(40, 1.0f));
+  const cuda::DeviceMemory top_k(*device, std::vector<int32_t>{3});
+  const cuda::DeviceMemory words(*device, 8), bad(*device, 4);
+  cuda::SelectArgs args{};
+  args.scores = scores.as<float>();
+  args.k_stride = 1;
+  args.n = 40, args.num_words = 2, args.staged = 1;
+  args.top_k = top_k.as<int32_t>();
+  args.words = words.as<uint32_t>();
+  args.bad = bad.as<float>();
+  const auto launch = [&](int scores_in_shared) {
+    device->launch("select", "choose_scores",
+                   {.threads = cuda::kSelectThreads,
+                    .shared_bytes = cuda::kSelectCells * 8 + scores_in_shared * 4},
+                   args);
+  };
+  EXPECT_NO_THROW(launch(40));
+  EXPECT_THROW(launch(39), Error);
+}
+
 }  // namespace
 }  // namespace lacuna::test
