@@ -101,7 +101,7 @@ Case examine_model(const Options& o, Backend& backend, LookedModel& model, Exami
     int64_t looked = 0;
     const auto look = [&](const Site& site, const auto&... inputs) {
       if (!filter.matches(site)) return;
-      Recorder one({}, available_memory() / 2);  // contiguous copies
+      Recorder one(backend, {}, available_memory() / 2);  // contiguous copies
       one.add(site, inputs...);
       const RecordedCall& call = one.calls().front();
       if (!found.cost && site.step == middle.step && site.layer == middle.layer)

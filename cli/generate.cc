@@ -165,7 +165,7 @@ void run(const Options& o) {
   if (!o.record.empty()) {
     // Half of what is free: the generation needs the rest.
     AtomicFile writable(o.record);  // better known now than after the run
-    recorder.emplace(parse_record_sites(o.record_sites), available_memory() / 2);
+    recorder.emplace(*backend, parse_record_sites(o.record_sites), available_memory() / 2);
     hooks.inputs = [&](const auto&... inputs) { recorder->add(inputs...); };
   }
   Audit audit(o.audit, *model, request, hooks);

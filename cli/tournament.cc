@@ -64,7 +64,7 @@ void record_model(const LookOptions& o, Backend& backend, Work& work, Inputs& in
   inputs.settings["looked_at"] = fmt::format("steps {}; layers {}", fmt::join(filter.steps, ","),
                                              fmt::join(filter.layers, ","));
   // A quarter of what is free: the generation, and later the copies in f32, need the rest.
-  inputs.recorder.emplace(std::move(filter), available_memory() / 4);
+  inputs.recorder.emplace(backend, std::move(filter), available_memory() / 4);
   const auto prompts = model.subject().num_prompts();
   for (int prompt = 0; prompt < prompts; ++prompt)
     dense_pass(

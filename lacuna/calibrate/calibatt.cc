@@ -129,7 +129,8 @@ void Votes::measure(Subject& subject, int prompt, int step, const TensorView& ve
   };
   const Observer observer(std::move(hooks));
   Engine engine(subject.backend(), probe_policy(observer, Params()));
-  subject.run(engine, {0, num_layers_}, Tensor(DType::f32, {seq_len, subject.width()}), velocity);
+  const Tensor residual(DType::f32, {seq_len, subject.width()}, subject.backend());
+  subject.run(engine, {0, num_layers_}, residual, velocity);
   // Only now: a step that is stopped in the middle is looked at again from its start.
   for (int layer = 0; layer < num_layers_; ++layer) {
     const int64_t at = int64_t{step} * num_layers_ + layer;

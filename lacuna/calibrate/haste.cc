@@ -18,7 +18,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #include "lacuna/calibrate/knapsack.h"
@@ -158,9 +157,9 @@ void Budget::measure(Subject& subject, int prompt, int step, const TensorView& v
                      const std::function<void(int64_t)>& ran) {
   Engine dense(subject.backend(), Policy());
   const int64_t tokens = subject.target().grid.tokens() + subject.target().text_tokens;
-  const Tensor stream(DType::f32, {tokens, subject.width()});
+  const Tensor stream(DType::f32, {tokens, subject.width()}, subject.backend());
   if (scratch_.empty()) {
-    scratch_ = Tensor(DType::f32, {tokens, subject.width()});
+    scratch_ = Tensor(DType::f32, {tokens, subject.width()}, subject.backend());
     sparse_ = Tensor(DType::f32, subject.latent_shape());
   }
   subject.run(dense, {0, num_layers_}, stream, velocity);
@@ -189,9 +188,7 @@ void Budget::probe(Subject& subject, int unit, int sample, const TensorView& str
       Params params = host_.params;
       params.set(settings_.parameter, values_[k]);
       Engine engine(subject.backend(), probe_policy(method, params, u.layer));
-      if (u.layer > 0)
-        std::memcpy(scratch_.as<float>(), stream.data,
-                    static_cast<size_t>(stream.numel()) * sizeof(float));
+      if (u.layer > 0) subject.backend().copy(stream, scratch_);
       subject.run(engine, {u.layer, num_layers_}, scratch_, sparse_);
       *cell(density_, unit, sample, k) = density;
       *error = weighted_error(band_errors(sparse_, dense));

@@ -102,7 +102,8 @@ void Kappa::measure(Subject& subject, int /*prompt*/, int /*step*/, const Tensor
   }});
   Engine engine(subject.backend(), probe_policy(observer, Params()));
   const int64_t tokens = subject.target().grid.tokens() + subject.target().text_tokens;
-  subject.run(engine, {0, num_layers_}, Tensor(DType::f32, {tokens, subject.width()}), velocity);
+  const Tensor residual(DType::f32, {tokens, subject.width()}, subject.backend());
+  subject.run(engine, {0, num_layers_}, residual, velocity);
   // Only now: a step that is stopped in the middle is looked at again from its start.
   for (int64_t i = 0; i < counts_.numel(); ++i) counts_.as<int64_t>()[i] += fresh.as<int64_t>()[i];
 }
@@ -122,7 +123,7 @@ void Kappa::look(const SelectArgs& args, const Tensor& counts) const {
       q.data = static_cast<char*>(q.data) +
                storage_bytes(q.dtype, (begin * apart + apart / 2) * args.q.stride[1]);
       q.rank = 2, q.shape = {rows, args.q.shape[2]}, q.stride = {apart * args.q.stride[1], 1};
-      const TensorView logits = args.workspace.get("recall.logits", DType::f32, {rows, n});
+      const TensorView logits = args.workspace.host("recall.logits", DType::f32, {rows, n});
       args.backend.linear(q, k, nullptr, Epilogue::none, nullptr, logits);
       parallel_tasks(rows, [&](int64_t i, int) {
         const std::span<float> row(logits.as<float>() + i * n, static_cast<size_t>(n));

@@ -94,7 +94,7 @@ std::optional<double> selected_density(Backend& backend, const RecordedCall& cal
   const int selections = state == nullptr || refresh == RefreshKind::never ? 1 : kSettled + 1;
   std::vector<int32_t> heads(static_cast<size_t>(call.q.shape[0]));
   std::iota(heads.begin(), heads.end(), 0);
-  Workspace workspace;
+  Workspace workspace(backend);
   Site site = call.site;
   site.num_steps += selections;
   double density = 1.0;

@@ -35,7 +35,8 @@ class Walker {
     const auto shape = subject.latent_shape();
     velocity_ = Tensor(DType::f32, shape);
     const ProfileTarget& target = subject.target();
-    residual_ = Tensor(DType::f32, {target.grid.tokens() + target.text_tokens, subject.width()});
+    residual_ = Tensor(DType::f32, {target.grid.tokens() + target.text_tokens, subject.width()},
+                       subject.backend());
     settings_ = fmt::format("{} {}", measurement.settings(), subject.describe());
   }
 

@@ -3,13 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <numeric>
+#include <span>
 #include <string>
 #include <vector>
-
-#include "lacuna/core/convert.h"
-#include "lacuna/core/threads.h"
 
 namespace lacuna {
 
@@ -34,21 +31,16 @@ void fill_log_counts(const BlockLayout& layout, const TensorView& bias) {
       bias.as<float>()[h * layout.num_blocks + b] = std::log(static_cast<float>(layout.size(h, b)));
 }
 
-// One tail per query block -> one per row. Blocks [heads, blocks, head_dim], rows [heads, q_len,
-// head_dim], contiguous, one dtype.
-void spread(const BlockLayout& layout, const TensorView& blocks, const float* block_lse,
-            const TensorView& rows, float* row_lse) {
-  const auto bytes = static_cast<size_t>(storage_bytes(rows.dtype, rows.shape[2]));
-  const int64_t num_blocks = layout.num_blocks, q_len = rows.shape[1];
-  parallel_tasks(rows.shape[0] * num_blocks, [&](int64_t task, int) {
-    const int64_t h = task / num_blocks;
-    const auto b = static_cast<int32_t>(task % num_blocks);
-    for (int64_t i = layout.begin(h, b); i < layout.end(h, b); ++i) {
-      row_lse[h * q_len + i] = block_lse[task];
-      std::memcpy(static_cast<char*>(rows.data) + (h * q_len + i) * bytes,
-                  static_cast<const char*>(blocks.data) + task * bytes, bytes);
-    }
-  });
+// The query block of every row, [heads, q_len], and that block's lse.
+void spread(const BlockLayout& layout, const float* block_lse, std::span<int32_t> block_of,
+            int64_t q_len, float* row_lse) {
+  const int64_t heads = static_cast<int64_t>(block_of.size()) / q_len;
+  for (int64_t h = 0; h < heads; ++h)
+    for (int32_t b = 0; b < layout.num_blocks; ++b)
+      for (int64_t i = layout.begin(h, b); i < layout.end(h, b); ++i) {
+        block_of[h * q_len + i] = b;
+        row_lse[h * q_len + i] = block_lse[h * layout.num_blocks + b];
+      }
 }
 
 }  // namespace
@@ -86,7 +78,7 @@ TensorView Compensator::means(const char* name, const TensorView& x, const Block
   if (dtype == DType::f32) return mean;
   const TensorView rounded =
       workspace_.get(as_f32 + ".rounded", dtype, {x.shape[0], layout.num_blocks, x.shape[2]});
-  convert(mean, rounded, 1.0f, "compensate");
+  backend_.copy(mean, rounded);
   return rounded;
 }
 
@@ -109,11 +101,11 @@ AttendParams Compensator::tail_call(Compensation kind, const AttendParams& p,
   tail.num_q_blocks = p.num_q_blocks;
   tail.num_k_blocks = p.num_k_blocks;
   tail.q_offsets = per_row ? p.q_offsets : nullptr;
-  const TensorView bias = workspace_.get("compensate.bias", DType::f32, {heads, num_k});
+  const TensorView bias = workspace_.host("compensate.bias", DType::f32, {heads, num_k});
   fill_log_counts(selection.k_layout, bias);
   tail.bias = bias.as<float>();
   tail.bias_head_stride = num_k;
-  tail.lse = workspace_.get("compensate.tail_lse", DType::f32, {heads, tail.q_len}).as<float>();
+  tail.lse = workspace_.host("compensate.tail_lse", DType::f32, {heads, tail.q_len}).as<float>();
   set_operands(tail, per_row ? q : means("q", q, selection.q_layout, dtype),
                means("k", k, selection.k_layout, dtype), means("v", v, selection.k_layout, dtype),
                workspace_.get("compensate.tail", dtype, {heads, tail.q_len, int64_t{p.head_dim}}));
@@ -133,21 +125,24 @@ int64_t Compensator::join(Compensation kind, const AttendParams& p, const Select
   backend_.attend(tail);
 
   const int64_t heads = p.num_heads, d = p.head_dim;
-  TensorView rows = make_view(tail.out, dtype_of(tail), {heads, tail.q_len, d});
+  TensorView rows = workspace_.get("compensate.tail", dtype_of(tail), {heads, tail.q_len, d});
   const float* rows_lse = tail.lse;
   if (kind == Compensation::pooled_block) {
     TensorView blocks = rows;
     if (blocks.dtype != dtype_of(p)) {
       blocks = workspace_.get("compensate.block_tail", dtype_of(p), {heads, tail.q_len, d});
-      convert(rows, blocks, 1.0f, "compensate");
+      backend_.copy(rows, blocks);
     }
+    // One tail per query block -> one per row.
     rows = workspace_.get("compensate.rows", dtype_of(p), {heads, p.q_len, d});
-    float* lse = workspace_.get("compensate.rows_lse", DType::f32, {heads, p.q_len}).as<float>();
-    spread(selection.q_layout, blocks, tail.lse, rows, lse);
+    float* lse = workspace_.host("compensate.rows_lse", DType::f32, {heads, p.q_len}).as<float>();
+    block_of_.resize(static_cast<size_t>(heads * p.q_len));
+    spread(selection.q_layout, tail.lse, block_of_, p.q_len, lse);
+    backend_.gather_tokens(blocks, block_of_.data(), p.q_len, rows);
     rows_lse = lse;
   }
   // merge_lse writes the sum back; the reported lse stays that of what was kept.
-  float* lse = workspace_.get("compensate.lse", DType::f32, {heads, p.q_len}).as<float>();
+  float* lse = workspace_.host("compensate.lse", DType::f32, {heads, p.q_len}).as<float>();
   std::copy_n(p.lse, heads * p.q_len, lse);
   backend_.merge_lse(out, lse, rows, rows_lse);
   return pairs;

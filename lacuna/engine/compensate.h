@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "lacuna/backend/backend.h"
 #include "lacuna/core/workspace.h"
@@ -44,6 +45,7 @@ class Compensator {
 
   Backend& backend_;
   Workspace& workspace_;
+  std::vector<int32_t> block_of_;  // query block of every row
 };
 
 }  // namespace lacuna

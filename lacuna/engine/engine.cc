@@ -51,7 +51,7 @@ struct Engine::Impl {
   std::map<std::tuple<int, Branch, int>, SiteState> sites;
   MaskCache followed;  // the selection that a source gave for this call
 
-  explicit Impl(Backend& backend) : call(backend, workspace) {}
+  explicit Impl(Backend& backend) : workspace(backend), call(backend, workspace) {}
   void check_rules(const Policy& policy);
   SiteState& site_state(const SelectArgs& args, const Rule& rule);
   bool refresh(SiteState& state, SelectArgs& args, const Rule& rule);

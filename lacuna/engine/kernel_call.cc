@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 
 #include "lacuna/core/error.h"
@@ -134,8 +133,8 @@ void KernelCall::ask(const Selection& selection, Observation& seen) {
   if (selection.wants_block_mass)
     seen.block_mass = params_.block_mass =
         workspace_
-            .get("engine.block_mass", DType::f32,
-                 {heads, params_.num_q_blocks, params_.num_k_blocks})
+            .host("engine.block_mass", DType::f32,
+                  {heads, params_.num_q_blocks, params_.num_k_blocks})
             .as<float>();
   if (selection.wants_skip_bits) seen.skip_bits = ask_skip_bits();
 }
@@ -143,7 +142,7 @@ void KernelCall::ask(const Selection& selection, Observation& seen) {
 const float* KernelCall::ask_lse() {
   if (params_.lse == nullptr)
     params_.lse =
-        workspace_.get("engine.lse", DType::f32, {params_.num_heads, params_.q_len}).as<float>();
+        workspace_.host("engine.lse", DType::f32, {params_.num_heads, params_.q_len}).as<float>();
   return params_.lse;
 }
 
@@ -169,7 +168,7 @@ const uint64_t* KernelCall::ask_skip_bits() {
   if (params_.skip_bits == nullptr)
     params_.skip_bits = static_cast<uint64_t*>(
         workspace_
-            .get("engine.skip_bits", DType::i64, {params_.num_heads, params_.num_q_blocks, words})
+            .host("engine.skip_bits", DType::i64, {params_.num_heads, params_.num_q_blocks, words})
             .data);
   return params_.skip_bits;
 }
@@ -199,33 +198,49 @@ void KernelCall::run() {
   params_.pv_pairs = pv_pairs_.data();
   pooled_pairs_ = 0;
   attend_in_order();
-  if (selection_ != nullptr && !selection_->row_source.empty()) copy_rows(selection_->row_source);
 }
 
-void KernelCall::copy_rows(const TokenOrder& source) {
-  parallel_tasks(out_.shape[0], [&](int64_t head, int) {
-    const int32_t* from = source.head(head);
-    char* base = static_cast<char*>(out_.data) + storage_bytes(out_.dtype, head * out_.stride[0]);
-    const auto row = [&](int64_t token) {
-      return base + storage_bytes(out_.dtype, token * out_.stride[1]);
-    };
-    const auto bytes = static_cast<size_t>(storage_bytes(out_.dtype, out_.shape[2]));
-    for (int64_t token = 0; token < out_.shape[1]; ++token)
-      if (from[token] != token) std::memcpy(row(token), row(from[token]), bytes);
+// Row t of the output is the row that the kernel computed for token t, or for the token that t
+// stands for: a scatter, or a gather through the inverse order.
+void KernelCall::put_back(const TensorView& out) {
+  const TokenOrder &order = selection_->q_order, &source = selection_->row_source;
+  if (source.empty())
+    return backend_.scatter_tokens(out, order.order.data(), head_stride(order), out_);
+  const int64_t n = params_.q_len;
+  const int64_t heads =
+      order.empty() ? source.num_heads : std::max(source.num_heads, order.num_heads);
+  rows_ = {n, heads, {}};
+  rows_.order.resize(static_cast<size_t>(heads * n));
+  parallel_tasks(heads, [&](int64_t h, int) {
+    const int32_t* from = source.head(h);
+    int32_t* rows = rows_.order.data() + h * n;
+    if (order.empty()) {
+      std::copy_n(from, n, rows);
+      return;
+    }
+    std::vector<int32_t> place(static_cast<size_t>(n));
+    for (int64_t p = 0; p < n; ++p) place[order.head(h)[p]] = static_cast<int32_t>(p);
+    for (int64_t t = 0; t < n; ++t) rows[t] = place[from[t]];
   });
+  backend_.gather_tokens(out, rows_.order.data(), head_stride(rows_), out_);
 }
 
 void KernelCall::attend_in_order() {
-  if (selection_ == nullptr || (selection_->q_order.empty() && selection_->k_order.empty()))
-    return attend(q_, k_, v_, out_);
-  const TokenOrder& order = selection_->q_order;
-  const TensorView out =
-      order.empty()
-          ? out_
-          : workspace_.get("engine.out", out_.dtype, {out_.shape[0], out_.shape[1], out_.shape[2]});
-  attend(gathered("engine.q", q_, order), gathered("engine.k", k_, selection_->k_order),
-         gathered("engine.v", v_, selection_->k_order), out);
-  if (!order.empty()) backend_.scatter_tokens(out, order.order.data(), head_stride(order), out_);
+  const bool raster =
+      selection_ == nullptr || (selection_->q_order.empty() && selection_->k_order.empty());
+  const bool moves =
+      selection_ != nullptr && (!selection_->q_order.empty() || !selection_->row_source.empty());
+  const TensorView out = moves ? workspace_.get("engine.out", out_.dtype,
+                                                {out_.shape[0], out_.shape[1], out_.shape[2]})
+                               : out_;
+  if (raster) {
+    attend(q_, k_, v_, out);
+  } else {
+    attend(gathered("engine.q", q_, selection_->q_order),
+           gathered("engine.k", k_, selection_->k_order),
+           gathered("engine.v", v_, selection_->k_order), out);
+  }
+  if (moves) put_back(out);
 }
 
 double KernelCall::share(int64_t pairs) const {

@@ -43,8 +43,8 @@ class KernelCall {
   void write_lse(std::span<float> lse);
   // What run() does about blocks that keep() or the skip rule dropped.
   void compensate(Compensation kind) { compensation_ = kind; }
-  // Gathers tokens into the selection's order, attends, compensates, scatters back, copies rows
-  // that stand for others.
+  // Gathers tokens into the selection's order, attends, compensates, and puts rows back where they
+  // belong: their own, or that of a token they stand for.
   void run();
 
   const AttendParams& params() const { return params_; }
@@ -63,7 +63,7 @@ class KernelCall {
   void list(const BlockIndex& index);
   void attend_in_order();
   void copy_lse() const;
-  void copy_rows(const TokenOrder& source);
+  void put_back(const TensorView& out);
   TensorView gathered(const char* name, const TensorView& x, const TokenOrder& order);
 
   Backend& backend_;
@@ -78,6 +78,7 @@ class KernelCall {
   std::vector<float> skip_param_, skip_kappa_;
   std::vector<int64_t> pv_pairs_;
   BlockIndex index_;       // of the selection's mask
+  TokenOrder rows_;        // where rows come from that stand for others
   BlockMask full_mask_;    // every block, for skip rules without a mask
   BlockIndex full_index_;  // of full_mask_, coarse to fine
 };

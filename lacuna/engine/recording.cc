@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "lacuna/core/error.h"
@@ -135,22 +134,8 @@ RecordFilter parse_record_sites(std::string_view text) {
   return filter;
 }
 
-Recorder::Recorder(RecordFilter filter, int64_t max_bytes)
-    : filter_(std::move(filter)), bytes_left_(max_bytes) {}
-
-Tensor Recorder::copy(const TensorView& x) {
-  Tensor out(x.dtype, {x.shape[0], x.shape[1], x.shape[2]});
-  const int64_t width = storage_bytes(x.dtype, 1), row = x.shape[2] * width;
-  auto* to = static_cast<char*>(out.view().data);
-  for (int64_t h = 0; h < x.shape[0]; ++h) {
-    for (int64_t i = 0; i < x.shape[1]; ++i, to += row) {
-      const auto* from =
-          static_cast<const char*>(x.data) + (h * x.stride[0] + i * x.stride[1]) * width;
-      std::memcpy(to, from, static_cast<size_t>(row));
-    }
-  }
-  return out;
-}
+Recorder::Recorder(Backend& backend, RecordFilter filter, int64_t max_bytes)
+    : backend_(backend), filter_(std::move(filter)), bytes_left_(max_bytes) {}
 
 void Recorder::add(const Site& site, const VideoGrid& grid, int64_t text_tokens,
                    const TensorView& q, const TensorView& k, const TensorView& v) {
@@ -161,8 +146,9 @@ void Recorder::add(const Site& site, const VideoGrid& grid, int64_t text_tokens,
                "layers with --record-sites");
   RecordedCall call{site, grid, text_tokens, {}, {}, {}};
   for (const auto& [from, to] : {std::pair{&q, &call.q}, {&k, &call.k}, {&v, &call.v}}) {
-    tensors_.push_back(copy(*from));
+    tensors_.emplace_back(from->dtype, std::span(from->shape.data(), 3));
     *to = tensors_.back();
+    backend_.copy(*from, *to);
   }
   calls_.push_back(call);
 }

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "lacuna/backend/backend.h"
 #include "lacuna/core/safetensors.h"
 #include "lacuna/core/site.h"
 #include "lacuna/core/tensor.h"
@@ -38,8 +39,9 @@ struct RecordedCall {
 // Keeps copies in memory until save().
 class Recorder {
  public:
-  // Throws Error from add() when the copies would pass max_bytes.
-  Recorder(RecordFilter filter, int64_t max_bytes);
+  // `backend` has computed what add() gets. Throws Error from add() when the copies would pass
+  // max_bytes.
+  Recorder(Backend& backend, RecordFilter filter, int64_t max_bytes);
   // Copies the inputs when the filter wants them.
   void add(const Site& site, const VideoGrid& grid, int64_t text_tokens, const TensorView& q,
            const TensorView& k, const TensorView& v);
@@ -50,8 +52,7 @@ class Recorder {
   void save(const std::filesystem::path& path) const;
 
  private:
-  Tensor copy(const TensorView& x);
-
+  Backend& backend_;
   RecordFilter filter_;
   int64_t bytes_left_;
   std::vector<RecordedCall> calls_;

@@ -66,8 +66,8 @@ void RefreshState::measure(const Refresh& rule, const TensorView& q, const Tenso
   const int64_t pool = rule.pool == 0 ? seq_len : rule.pool;
   const BlockLayout layout = BlockLayout::uniform(seq_len, static_cast<int32_t>(pool));
   head_size_ = layout.num_blocks * head_dim;
-  q_mean_ = workspace.get("refresh.q_mean", DType::f32, {num_heads, layout.num_blocks, head_dim});
-  k_mean_ = workspace.get("refresh.k_mean", DType::f32, {num_heads, layout.num_blocks, head_dim});
+  q_mean_ = workspace.host("refresh.q_mean", DType::f32, {num_heads, layout.num_blocks, head_dim});
+  k_mean_ = workspace.host("refresh.k_mean", DType::f32, {num_heads, layout.num_blocks, head_dim});
   backend.block_mean(q, all_, layout, q_mean_);
   backend.block_mean(k, all_, layout, k_mean_);
   q_anchor_.resize(static_cast<size_t>(num_heads * head_size_));

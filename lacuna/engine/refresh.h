@@ -63,7 +63,7 @@ class RefreshState {
   std::vector<int32_t> all_;                // 0..num_heads-1
   int64_t head_size_ = 0;                   // floats per head in the means; 0 without drift
   std::vector<float> q_anchor_, k_anchor_;  // [num_heads, means, head_dim]
-  TensorView q_mean_, k_mean_;              // in the workspace, of the last decide()
+  TensorView q_mean_, k_mean_;              // on the host, of the last decide()
 };
 
 }  // namespace lacuna

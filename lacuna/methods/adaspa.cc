@@ -103,7 +103,7 @@ class AdaSpa final : public Method {
     }
     const auto heads = static_cast<int64_t>(args.head_ids.size());
     const int64_t n = selection.q_layout.num_blocks;
-    const TensorView mass = args.workspace.get("adaspa.mass", DType::f32, {heads, n, n});
+    const TensorView mass = args.workspace.host("adaspa.mass", DType::f32, {heads, n, n});
     args.backend.block_mass(args.q, args.k, memory.lse.data(), args.head_ids, selection.q_layout,
                             selection.k_layout, args.sm_scale, mass);
     selection.mask = keep(args, selection.q_layout, mass, memory);

@@ -49,17 +49,16 @@ double round_means(const float* means, std::span<const int32_t> offsets, int64_t
 
 }  // namespace
 
-void draw_centroids(const TensorView& x, std::string_view name, uint64_t first,
+void draw_centroids(Backend& backend, const TensorView& x, std::string_view name, uint64_t first,
                     const TensorView& centroids) {
-  const int64_t tokens = x.shape[1], size = storage_bytes(x.dtype, 1);
-  for (int64_t c = 0; c < centroids.shape[0]; ++c) {
+  const int64_t tokens = x.shape[1], clusters = centroids.shape[0];
+  std::vector<int32_t> drawn;
+  for (int64_t c = 0; c < clusters; ++c) {
     const double share = 0.5 + 0.5 * hash_uniform(name, first + static_cast<uint64_t>(c));
-    const auto token =
-        std::min(tokens - 1, static_cast<int64_t>(share * static_cast<double>(tokens)));
-    std::memcpy(static_cast<char*>(centroids.data) + c * centroids.stride[0] * size,
-                static_cast<const char*>(x.data) + token * x.stride[1] * size,
-                static_cast<size_t>(x.shape[2] * size));
+    const auto token = static_cast<int64_t>(share * static_cast<double>(tokens));
+    drawn.push_back(static_cast<int32_t>(std::min(tokens - 1, token)));
   }
+  backend.gather_tokens(x, drawn.data(), 0, centroids.reshape({1, clusters, x.shape[2]}));
 }
 
 int run_kmeans(Backend& backend, Workspace& workspace, const TensorView& x, int max_iterations,
@@ -70,10 +69,11 @@ int run_kmeans(Backend& backend, Workspace& workspace, const TensorView& x, int 
                "kmeans: {} iterations, order of {}, {} offsets, expected 1 or more, {}, {}",
                max_iterations, order.size(), offsets.size(), tokens, clusters + 1);
   const int32_t head = 0;
-  const TensorView labels = workspace.get("kmeans.labels", DType::i32, {1, tokens});
+  // Labels are sorted and centroids moved on the host: both are small beside the tokens.
+  const TensorView labels = workspace.host("kmeans.labels", DType::i32, {1, tokens});
   const TensorView sorted = workspace.get("kmeans.sorted", x.dtype, {1, tokens, head_dim});
-  const TensorView means = workspace.get("kmeans.means", DType::f32, {1, clusters, head_dim});
-  const TensorView next = workspace.get("kmeans.next", x.dtype, {clusters, head_dim});
+  const TensorView means = workspace.host("kmeans.means", DType::f32, {1, clusters, head_dim});
+  const TensorView next = workspace.host("kmeans.next", x.dtype, {clusters, head_dim});
   for (int iteration = 1;; ++iteration) {
     backend.nearest_centroids(x, {&head, 1}, centroids.reshape({1, clusters, head_dim}), labels);
     sort_by_label({labels.as<int32_t>(), static_cast<size_t>(tokens)}, order, offsets);

@@ -71,11 +71,11 @@ struct Selection {
 
 struct SelectArgs {
   Backend& backend;
-  Workspace& workspace;  // names start with the method's name
+  Workspace& workspace;  // of backend memory; names start with the method's name
   Site site;
   VideoGrid grid;           // video tokens; text tokens, if any, follow them
   int64_t text_tokens = 0;  // rows and columns after the video tokens that are never dropped
-  TensorView q, k, v;       // [num_heads, seq_len, head_dim], strided, raster order
+  TensorView q, k, v;       // [num_heads, seq_len, head_dim], strided, raster order; for ops only
   std::span<const int32_t> head_ids;  // the heads to select for, ascending
   float sm_scale = 0.0f;
   const Params& params;

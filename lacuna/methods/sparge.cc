@@ -58,7 +58,7 @@ TensorView rows_of(const TensorView& x) {
 
 // One head's blocks: their means, and which the means stand for.
 struct Pooled {
-  TensorView mean;            // [blocks, head_dim] f32
+  TensorView mean;            // [blocks, head_dim] f32, on the host
   std::vector<char> similar;  // [blocks]
 };
 
@@ -78,7 +78,8 @@ class Pooling {
               bool smooth) {
     const TensorView tokens = ordered(x.slice(head, head + 1));
     const auto means = [&](const std::string& key, const TensorView& of, const BlockLayout& cut) {
-      const TensorView out = args_.workspace.get(key, DType::f32, {1, cut.num_blocks, of.shape[2]});
+      const TensorView out =
+          args_.workspace.host(key, DType::f32, {1, cut.num_blocks, of.shape[2]});
       args_.backend.block_mean(of, kFirst, cut, out);
       return out;
     };
@@ -119,7 +120,7 @@ class Pooling {
   // x - mean as x I - mean: network operations have no other way to add a row to every row.
   TensorView minus_mean(const TensorView& x, const TensorView& mean) {
     const int64_t d = x.shape[2];
-    const TensorView identity = args_.workspace.get("sparge.identity", x.dtype, {d, d});
+    const TensorView identity = args_.workspace.host("sparge.identity", x.dtype, {d, d});
     for (int64_t i = 0; i < d * d; ++i) {
       const float value = i % (d + 1) == 0 ? 1.0f : 0.0f;
       if (x.dtype == DType::f32) {
@@ -221,7 +222,8 @@ class Sparge final : public Method {
     const int32_t k_blocks = selection.k_layout.num_blocks;
     selection.mask = BlockMask(static_cast<int64_t>(args.head_ids.size()), q_blocks, k_blocks);
     Pooling pooling(args, selection.q_order);
-    const TensorView scores = args.workspace.get("sparge.scores", DType::f32, {q_blocks, k_blocks});
+    const TensorView scores =
+        args.workspace.host("sparge.scores", DType::f32, {q_blocks, k_blocks});
     for (size_t i = 0; i < args.head_ids.size(); ++i) {
       const int32_t head = args.head_ids[i];
       const Pooled q = pooling.queries(head, selection.q_layout);

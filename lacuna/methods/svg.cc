@@ -21,7 +21,6 @@
 // profile's band is at least the diagonal; text is seen by the profile and kept by the mask.
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 
 #include "lacuna/core/bf16.h"
@@ -87,7 +86,7 @@ class HeadProfile {
   std::vector<char> temporal_heads() {
     const TensorView &q = args_.q, sampled = sampled_queries();
     const auto output = [&](const char* name) {
-      return args_.workspace.get(name, q.dtype, {q.shape[0], num_rows(), q.shape[2]});
+      return args_.workspace.host(name, q.dtype, {q.shape[0], num_rows(), q.shape[2]});
     };
     const TensorView exact = output("svg.exact"), banded = output("svg.banded");
     AttendParams p = attend_params(sampled, args_.k, args_.v, exact, args_.sm_scale);
@@ -147,14 +146,8 @@ class HeadProfile {
     const TensorView& q = args_.q;
     const TensorView sampled =
         args_.workspace.get("svg.q", q.dtype, {q.shape[0], num_rows(), q.shape[2]});
-    const int64_t size = storage_bytes(q.dtype, 1), row_bytes = q.shape[2] * size;
-    char* to = static_cast<char*>(sampled.data);
     for (const int32_t h : args_.head_ids)
-      for (int64_t i = 0; i < num_rows(); ++i)
-        std::memcpy(
-            to + (h * num_rows() + i) * row_bytes,
-            static_cast<const char*>(q.data) + (h * q.stride[0] + rows_[i] * q.stride[1]) * size,
-            static_cast<size_t>(row_bytes));
+      args_.backend.gather_tokens(q.slice(h, h + 1), rows_.data(), 0, sampled.slice(h, h + 1));
     return sampled;
   }
 

@@ -48,7 +48,8 @@ constexpr ParamSpec kSpecs[] = {
     {"iterations", 2, 1, 1000, true, "k-means steps in later selections"},
 };
 
-// The centroid cache: per head [clusters, head_dim], empty before the head's first selection.
+// The centroid cache, on the host: per head [clusters, head_dim], empty before the head's first
+// selection.
 struct Centroids final : State {
   std::vector<Tensor> q, k;
 };
@@ -86,7 +87,8 @@ void partition(const SelectArgs& args, const Side& side) {
     std::string_view limit = "iterations";
     if (centroids.empty()) {
       centroids = Tensor(x.dtype, {side.clusters, x.shape[2]});
-      draw_centroids(x, side.draws, static_cast<uint64_t>(head * side.clusters), centroids);
+      draw_centroids(args.backend, x, side.draws, static_cast<uint64_t>(head * side.clusters),
+                     centroids);
       limit = "first_iterations";
     }
     const std::span row = std::span(offsets).subspan(i * (blocks + 1), blocks + 1);
@@ -115,7 +117,7 @@ void weigh_row(std::span<float> row, const BlockLayout& layout, int64_t head, fl
 TensorView cluster_mass(const SelectArgs& args, const Centroids& cache, const Selection& s) {
   const auto num_heads = static_cast<int64_t>(args.head_ids.size());
   const int64_t rows = s.q_layout.num_blocks, columns = s.k_layout.num_blocks;
-  const TensorView mass = args.workspace.get("svg2.mass", DType::f32, {num_heads, rows, columns});
+  const TensorView mass = args.workspace.host("svg2.mass", DType::f32, {num_heads, rows, columns});
   std::fill_n(mass.as<float>(), mass.numel(), 0.0f);
   for (int64_t i = 0; i < num_heads; ++i) {
     const Tensor &q = cache.q[args.head_ids[i]], &k = cache.k[args.head_ids[i]];

@@ -40,7 +40,7 @@ TEST(Recording, RoundTripsWhatTheEngineSaw) {
   const int64_t tokens = grid.tokens() + 2;
   const auto backend = make_backend("ref");
   Engine engine(*backend, Policy());
-  Recorder recorder(parse_record_sites("steps=1"), 1 << 20);
+  Recorder recorder(*backend, parse_record_sites("steps=1"), 1 << 20);
   engine.watch_inputs([&](const auto&... inputs) { recorder.add(inputs...); });
   // Tokens first, heads inside, as a model has them.
   const Tensor q = random_tensor(DType::bf16, {tokens, 3, 8}, 1),
@@ -75,10 +75,12 @@ TEST(Recording, RoundTripsWhatTheEngineSaw) {
 }
 
 TEST(Recording, RefusesTooMuchAndNothing) {
+  const auto backend = make_backend("ref");
   const Tensor x(DType::f32, {1, 8, 4});
-  Recorder small(RecordFilter{}, 100);
+  Recorder small(*backend, RecordFilter{}, 100);
   EXPECT_THROW(small.add({}, {2, 2, 2}, 0, x, x, x), Error);
-  EXPECT_THROW(Recorder(RecordFilter{}, 1 << 20).save(temporary("nothing.safetensors")), Error);
+  EXPECT_THROW(Recorder(*backend, RecordFilter{}, 1 << 20).save(temporary("nothing.safetensors")),
+               Error);
 }
 
 TEST(Recording, RefusesHostileFiles) {

@@ -71,7 +71,7 @@ TEST_F(KMeans, EmptyClustersStayAndTiesGoToTheLower) {
 TEST_F(KMeans, CentroidsAreTheMeansOfTheirTokens) {
   const Tensor x = random_tensor(DType::f32, {1, 300, 24}, 1);
   const Tensor centroids(DType::f32, {11, 24});
-  draw_centroids(x, "test", 0, centroids);
+  draw_centroids(*backend_, x, "test", 0, centroids);
   const Result r = run(x, centroids, 4);
   ASSERT_EQ(r.iterations, 4);
   TokenOrder{300, 1, r.order}.validate();
@@ -90,7 +90,7 @@ TEST_F(KMeans, CentroidsAreTheMeansOfTheirTokens) {
 TEST_F(KMeans, RoundsCentroidsToTheTokensType) {
   const Tensor x(DType::bf16, {1, 3, 1}), centroids(DType::bf16, {1, 1});
   for (int64_t t = 0; t < 3; ++t) put(x, t, t == 0 ? 1.0 : 1.015625);
-  draw_centroids(x, "test", 0, centroids);
+  draw_centroids(*backend_, x, "test", 0, centroids);
   std::vector<int32_t> order(3), offsets(2);
   run_kmeans(*backend_, workspace_, x, 1, centroids, order, offsets);
   EXPECT_EQ(get(centroids, 0), 1.0078125);  // of 1.01041666
@@ -99,8 +99,8 @@ TEST_F(KMeans, RoundsCentroidsToTheTokensType) {
 TEST_F(KMeans, DrawsAreTokensAndDependOnTheirNumberOnly) {
   const Tensor x = random_tensor(DType::f32, {1, 50, 2}, 2);
   const Tensor all(DType::f32, {30, 2}), tail(DType::f32, {10, 2});
-  draw_centroids(x, "test", 0, all);
-  draw_centroids(x, "test", 20, tail);
+  draw_centroids(*backend_, x, "test", 0, all);
+  draw_centroids(*backend_, x, "test", 20, tail);
   for (int64_t c = 0; c < 10; ++c)
     EXPECT_EQ(tail.as<float>()[2 * c], all.as<float>()[2 * (20 + c)]);
   std::vector<int64_t> tokens;

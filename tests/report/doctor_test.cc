@@ -185,7 +185,7 @@ TEST(Doctor, WritesAProfileForTheModel) {
   const DenseTiming timing = dense_pass(
       subject, 0, steps,
       [&](const Site& site, const auto&... inputs) {
-        Recorder one({}, 1 << 24);
+        Recorder one(*backend, {}, 1 << 24);
         one.add(site, inputs...);
         examination.look(one.calls().front());
       },

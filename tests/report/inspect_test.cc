@@ -37,7 +37,7 @@ class InspectTest : public testing::Test {
                     "1", "", 0, kSteps);
     Engine engine(*backend_, policy);
     MaskRecorder masks(target_, 1 << 24);
-    Recorder inputs(parse_record_sites("steps=0,2"), 1 << 24);
+    Recorder inputs(*backend_, parse_record_sites("steps=0,2"), 1 << 24);
     engine.watch_selections([&](const auto&... seen) { masks.add(seen...); });
     engine.watch_inputs([&](const auto&... seen) { inputs.add(seen...); });
     for (int step = 0; step < kSteps; ++step)
