@@ -60,7 +60,7 @@ void run(const Options& options) {
     rule.plan = parse_plan(options.plan);
     policy.add(std::move(rule));
   }
-  Context ctx{backend, dtype, {}};
+  Context ctx{backend, dtype};
   Engine engine(backend, std::move(policy));
   const double t = 900.0;
   double mark = now_ms();

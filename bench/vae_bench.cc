@@ -43,7 +43,7 @@ void run(const Options& options) {
   const Tensor latents(DType::f32, {config.z_dim, options.latent_frames, h, w});
   fill_hash("z", 0.0, 1.0, {latents.as<float>(), static_cast<size_t>(latents.numel())});
 
-  Context ctx{backend, compute, {}};
+  Context ctx{backend, compute};
   DecodeStats stats;
   DecodeOptions decode;
   decode.stats = &stats;

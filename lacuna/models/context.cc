@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <span>
+#include <utility>
 
 #include "lacuna/core/convert.h"
 #include "lacuna/core/error.h"
@@ -22,8 +23,16 @@ TensorView weight_as(Context& ctx, const TensorView& stored, DType dtype, std::s
   if (stored.dtype == dtype && element_aligned(stored)) return stored;
   const std::span<const int64_t> shape(stored.shape.data(), static_cast<size_t>(stored.rank));
   const TensorView scratch = ctx.workspace.get(slot, dtype, {stored.numel()});
-  const TensorView result = make_view(scratch.data, dtype, shape);
-  convert(stored, result, 1.0f, "weight");
+  TensorView result = make_view(scratch.data, dtype, shape);
+  result.device = scratch.device;
+  const bool plain = stored.dtype == DType::f32 || stored.dtype == DType::bf16;
+  if (plain && element_aligned(stored)) {
+    ctx.backend.copy(stored, result);
+  } else {  // only the host can read these
+    const TensorView decoded = ctx.workspace.mirror("decoded weight", result);
+    convert(stored, decoded, 1.0f, "weight");
+    ctx.backend.copy(decoded, result);
+  }
   return result;
 }
 
@@ -31,6 +40,29 @@ TensorView weight_as(Context& ctx, const TensorView& stored, DType dtype, std::s
 
 TensorView Context::weight(const TensorView& stored, std::string_view slot) {
   return weight_as(*this, stored, compute, slot);
+}
+
+ConstantWeights::ConstantWeights(Backend& backend, std::span<const TensorView> weights)
+    : backend_(&backend) {
+  for (const TensorView& w : weights) {
+    backend.constant(w.data, static_cast<size_t>(storage_bytes(w.dtype, w.numel())));
+    promised_.push_back(w.data);
+  }
+}
+
+ConstantWeights::ConstantWeights(ConstantWeights&& other) noexcept
+    : backend_(other.backend_), promised_(std::move(other.promised_)) {
+  other.promised_.clear();
+}
+
+ConstantWeights& ConstantWeights::operator=(ConstantWeights&& other) noexcept {
+  std::swap(backend_, other.backend_);
+  promised_.swap(other.promised_);
+  return *this;
+}
+
+ConstantWeights::~ConstantWeights() {
+  for (const void* begin : promised_) backend_->forget(begin);
 }
 
 void Linear::forward(Context& ctx, const TensorView& x, const TensorView& out, Epilogue epilogue,

@@ -4,7 +4,9 @@
 
 #include <atomic>
 #include <cstdint>
+#include <span>
 #include <string_view>
+#include <vector>
 
 #include "lacuna/backend/backend.h"
 #include "lacuna/core/error.h"
@@ -20,10 +22,13 @@ class Cancelled : public Error {
 };
 
 struct Context {
+  explicit Context(Backend& with, DType dtype = DType::f32, const std::atomic<bool>* stop = nullptr)
+      : backend(with), compute(dtype), workspace(with), cancel(stop) {}
+
   Backend& backend;
-  DType compute = DType::f32;  // f32 or bf16: dtype of activations entering linears and attention
-  Workspace workspace;
-  const std::atomic<bool>* cancel = nullptr;  // looked at between layers; null = never cancelled
+  DType compute;        // f32 or bf16: dtype of activations entering linears and attention
+  Workspace workspace;  // of the backend's memory
+  const std::atomic<bool>* cancel;  // looked at between layers; null = never cancelled
 
   // Throws Cancelled if asked to stop.
   void check_cancel() const {
@@ -31,8 +36,22 @@ struct Context {
   }
   // The matrix in the compute dtype: `stored` itself when it already is, else widened or rounded
   // into a scratch buffer named `slot` that the next call with the same slot overwrites. So memory
-  // never exceeds the stored weights plus one matrix.
+  // never exceeds the stored weights plus one matrix. For ops only: the buffer is the backend's.
   TensorView weight(const TensorView& stored, std::string_view slot = "weight");
+};
+
+// Promises a backend that weights do not change while this lives (Backend::constant).
+class ConstantWeights {
+ public:
+  // The backend and the memory of the weights must outlive this.
+  ConstantWeights(Backend& backend, std::span<const TensorView> weights);
+  ~ConstantWeights();
+  ConstantWeights(ConstantWeights&& other) noexcept;
+  ConstantWeights& operator=(ConstantWeights&& other) noexcept;
+
+ private:
+  Backend* backend_;
+  std::vector<const void*> promised_;
 };
 
 // y = x w^T + b with its weight as stored.

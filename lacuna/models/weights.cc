@@ -107,12 +107,24 @@ bool WeightReader::has(std::string_view name) const {
 }
 
 Tensor WeightReader::f32(std::string_view name, std::initializer_list<int64_t> shape) {
-  const TensorView view = stored(name, shape);
+  Tensor tensor = passing_f32(name, shape);
+  kept_.push_back(tensor);
+  return tensor;
+}
+
+Tensor WeightReader::passing_f32(std::string_view name, std::initializer_list<int64_t> shape) {
+  const TensorView view = find(name, shape);
   if (view.data == nullptr) return Tensor::zeros(DType::f32, shape);
   return converted(view, DType::f32, 1.0f, name);
 }
 
 TensorView WeightReader::stored(std::string_view name, std::initializer_list<int64_t> shape) {
+  const TensorView view = find(name, shape);
+  if (view.data != nullptr) kept_.push_back(view);
+  return view;
+}
+
+TensorView WeightReader::find(std::string_view name, std::initializer_list<int64_t> shape) {
   const std::string source_name = rename_ ? rename_(name) : std::string(name);
   if (!source_.has(source_name)) {
     missing_.push_back(source_name);

@@ -53,15 +53,22 @@ class WeightReader {
   // Converted to f32 and owned; for norms, biases, tables. A missing tensor is noted and zeros
   // return.
   Tensor f32(std::string_view name, std::initializer_list<int64_t> shape);
+  // The same for what the model only computes with while it loads.
+  Tensor passing_f32(std::string_view name, std::initializer_list<int64_t> shape);
   // As stored (memory-mapped where possible): for matrices and convolutions.
   TensorView stored(std::string_view name, std::initializer_list<int64_t> shape);
   // Throws Error listing every missing tensor, if any.
   void finish(std::string_view model) const;
+  // What f32() and stored() gave: memory that does not change as long as model and source live.
+  const std::vector<TensorView>& kept() const { return kept_; }
 
  private:
+  TensorView find(std::string_view name, std::initializer_list<int64_t> shape);
+
   WeightSource& source_;
   std::function<std::string(std::string_view)> rename_;
   std::vector<std::string> missing_;
+  std::vector<TensorView> kept_;
 };
 
 }  // namespace lacuna

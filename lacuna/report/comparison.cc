@@ -166,7 +166,7 @@ void Comparer::plan() {
   add("dense, keys in another order", CompareRole::floor,
       reordered_dense(grid, model_.transformer_config().num_heads), &ctx_);
   if (task_.other_backend == nullptr) return;
-  other_.reset(new Context{*task_.other_backend, ctx_.compute, {}, ctx_.cancel});
+  other_.reset(new Context{*task_.other_backend, ctx_.compute, ctx_.cancel});
   add("dense, " + task_.other_backend->description(), CompareRole::floor, runners_[0].policy,
       other_.get());
 }

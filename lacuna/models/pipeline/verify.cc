@@ -100,7 +100,7 @@ Outputs run_wan_dit(const GoldenJson& spec, Backend& backend, DType compute) {
 Outputs run_wan_vae(const GoldenJson& spec, Backend& backend, DType compute) {
   const std::string name = spec.at("name");
   const auto source = hash_weights(spec.at("weights"), DType::f32);
-  Context ctx{backend, compute, {}};
+  Context ctx{backend, compute};
   Outputs outputs;
   if (spec.at("mode") == "encode") {
     const auto encoder = make_video_encoder(spec.at("config").dump(), name, *source);
@@ -137,7 +137,7 @@ Outputs run_umt5(const GoldenJson& spec, Backend& backend, DType compute) {
   const Umt5Config config =
       umt5_config_from_json(spec.at("config").dump(), std::string(spec.at("name")));
   const Umt5Encoder encoder(config, *source, Umt5Names{});
-  Context ctx{backend, compute, {}};
+  Context ctx{backend, compute};
   Outputs outputs;
   outputs.emplace_back(
       "", encoder.encode(ctx, spec.at("inputs").at("ids").get<std::vector<int32_t>>()));
@@ -184,7 +184,7 @@ Outputs run_wan_pipeline(const GoldenJson& spec, Backend& backend, DType compute
   WeightReader reader(*source);
   const WanDit dit(wan_config_from_json(config.at("transformer").dump(), name), reader);
   const auto decoder = make_video_decoder(config.at("vae").dump(), name, *source);
-  Context ctx{backend, compute, {}};
+  Context ctx{backend, compute};
   Engine engine(backend, {});
   Request request;
   request.sampler = sampler_config(config.at("sampler"));

@@ -34,7 +34,9 @@ Tensor TextEncoder::embed(Context& ctx, std::string_view prompt, int64_t dim,
                "text encoder: {} wide, the video transformer expects {}; they do not belong "
                "together",
                config.dim, dim);
-  Tensor embedding = Umt5Encoder(config, *source, names).encode(ctx, ids);
+  const Umt5Encoder encoder(config, *source, names);
+  const ConstantWeights constant(ctx.backend, encoder.weights());
+  Tensor embedding = encoder.encode(ctx, ids);
   cache.store(ids, embedding);
   return embedding;
 }

@@ -17,7 +17,7 @@ AttendDType attend_dtype(DType dtype) {
 // [num_heads, 2 n - 1], holds all of it; the kernel reads it with a query stride of -1.
 TensorView bias_diagonals(Context& ctx, const Tensor& table, int64_t num_heads, int64_t n) {
   const int64_t width = 2 * n - 1;
-  const TensorView out = ctx.workspace.get("umt5.bias", DType::f32, {num_heads, width});
+  const TensorView out = ctx.workspace.host("umt5.bias", DType::f32, {num_heads, width});
   const float* from = table.as<float>();
   auto* to = out.as<float>();
   for (int64_t h = 0; h < num_heads; ++h) {
@@ -48,6 +48,7 @@ Umt5Encoder::Umt5Encoder(const Umt5Config& config, WeightSource& source, const U
   const auto linear = [&](const std::string& name, int64_t out, int64_t in) {
     return Linear{reader.stored(name, {out, in}), Tensor()};
   };
+  // Read by the host alone, a row here and there.
   embedding_ = reader.stored("token_embedding.weight", {config_.vocab_size, d});
   for (int64_t i = 0; i < config_.num_layers; ++i) {
     const std::string p = fmt::format("blocks.{}.", i);
@@ -67,20 +68,23 @@ Umt5Encoder::Umt5Encoder(const Umt5Config& config, WeightSource& source, const U
   }
   final_norm_ = reader.f32("norm.weight", {d});
   reader.finish("umt5");
+  weights_.assign(reader.kept().begin() + 1, reader.kept().end());  // without the embedding
 }
 
 // Rows are converted one by one: the embedding is the largest tensor (2 GB in bf16) and a prompt
 // touches at most 512 of its 256384 rows.
-Tensor Umt5Encoder::embed(std::span<const int32_t> ids) const {
+Tensor Umt5Encoder::embed(Context& ctx, std::span<const int32_t> ids) const {
   const int64_t d = config_.dim;
   const int64_t row_bytes = storage_bytes(embedding_.dtype, d);
-  Tensor x(DType::f32, {static_cast<int64_t>(ids.size()), d});
+  Tensor x(DType::f32, {static_cast<int64_t>(ids.size()), d}, ctx.backend);
+  const TensorView rows = ctx.workspace.mirror("umt5.rows", x);
   for (size_t i = 0; i < ids.size(); ++i) {
     auto* row = static_cast<uint8_t*>(embedding_.data) + ids[i] * row_bytes;
     convert(make_view(row, embedding_.dtype, {d}),
-            make_view(x.as<float>() + static_cast<int64_t>(i) * d, DType::f32, {d}), 1.0f,
+            make_view(rows.as<float>() + static_cast<int64_t>(i) * d, DType::f32, {d}), 1.0f,
             "umt5 embedding");
   }
+  ctx.backend.copy(rows, x);
   return x;
 }
 
@@ -140,7 +144,8 @@ Tensor Umt5Encoder::encode(Context& ctx, std::span<const int32_t> ids) const {
                  "umt5: token id {}, expected 0 to {} (tokenizer of another model?)", id,
                  config_.vocab_size - 1);
   }
-  const Tensor x = embed(ids);  // residual stream, f32: f16 overflows in wo, bf16 loses 3 digits
+  const Tensor x =
+      embed(ctx, ids);  // residual stream, f32: f16 overflows in wo, bf16 loses 3 digits
   for (const Layer& layer : layers_) {
     attend(ctx, layer, x);
     feed_forward(ctx, layer, x);

@@ -85,6 +85,8 @@ class Umt5Encoder {
   static constexpr int64_t kMaxTokens = 4096;
 
   const Umt5Config& config() const { return config_; }
+  // What a backend may keep a copy of (ConstantWeights).
+  std::span<const TensorView> weights() const { return weights_; }
 
  private:
   struct Layer {
@@ -94,7 +96,7 @@ class Umt5Encoder {
     Linear gate, up, down;
   };
 
-  Tensor embed(std::span<const int32_t> ids) const;
+  Tensor embed(Context& ctx, std::span<const int32_t> ids) const;
   void attend(Context& ctx, const Layer& layer, const TensorView& x) const;
   void feed_forward(Context& ctx, const Layer& layer, const TensorView& x) const;
 
@@ -102,6 +104,7 @@ class Umt5Encoder {
   TensorView embedding_;  // [vocab_size, dim] as stored
   std::vector<Layer> layers_;
   Tensor final_norm_;  // [dim] f32
+  std::vector<TensorView> weights_;
 };
 
 }  // namespace lacuna

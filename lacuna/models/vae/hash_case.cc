@@ -75,7 +75,7 @@ Tensor vae_hash_input(const VaeHashCase& hash_case) {
 
 Tensor run_vae_hash_case(Backend& backend, DType compute, const VaeHashCase& hash_case) {
   const auto source = hash_weights(hash_case.weights, hash_case.storage);
-  Context ctx{backend, compute, {}};
+  Context ctx{backend, compute};
   const Tensor input = vae_hash_input(hash_case);
   if (hash_case.encode) {
     return WanEncoder(hash_case.config, *source).encode(ctx, input, /*normalize=*/false);

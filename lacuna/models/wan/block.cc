@@ -37,11 +37,15 @@ WanActivations WanActivations::take(Context& ctx, const WanConfig& config, int64
   act.v = workspace.get("wan.v", ctx.compute, {tokens, d});
   act.patches = workspace.get("wan.patches", DType::f32,
                               {tokens * std::max(config.patch_inputs(), config.patch_outputs())});
-  act.modulation = workspace.get("wan.modulation", DType::f32, {kMaxTokenTimes, 6, d});
+  act.modulation = workspace.host("wan.modulation", DType::f32, {kMaxTokenTimes, 6, d});
   const int64_t hidden = std::max(act.chunk_rows * config.ffn_dim * storage_bytes(ctx.compute, 1),
                                   act.chunk_rows * d * storage_bytes(DType::f32, 1));
   act.hidden = workspace.get("wan.hidden", DType::u8, {hidden});
   return act;
+}
+
+void WanPass::show(std::string_view name, const TensorView& value) const {
+  if (tap != nullptr) show_tap(ctx, *tap, name, value);
 }
 
 WanBlock::Attention::Attention(const std::string& name, int64_t dim, WeightReader& reader)
@@ -69,8 +73,8 @@ WanBlock::WanBlock(const WanConfig& config, int64_t layer, WeightReader& reader)
 
 void WanBlock::prepare_text(Context& ctx, const TensorView& embedded, Tensor& k, Tensor& v) const {
   const int64_t keys = embedded.shape[0];
-  k = Tensor(ctx.compute, {keys, num_heads_, head_dim_});
-  v = Tensor(ctx.compute, {keys, num_heads_, head_dim_});
+  k = Tensor(ctx.compute, {keys, num_heads_, head_dim_}, ctx.backend);
+  v = Tensor(ctx.compute, {keys, num_heads_, head_dim_}, ctx.backend);
   const TensorView k_rows = k.view().reshape({keys, num_heads_ * head_dim_});
   const TensorView v_rows = v.view().reshape({keys, num_heads_ * head_dim_});
   cross_.k.forward(ctx, embedded, k_rows);
@@ -86,7 +90,7 @@ void WanBlock::forward(WanPass& pass) const {
   self_attention(pass);
   cross_attention(pass);
   feed_forward(pass);
-  if (pass.tap != nullptr) (*pass.tap)(fmt::format("blocks.{}", layer_), pass.act.residual);
+  pass.show(fmt::format("blocks.{}", layer_), pass.act.residual);
 }
 
 void WanBlock::modulate(WanPass& pass) const {
@@ -130,7 +134,7 @@ void WanBlock::self_attention(WanPass& pass) const {
     // The fused kernel below leaves no value between norm and rotation.
     const Tensor normed_q(DType::f32, {pass.tokens(), pass.config.dim()});
     ctx.backend.rms_norm(act.q, self_.norm_q.as<float>(), eps_, nullptr, num_heads, normed_q);
-    (*pass.tap)(tap_name("attn1.norm_q"), normed_q);
+    pass.show(tap_name("attn1.norm_q"), normed_q);
   }
   ctx.backend.rms_norm(act.q, self_.norm_q.as<float>(), eps_, &pass.rope, num_heads, act.q);
   ctx.backend.rms_norm(act.k, self_.norm_k.as<float>(), eps_, &pass.rope, num_heads, act.k);
@@ -147,7 +151,7 @@ void WanBlock::cross_attention(WanPass& pass) const {
   const WanActivations& act = pass.act;
   ctx.backend.layer_norm(act.residual, norm2_weight_.as<float>(), norm2_bias_.as<float>(), nullptr,
                          nullptr, eps_, act.normed);
-  if (pass.tap != nullptr) (*pass.tap)(tap_name("norm2"), act.normed);
+  pass.show(tap_name("norm2"), act.normed);
   cross_.q.forward(ctx, act.normed, act.q);
   ctx.backend.rms_norm(act.q, cross_.norm_q.as<float>(), eps_, nullptr,
                        static_cast<int32_t>(num_heads_), act.q);
@@ -195,8 +199,7 @@ void WanBlock::feed_forward(WanPass& pass) const {
 void WanBlock::feed_forward_rows(WanPass& pass, const TensorView& up, const TensorView& down,
                                  int64_t begin, int64_t end, const float* gate) const {
   Context& ctx = pass.ctx;
-  const TensorView hidden =
-      make_view(pass.act.hidden.data, ctx.compute, {end - begin, pass.config.ffn_dim});
+  const TensorView hidden = pass.act.hidden.reuse(ctx.compute, {end - begin, pass.config.ffn_dim});
   ctx.backend.linear(pass.act.normed.slice(begin, end), up, up_.bias.as<float>(),
                      Epilogue::gelu_tanh, nullptr, hidden);
   ctx.backend.linear(hidden, down, down_.bias.as<float>(), Epilogue::residual, gate,
@@ -211,7 +214,7 @@ void WanBlock::tap_linear(WanPass& pass, std::string_view name, const Linear& li
   if (pass.tap == nullptr) return;
   const Tensor value(DType::f32, {pass.tokens(), pass.config.dim()});
   linear.forward(pass.ctx, pass.act.normed, value);
-  (*pass.tap)(tap_name(name), value);
+  pass.show(tap_name(name), value);
 }
 
 void WanBlock::tap_feed_forward(WanPass& pass) const {
@@ -220,7 +223,7 @@ void WanBlock::tap_feed_forward(WanPass& pass) const {
   const Tensor value(DType::f32, {pass.tokens(), pass.config.dim()});
   up_.forward(pass.ctx, pass.act.normed, hidden, Epilogue::gelu_tanh);
   down_.forward(pass.ctx, hidden, value);
-  (*pass.tap)(tap_name("ffn"), value);
+  pass.show(tap_name("ffn"), value);
 }
 
 }  // namespace lacuna

@@ -29,7 +29,7 @@ struct WanActivations {
   TensorView normed;      // [N, d] compute: input of the linears, then the attention output
   TensorView q, k, v;     // [N, d] compute; k and v are free outside self-attention
   TensorView patches;     // [N * max(patch inputs, patch outputs)] f32
-  TensorView modulation;  // [kMaxTokenTimes, 6, d] f32
+  TensorView modulation;  // [kMaxTokenTimes, 6, d] f32, on the host
   TensorView hidden;      // raw bytes of the feed-forward and head chunks
   int64_t chunk_rows = 0;
   static WanActivations take(Context& ctx, const WanConfig& config, int64_t tokens);
@@ -49,6 +49,8 @@ struct WanPass {
   const WanTap* tap = nullptr;
 
   int64_t tokens() const { return grid.tokens(); }
+  // Hands a value to the tap, on the host; nothing without one.
+  void show(std::string_view name, const TensorView& value) const;
 };
 
 class WanBlock {

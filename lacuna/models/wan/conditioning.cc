@@ -9,6 +9,12 @@
 
 namespace lacuna {
 
+void show_tap(Context& ctx, const WanTap& tap, std::string_view name, const TensorView& value) {
+  const TensorView shown = ctx.workspace.mirror("wan.tap", value);
+  ctx.backend.copy(value, shown);
+  tap(name, shown);
+}
+
 Linear read_linear(WeightReader& reader, const std::string& name, int64_t out, int64_t in) {
   Linear linear;
   linear.weight = reader.stored(name + ".weight", {out, in});
@@ -29,7 +35,7 @@ std::vector<TimeEmbedding> TimeEmbedder::prepare(Backend& backend,
                                                  const WanTap* tap) const {
   const int64_t n = static_cast<int64_t>(timesteps.size());
   if (n == 0) return {};
-  Context ctx{backend, DType::f32, {}};
+  Context ctx{backend};
   Tensor sinusoid(DType::f32, {n, freq_dim_});
   const int64_t half = freq_dim_ / 2;
   for (int64_t row = 0; row < n; ++row) {
@@ -92,11 +98,11 @@ Tensor TextEmbedder::forward(Context& ctx, const TensorView& context, int64_t te
   const int64_t rows = valid + (valid < text_len ? 1 : 0);
   const Tensor padded = Tensor::zeros(ctx.compute, {rows, text_dim_});
   if (valid > 0) convert(context, padded.view().slice(0, valid), 1.0f, "wan text context");
-  const Tensor hidden(ctx.compute, {rows, dim_});
-  Tensor result(ctx.compute, {rows, dim_});
+  const Tensor hidden(ctx.compute, {rows, dim_}, ctx.backend);
+  Tensor result(ctx.compute, {rows, dim_}, ctx.backend);
   linear_1_.forward(ctx, padded, hidden, Epilogue::gelu_tanh);
   linear_2_.forward(ctx, hidden, result);
-  if (tap != nullptr) (*tap)("condition_embedder.text_embedder", result);
+  if (tap != nullptr) show_tap(ctx, *tap, "condition_embedder.text_embedder", result);
   return result;
 }
 

@@ -16,11 +16,13 @@
 
 namespace lacuna {
 
-// Receives intermediate values by their diffusers module name. For tests: with a tap the forward
-// computes some values a second time beside the fused path, its result stays the same.
+// Receives intermediate values, on the host, by their diffusers module name. For tests: with a tap
+// the forward computes some values a second time beside the fused path, its result stays the same.
 using WanTap = std::function<void(std::string_view name, const TensorView& value)>;
 
-// One timestep, all f32.
+void show_tap(Context& ctx, const WanTap& tap, std::string_view name, const TensorView& value);
+
+// One timestep, all f32, on the host.
 struct TimeEmbedding {
   double timestep = 0.0;
   Tensor temb;        // [d], for the head
@@ -28,7 +30,8 @@ struct TimeEmbedding {
 };
 
 // One prompt: cross-attention keys (after their norm) and values of every layer, in the compute
-// dtype. Identical padding rows are one key whose logit is raised by ln(count) (models.md 2.6).
+// dtype, in backend memory. Identical padding rows are one key whose logit is raised by ln(count)
+// (models.md 2.6).
 struct PreparedText {
   int64_t keys = 0;       // valid rows, plus one when there is padding
   Tensor bias;            // [keys] f32, or empty without padding
@@ -54,7 +57,8 @@ class TextEmbedder {
  public:
   TextEmbedder(const WanConfig& config, WeightReader& reader);
   // context [n, text_dim] f32, n <= text_len -> [n + (n < text_len), d] in ctx.compute; the last
-  // row stands for all padding rows, which are zero before the MLP and one constant after it.
+  // row stands for all padding rows, which are zero before the MLP and one constant after it. The
+  // result lies in backend memory.
   Tensor forward(Context& ctx, const TensorView& context, int64_t text_len,
                  const WanTap* tap) const;
 

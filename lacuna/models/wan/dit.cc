@@ -33,6 +33,7 @@ WanDit::WanDit(const WanConfig& config, WeightReader& reader)
     blocks_.emplace_back(config, layer, reader);
   }
   reader.finish("wan transformer");
+  weights_ = reader.kept();
 }
 
 std::vector<TimeEmbedding> WanDit::prepare_times(Context& ctx, std::span<const double> timesteps,
@@ -151,17 +152,19 @@ void WanDit::run(WanPass& pass, const TensorView& x, int64_t begin, int64_t end,
 
 void WanDit::embed_patches(WanPass& pass, const TensorView& x) const {
   const int64_t inputs = config_.patch_inputs();
-  const TensorView rows = make_view(pass.act.patches.data, DType::f32, {pass.tokens(), inputs});
-  patchify(x, patch(), rows);
+  const TensorView rows = pass.act.patches.reuse(DType::f32, {pass.tokens(), inputs});
+  const TensorView made = pass.ctx.workspace.mirror("wan.patches.host", rows);
+  patchify(x, patch(), made);
+  pass.ctx.backend.copy(made, rows);
   pass.ctx.backend.linear(rows, patch_weight_.view().reshape({config_.dim(), inputs}),
                           patch_bias_.as<float>(), Epilogue::none, nullptr, pass.act.residual);
-  if (pass.tap != nullptr) (*pass.tap)("patch_embedding", pass.act.residual);
+  pass.show("patch_embedding", pass.act.residual);
 }
 
 void WanDit::head(WanPass& pass, const TensorView& out) const {
   const int64_t d = config_.dim();
   const int64_t outputs = config_.patch_outputs();
-  const TensorView rows = make_view(pass.act.patches.data, DType::f32, {pass.tokens(), outputs});
+  const TensorView rows = pass.act.patches.reuse(DType::f32, {pass.tokens(), outputs});
   float* shift = pass.act.modulation.as<float>();  // the blocks no longer need it
   float* scale = shift + d;
   const float* table = head_table_.as<float>();
@@ -173,15 +176,17 @@ void WanDit::head(WanPass& pass, const TensorView& out) const {
     }
     for (int64_t begin = range.begin; begin < range.end; begin += pass.act.chunk_rows) {
       const int64_t end = std::min(begin + pass.act.chunk_rows, range.end);
-      const TensorView normed = make_view(pass.act.hidden.data, DType::f32, {end - begin, d});
+      const TensorView normed = pass.act.hidden.reuse(DType::f32, {end - begin, d});
       pass.ctx.backend.layer_norm(pass.act.residual.slice(begin, end), nullptr, nullptr, scale,
                                   shift, config_.eps, normed);
       pass.ctx.backend.linear(normed, head_weight_, head_bias_.as<float>(), Epilogue::none, nullptr,
                               rows.slice(begin, end));
     }
   }
-  if (pass.tap != nullptr) (*pass.tap)("proj_out", rows);
-  unpatchify(rows, patch(), out);
+  pass.show("proj_out", rows);
+  const TensorView velocity = pass.ctx.workspace.mirror("wan.patches.host", rows);
+  pass.ctx.backend.copy(rows, velocity);
+  unpatchify(velocity, patch(), out);
 }
 
 }  // namespace lacuna

@@ -38,6 +38,8 @@ class WanDit {
   WanDit(const WanConfig& config, WeightReader& reader);
 
   const WanConfig& config() const { return config_; }
+  // What a backend may keep a copy of (ConstantWeights).
+  std::span<const TensorView> weights() const { return weights_; }
 
   // context [valid rows, text_dim] f32 from the text encoder; rows up to text_len count as zero
   // padding, which the network attends to (there is no text mask). Once per prompt.
@@ -48,8 +50,8 @@ class WanDit {
                                            const WanTap* tap = nullptr) const;
 
   // Velocity (noise - data) of latent x.
-  //   x   [in_channels, frames, height, width] f32 contiguous
-  //   out [out_channels, frames, height, width] f32 contiguous
+  //   x   [in_channels, frames, height, width] f32 contiguous, on the host
+  //   out [out_channels, frames, height, width] f32 contiguous, on the host
   // `site` gives step, sigma, branch and expert; layer and num_layers are filled in here. The
   // engine's backend must be ctx.backend. Scratch comes from ctx.workspace: activation_bytes().
   void forward(Context& ctx, Engine& engine, const Site& site, const TensorView& x,
@@ -85,6 +87,7 @@ class WanDit {
   TimeEmbedder time_embedder_;
   TextEmbedder text_embedder_;
   std::vector<WanBlock> blocks_;
+  std::vector<TensorView> weights_;
 };
 
 }  // namespace lacuna

@@ -48,7 +48,7 @@ Tensor run_hash_case(Backend& backend, DType compute, const WanHashCase& hash_ca
   const auto source = hash_weights(hash_case.weights, hash_case.storage);
   WeightReader reader(*source);
   const WanDit dit(config, reader);
-  Context ctx{backend, compute, {}};
+  Context ctx{backend, compute};
   Engine engine(backend, policy);
 
   std::vector<double> timesteps;

@@ -56,7 +56,7 @@ TEST(Shapes, ClipsShowTheColourOfThePrompt) {
   const fs::path folder = LACUNA_ASSETS "/lacuna-shapes";
   const auto backend = make_backend("cpu");
   const auto model = Model::open(std::array{folder});
-  Context ctx{*backend, DType::f32, {}};
+  Context ctx{*backend, DType::f32};
   std::string scratch = (fs::temp_directory_path() / "lacuna-shapes-XXXXXX").string();
   ASSERT_NE(mkdtemp(scratch.data()), nullptr);
   for (const char* colour : {"red", "green", "yellow"}) {

@@ -94,7 +94,7 @@ MapSource renamed_golden(const Umt5Names& names, DType embedding = DType::f32) {
 
 Tensor encode_golden(std::string_view backend_name, DType compute, std::span<const int32_t> ids) {
   const auto backend = make_backend(backend_name);
-  Context ctx{*backend, compute, {}};
+  Context ctx{*backend, compute};
   const auto source = hash_weights("w:", DType::f32);
   const Umt5Encoder encoder(golden_config(), *source, detect_umt5_names(*source));
   return encoder.encode(ctx, ids);
@@ -176,7 +176,7 @@ TEST(Umt5Bucket, MatchesTheLogarithmOfThePaper) {
 TEST(Umt5Names, EverySchemeAndPrefixIsFoundAndGivesTheSameResult) {
   const Tensor reference = encode_golden("ref", DType::f32, golden_ids());
   const auto backend = make_backend("ref");
-  Context ctx{*backend, DType::f32, {}};
+  Context ctx{*backend, DType::f32};
   const Umt5Names all[] = {{Umt5Naming::original, ""},
                            {Umt5Naming::hugging_face, ""},
                            {Umt5Naming::hugging_face, "", true},
@@ -217,7 +217,7 @@ TEST(Umt5Names, UnknownAndMissingTensorsAreNamed) {
 
 TEST(Umt5Encoder, EmbeddingRowsAreReadFromNarrowStorage) {
   const auto backend = make_backend("ref");
-  Context ctx{*backend, DType::f32, {}};
+  Context ctx{*backend, DType::f32};
   const Tensor reference = encode_golden("ref", DType::f32, golden_ids());
   MapSource source = renamed_golden({Umt5Naming::original, ""}, DType::bf16);
   const Tensor y = Umt5Encoder(golden_config(), source, {}).encode(ctx, golden_ids());
@@ -229,7 +229,7 @@ TEST(Umt5Encoder, EmbeddingRowsAreReadFromNarrowStorage) {
 // q8_0 blocks (f16 scale, 32 signed bytes) of an embedding whose row r is the constant r / 2.
 TEST(Umt5Encoder, EmbeddingRowsAreReadFromQuantisedStorage) {
   const auto backend = make_backend("ref");
-  Context ctx{*backend, DType::f32, {}};
+  Context ctx{*backend, DType::f32};
   MapSource plain = renamed_golden({Umt5Naming::original, ""});
   MapSource quantised = renamed_golden({Umt5Naming::original, ""});
   Tensor f32(DType::f32, {200, 64});
@@ -253,7 +253,7 @@ TEST(Umt5Encoder, EmbeddingRowsAreReadFromQuantisedStorage) {
 
 TEST(Umt5Encoder, RefusesBadIds) {
   const auto backend = make_backend("ref");
-  Context ctx{*backend, DType::f32, {}};
+  Context ctx{*backend, DType::f32};
   const auto source = hash_weights("w:", DType::f32);
   const Umt5Encoder encoder(golden_config(), *source, {});
   EXPECT_THROW(encoder.encode(ctx, {}), Error);

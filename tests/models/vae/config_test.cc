@@ -104,7 +104,7 @@ TEST(VaeConfig, UnknownStatisticsStopNormalisedLatentsOnly) {
   const auto source = hash_weights("w:", DType::f32);
   const WanDecoder decoder(c, *source);
   const auto backend = testing::quick_backend();
-  Context ctx{*backend, DType::f32, {}};
+  Context ctx{*backend, DType::f32};
   const Tensor z = testing::hash_tensor("z", {4, 1, 2, 2});
   EXPECT_NE(error_of([&] { decode_video(decoder, ctx, z); }).find("latents_mean"),
             std::string::npos);
@@ -169,7 +169,7 @@ TEST(VaeNames, BothSchemesLoad) {
       }
     }
     const auto backend = testing::quick_backend();
-    Context ctx{*backend, DType::f32, {}};
+    Context ctx{*backend, DType::f32};
     const Tensor z = testing::hash_tensor("z", {config.z_dim, 2, 2, 2});
     const Tensor a = decode_video(WanDecoder(config, diffusers), ctx, z);
     const Tensor b = decode_video(WanDecoder(config, original), ctx, z);

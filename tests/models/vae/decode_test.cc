@@ -27,7 +27,7 @@ struct Rig {
 
   Tensor decode(const TensorView& latents, const DecodeOptions& options,
                 DType compute = DType::f32) {
-    Context ctx{*backend, compute, {}};
+    Context ctx{*backend, compute};
     return decode_video(decoder, ctx, latents, options);
   }
   Tensor latents(int64_t t, int64_t h, int64_t w) const {
@@ -80,7 +80,7 @@ TEST_P(VaeDecode, FirstFramesDoNotDependOnLaterLatents) {
 TEST_P(VaeDecode, SinkSeesFramesInOrderAsTheyAreDone) {
   Rig rig(GetParam());
   const Tensor z = rig.latents(3, 2, 3);
-  Context ctx{*rig.backend, DType::f32, {}};
+  Context ctx{*rig.backend, DType::f32};
   std::vector<int64_t> chunks, done;
   DecodeOptions options;
   options.progress = [&](int64_t i, int64_t n) {
@@ -233,7 +233,7 @@ TEST_P(VaeDecode, CountsFrames) {
 
 TEST_P(VaeDecode, EncoderNormalisesTheMode) {
   Rig rig(GetParam());
-  Context ctx{*rig.backend, DType::f32, {}};
+  Context ctx{*rig.backend, DType::f32};
   const WanEncoder encoder(rig.config, *rig.source);
   const int64_t side = 2 * rig.config.spatial_factor();
   const Tensor video = hash_tensor("px:decode_test", {3, 5, side, side}, 0.9);

@@ -46,7 +46,7 @@ TEST(LinearAutoencoder, LatentsSurviveTheRoundTrip) {
   const auto decoder = make_video_decoder(kConfig, "vae/config.json", source);
   const auto encoder = make_video_encoder(kConfig, "vae/config.json", source);
   const auto backend = testing::quick_backend();
-  Context ctx{*backend, DType::bf16, {}};  // must not round: the class computes in f32
+  Context ctx{*backend, DType::bf16};  // must not round: the class computes in f32
   EXPECT_EQ(decoder->spatial_factor(), kPatch);
   EXPECT_EQ(decoder->frames_out(7), 7);
   EXPECT_EQ(decoder->latent_frames(7), 7);
@@ -63,7 +63,7 @@ TEST(LinearAutoencoder, PixelsLieInPatchOrder) {
   testing::MemorySource source = make_source();
   const auto decoder = make_video_decoder(kConfig, "vae/config.json", source);
   const auto backend = testing::quick_backend();
-  Context ctx{*backend, DType::f32, {}};
+  Context ctx{*backend, DType::f32};
   const Tensor z = hash_tensor("z", {kComponents, 2, 2, 3}, 0.9);
   const Tensor video = decode_video(*decoder, ctx, z);
   const int64_t f = 1, cell_y = 1, cell_x = 2, c = 2, y = 3, x = 1;
@@ -82,7 +82,7 @@ TEST(LinearAutoencoder, ClampsAndReportsProgress) {
   testing::MemorySource source = make_source();
   const auto decoder = make_video_decoder(kConfig, "vae/config.json", source);
   const auto backend = testing::quick_backend();
-  Context ctx{*backend, DType::f32, {}};
+  Context ctx{*backend, DType::f32};
   DecodeOptions options;
   int64_t last = 0;
   options.progress = [&](int64_t done, int64_t total) {

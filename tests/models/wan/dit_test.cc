@@ -212,7 +212,7 @@ TEST_P(WanDitOn, BothNamingSchemesGiveTheSameBytes) {
     FakeFile file = make_file(golden_wan_config(), names);
     WeightReader reader(file, wan_rename(detect_wan_names(file)));
     const WanDit dit(golden_wan_config(), reader);
-    Context ctx{*backend_, DType::f32, {}};
+    Context ctx{*backend_, DType::f32};
     Engine engine(*backend_, {});
     const double t = 837.0;
     const Tensor out(DType::f32, {16, 3, 8, 12});
