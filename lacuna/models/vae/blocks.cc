@@ -2,33 +2,20 @@
 #include "lacuna/models/vae/blocks.h"
 
 #include <cmath>
-#include <cstring>
 
 #include "lacuna/core/error.h"
-#include "lacuna/core/threads.h"
 
 namespace lacuna {
 namespace {
 
-int64_t bytes_of(const TensorView& view) {
-  return storage_bytes(view.dtype, view.numel());
-}
-
 // The last of a convolution's taps in time, [c_out, c_in, 1, kh, kw].
 TensorView last_tap(Context& ctx, const TensorView& stored) {
   const TensorView weight = ctx.weight(stored);
-  const int64_t filters = weight.shape[0] * weight.shape[1], taps = weight.shape[2];
-  const int64_t kh = weight.shape[3], kw = weight.shape[4];
+  const int64_t taps = weight.shape[2];
   const TensorView tap =
-      ctx.workspace.get("last tap", weight.dtype, {weight.shape[0], weight.shape[1], 1, kh, kw});
-  const int64_t bytes = storage_bytes(weight.dtype, kh * kw);
-  const char* from = static_cast<const char*>(weight.data) + (taps - 1) * bytes;
-  char* to = static_cast<char*>(tap.data);
-  parallel_ranges(filters, 4096, [&](int64_t begin, int64_t end) {
-    for (int64_t f = begin; f < end; ++f) {
-      std::memcpy(to + f * bytes, from + f * taps * bytes, static_cast<size_t>(bytes));
-    }
-  });
+      ctx.workspace.get("last tap", weight.dtype,
+                        {weight.shape[0], weight.shape[1], 1, weight.shape[3], weight.shape[4]});
+  ctx.backend.copy(weight.narrow(2, taps - 1, 1), tap);
   return tap;
 }
 
@@ -77,9 +64,9 @@ TensorView CausalConv::window(Stream& stream, int64_t t, int64_t h, int64_t w) c
   const TensorView window = stream.scratch("window", {history + t, h, w, c});
   const TensorView before = window.slice(0, history);
   if (stream.first()) {
-    std::memset(before.data, 0, static_cast<size_t>(bytes_of(before)));
+    stream.clear(before);
   } else {
-    copy_bytes(before.data, stream.history(this, history, h, w, c).data, bytes_of(before));
+    stream.copy(stream.history(this, history, h, w, c), before);
   }
   return window;
 }
@@ -88,8 +75,7 @@ void CausalConv::remember(Stream& stream, const TensorView& window) const {
   if (stream.last()) return;
   const TensorView& kept =
       stream.history(this, history, window.shape[1], window.shape[2], window.shape[3]);
-  const TensorView last = window.slice(window.shape[0] - history, window.shape[0]);
-  copy_bytes(kept.data, last.data, bytes_of(kept));
+  stream.copy(window.slice(window.shape[0] - history, window.shape[0]), kept);
 }
 
 void CausalConv::forward(Context& ctx, Stream& stream, const TensorView& window,
@@ -154,10 +140,9 @@ Feature Upsample::double_time(Context& ctx, Stream& stream, const Feature& x, in
   if (t == 0) return x;
   const int64_t h = x.height(), w = x.width(), c = x.channels();
   const TensorView window = time->window(stream, t, h, w);
-  copy_bytes(time->fresh(window).data, x.view.slice(bypassed, x.frames()).data,
-             storage_bytes(x.view.dtype, t * h * w * c));
+  stream.copy(x.view.slice(bypassed, x.frames()), time->fresh(window));
   const Feature out = stream.feature({x.buffer, pinned}, bypassed + 2 * t, h, w, c);
-  if (bypassed != 0) copy_bytes(out.view.data, x.view.data, storage_bytes(x.view.dtype, h * w * c));
+  if (bypassed != 0) stream.copy(x.view.slice(0, 1), out.view.slice(0, 1));
   // Channels [0, c) of the result are frame 2k, the others frame 2k + 1: each half of the weight
   // writes its frames in place.
   const TensorView weight = ctx.weight(time->conv.weight);
@@ -185,8 +170,7 @@ Feature Upsample::forward(Context& ctx, Stream& stream, const Feature& x,
   DupShortcut dup;
   if (block_input != nullptr) {
     dup.x = block_input->view;
-    dup.factor_t = dup_factor_t;
-    dup.skip = stream.first() ? dup_factor_t - 1 : 0;
+    dup.skip = stream.first() ? static_cast<int64_t>(dup_channels[0].offset.size()) - 1 : 0;
   }
   for (int i = 0; i < 4; ++i) {
     const int dy = i / 2, dx = i % 2;
@@ -196,8 +180,9 @@ Feature Upsample::forward(Context& ctx, Stream& stream, const Feature& x,
     params.pad_left = 1 - dx;
     params.pad_right = dx;
     ctx.backend.conv3d(wide.view, ctx.weight(phases[i]), bias.as<float>(), params, nullptr, phase);
-    dup.index = dup_index[i].data();
-    interleave_phase(phase, dy, dx, kept, block_input == nullptr ? nullptr : &dup, out.view);
+    dup.channels = &dup_channels[i];
+    interleave_phase(ctx.backend, phase, dy, dx, kept, block_input == nullptr ? nullptr : &dup,
+                     out.view);
   }
   return out;
 }
@@ -216,7 +201,7 @@ Feature Downsample::forward(Context& ctx, Stream& stream, const Feature& x, int 
     LACUNA_CHECK(t == 1, "vae: first pass of {} frames through a temporal downsample, expected 1",
                  t);
     const Feature out = stream.feature({x.buffer, pinned}, 1, h, w, c);
-    copy_bytes(out.view.data, time->fresh(window).data, bytes_of(out.view));
+    stream.copy(time->fresh(window), out.view);
     time->remember(stream, window);
     return out;
   }

@@ -80,9 +80,7 @@ struct Upsample {
   std::optional<CausalConv> time;  // [2c, c, 3, 1, 1]
   std::array<Tensor, 4> phases;    // [c_out, c, 1, 2, 2] f32, index 2 * row parity + column parity
   Tensor bias;
-  // Wan 2.2 shortcut: channel tables per phase, [factor_t, c_out]; empty without.
-  std::array<std::vector<int32_t>, 4> dup_index;
-  int64_t dup_factor_t = 1;
+  std::array<DupChannels, 4> dup_channels;  // Wan 2.2 shortcut, per phase
 
   // `block_input` is what the shortcut reads; null without shortcut. Only `region` of the doubled
   // map is kept; null keeps all.

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Loading of the layers in blocks.h.
+#include <algorithm>
+
 #include "lacuna/core/error.h"
 #include "lacuna/models/vae/blocks.h"
 
@@ -24,16 +26,19 @@ Tensor phase_weight(const Tensor& weight, int row_parity, int column_parity) {
   return out;
 }
 
-// Channel that DupUp3D reads for offsets (a, dy, dx); models.md 4.2.
-std::vector<int32_t> dup_table(int64_t c_in, int64_t c_out, int64_t factor_t, int dy, int dx) {
-  const int64_t repeats = c_out * factor_t * 4 / c_in;
-  std::vector<int32_t> table;
-  for (int64_t a = 0; a < factor_t; ++a) {
-    for (int64_t c = 0; c < c_out; ++c) {
-      table.push_back(static_cast<int32_t>((c * factor_t * 4 + a * 4 + dy * 2 + dx) / repeats));
-    }
-  }
-  return table;
+// Channels that DupUp3D reads for row and column offsets dy, dx; models.md 4.2: output channel c
+// with frame offset a is the repeated input channel (c * cell + a * 4 + dy * 2 + dx) / repeats.
+DupChannels dup_channels(int64_t c_in, int64_t c_out, int64_t factor_t, int dy, int dx) {
+  const int64_t cell = factor_t * 4, repeats = c_out * cell / c_in;
+  LACUNA_CHECK(repeats > 0 && (cell % repeats == 0 || repeats % cell == 0),
+               "vae: up block of {} to {} channels repeats each {} times, expected a divisor or a "
+               "multiple of {}",
+               c_in, c_out, repeats, cell);
+  DupChannels channels;
+  for (int64_t a = 0; a < factor_t; ++a) channels.offset.push_back((a * 4 + dy * 2 + dx) / repeats);
+  channels.step = std::max<int64_t>(cell / repeats, 1);
+  channels.repeats = std::max<int64_t>(repeats / cell, 1);
+  return channels;
 }
 
 }  // namespace
@@ -87,12 +92,12 @@ Upsample load_upsample(WeightReader& reader, const std::string& name, int64_t c,
                        bool temporal, int64_t dup_in) {
   Upsample up;
   if (temporal) up.time = load_causal_conv(reader, name + ".time_conv", 2 * c, c, 3, 1);
-  const Tensor weight = reader.f32(name + ".resample.1.weight", {c_out, c, 3, 3});
+  const Tensor weight = reader.passing_f32(name + ".resample.1.weight", {c_out, c, 3, 3});
   up.bias = reader.f32(name + ".resample.1.bias", {c_out});
-  up.dup_factor_t = temporal ? 2 : 1;
   for (int i = 0; i < 4; ++i) {
     up.phases[i] = phase_weight(weight, i / 2, i % 2);
-    if (dup_in > 0) up.dup_index[i] = dup_table(dup_in, c_out, up.dup_factor_t, i / 2, i % 2);
+    if (dup_in > 0)
+      up.dup_channels[i] = dup_channels(dup_in, c_out, temporal ? 2 : 1, i / 2, i % 2);
   }
   return up;
 }

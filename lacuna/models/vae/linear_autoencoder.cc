@@ -83,8 +83,8 @@ LinearVideoAutoencoder::LinearVideoAutoencoder(LinearConfig config, WeightSource
   const int64_t components = config_.latent_channels;
   WeightReader reader(source);
   mean_ = reader.f32("mean", {values});
-  const Tensor basis = reader.f32("basis", {components, values});
-  const Tensor scale = reader.f32("scale", {components});
+  const Tensor basis = reader.passing_f32("basis", {components, values});
+  const Tensor scale = reader.passing_f32("scale", {components});
   reader.finish("linear autoencoder");
   decode_ = Tensor(DType::f32, {values, components});
   encode_ = Tensor(DType::f32, {components, values});
@@ -104,6 +104,7 @@ LinearVideoAutoencoder::LinearVideoAutoencoder(LinearConfig config, WeightSource
     }
     encode_bias_.as<float>()[k] = static_cast<float>(-dot / s);
   }
+  weights_ = {mean_, decode_, encode_, encode_bias_};
 }
 
 int64_t LinearVideoAutoencoder::latent_frames(int64_t frames) const {

@@ -4,7 +4,9 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string_view>
+#include <vector>
 
 #include "lacuna/core/tensor.h"
 #include "lacuna/models/vae/video_decoder.h"
@@ -34,6 +36,7 @@ class LinearVideoAutoencoder : public VideoDecoder, public VideoEncoder {
   int64_t spatial_factor() const override { return config_.patch_size; }
   int64_t frames_out(int64_t latent_frames) const override { return latent_frames; }
   int64_t latent_frames(int64_t frames) const override;
+  std::span<const TensorView> weights() const override { return weights_; }
   void decode(Context& ctx, const TensorView& latents, const DecodeOptions& options,
               const FrameSink& sink) const override;
   int64_t memory_bytes(int64_t latent_frames, int64_t latent_height, int64_t latent_width,
@@ -46,6 +49,7 @@ class LinearVideoAutoencoder : public VideoDecoder, public VideoEncoder {
   Tensor decode_;       // [values, components] = scale_k basis_k transposed
   Tensor encode_;       // [components, values] = basis_k / scale_k
   Tensor encode_bias_;  // [components] = -basis_k . mean / scale_k
+  std::vector<TensorView> weights_;
 };
 
 }  // namespace lacuna

@@ -36,18 +36,62 @@ void parallel_rows(int64_t rows, int64_t row_elements,
   });
 }
 
+// One frame [1, h, w, c] with its channels as [groups, repeats], for what repeats channels.
+TensorView grouped(const TensorView& frame, int64_t repeats) {
+  TensorView view = frame;
+  view.shape = {frame.shape[1], frame.shape[2], frame.shape[3] / repeats, repeats};
+  view.stride = {frame.stride[1], frame.stride[2], repeats, 1};
+  return view;
+}
+
 float value_or(std::span<const float> values, int64_t i, float fallback) {
   return values.empty() ? fallback : values[static_cast<size_t>(i)];
 }
 
 }  // namespace
 
-void copy_bytes(void* dst, const void* src, int64_t bytes) {
-  constexpr int64_t kGrain = 1 << 20;
-  parallel_ranges(bytes, kGrain, [&](int64_t begin, int64_t end) {
-    std::memcpy(static_cast<char*>(dst) + begin, static_cast<const char*>(src) + begin,
-                static_cast<size_t>(end - begin));
-  });
+TensorView region_of(const TensorView& x, const Region& region) {
+  return x.narrow(1, region.top, region.height).narrow(2, region.left, region.width);
+}
+
+void paste_region(Backend& backend, const TensorView& x, const Region& region, int64_t t_begin,
+                  int64_t top, int64_t left, const TensorView& video) {
+  backend.copy(region_of(x, region), region_of(video.slice(t_begin, t_begin + x.shape[0]),
+                                               {top, left, region.height, region.width}));
+}
+
+void interleave_phase(Backend& backend, const TensorView& phase, int dy, int dx,
+                      const Region& region, const DupShortcut* shortcut, const TensorView& out) {
+  const int64_t height = phase.shape[1], width = phase.shape[2], c = phase.shape[3];
+  // Low-resolution cells whose pixel (2y + dy, 2x + dx) lies inside the region.
+  const int64_t y_begin = (region.top - dy + 1) / 2;
+  const int64_t y_end = (region.top + region.height - dy + 1) / 2;
+  const int64_t x_begin = (region.left - dx + 1) / 2;
+  const int64_t x_end = (region.left + region.width - dx + 1) / 2;
+  LACUNA_CHECK(y_begin >= 0 && x_begin >= 0 && y_end <= height && x_end <= width,
+               "interleave: region reaches ({}, {}) of a {} x {} map", y_end, x_end, height, width);
+  const int64_t rows = y_end - y_begin, columns = x_end - x_begin;
+  if (rows == 0 || columns == 0) return;
+  const Region cells{y_begin, x_begin, rows, columns};
+  const TensorView from = region_of(phase, cells);
+  const TensorView to = out.narrow(1, 2 * y_begin + dy - region.top, rows, 2)
+                            .narrow(2, 2 * x_begin + dx - region.left, columns, 2);
+  if (shortcut == nullptr) return backend.copy(from, to);
+  const DupChannels& dup = *shortcut->channels;
+  const auto factor_t = static_cast<int64_t>(dup.offset.size());
+  for (int64_t f = 0; f < phase.shape[0]; ++f) {
+    const int64_t g = f + shortcut->skip, frame = g / factor_t;
+    TensorView extra =
+        region_of(shortcut->x.slice(frame, frame + 1), cells)
+            .narrow(3, dup.offset[static_cast<size_t>(g % factor_t)], c / dup.repeats, dup.step);
+    const int64_t step = extra.stride[3];
+    extra = grouped(extra, 1);
+    extra.shape[3] = dup.repeats;
+    extra.stride[2] = step;
+    extra.stride[3] = 0;
+    const TensorView pixels = grouped(to.slice(f, f + 1), dup.repeats);
+    backend.add(grouped(from.slice(f, f + 1), dup.repeats), extra, pixels);
+  }
 }
 
 void unpack_latents(const TensorView& latents, int64_t t_begin, const Region& region,
@@ -85,75 +129,6 @@ void pack_latents(const TensorView& x, std::span<const float> mean, std::span<co
         float* line = dst + ((c * frames + t) * height + y) * width;
         for (int64_t i = 0; i < width; ++i) {
           line[i] = (static_cast<float>(from[i * stride]) - shift) * scale;
-        }
-      }
-    });
-  });
-}
-
-void copy_region(const TensorView& x, const Region& region, const TensorView& out) {
-  const int64_t height = x.shape[1], width = x.shape[2], c = x.shape[3];
-  const int64_t element = storage_bytes(x.dtype, 1), bytes = region.width * c * element;
-  const char* src = static_cast<const char*>(x.data);
-  char* dst = static_cast<char*>(out.data);
-  parallel_rows(out.shape[0] * region.height, region.width * c, [&](int64_t row) {
-    const int64_t t = row / region.height, y = region.top + row % region.height;
-    std::memcpy(dst + row * bytes, src + ((t * height + y) * width + region.left) * c * element,
-                static_cast<size_t>(bytes));
-  });
-}
-
-void paste_region(const TensorView& x, const Region& region, int64_t t_begin, int64_t top,
-                  int64_t left, const TensorView& video) {
-  const int64_t height = x.shape[1], width = x.shape[2], c = x.shape[3];
-  float* out = video.as<float>();
-  with_element(x.dtype, [&]<typename T>(T*) {
-    const T* src = x.as<T>();
-    parallel_rows(x.shape[0] * region.height, region.width * c, [&](int64_t row) {
-      const int64_t t = row / region.height, y = row % region.height;
-      const T* from = src + ((t * height + region.top + y) * width + region.left) * c;
-      float* to = out + (((t_begin + t) * video.shape[1] + top + y) * video.shape[2] + left) * c;
-      for (int64_t i = 0; i < region.width * c; ++i) to[i] = static_cast<float>(from[i]);
-    });
-  });
-}
-
-void interleave_phase(const TensorView& phase, int dy, int dx, const Region& region,
-                      const DupShortcut* shortcut, const TensorView& out) {
-  const int64_t height = phase.shape[1], width = phase.shape[2], c = phase.shape[3];
-  // Low-resolution cells whose pixel (2y + dy, 2x + dx) lies inside the region.
-  const int64_t y_begin = (region.top - dy + 1) / 2;
-  const int64_t y_end = (region.top + region.height - dy + 1) / 2;
-  const int64_t x_begin = (region.left - dx + 1) / 2;
-  const int64_t x_end = (region.left + region.width - dx + 1) / 2;
-  LACUNA_CHECK(y_begin >= 0 && x_begin >= 0 && y_end <= height && x_end <= width,
-               "interleave: region reaches ({}, {}) of a {} x {} map", y_end, x_end, height, width);
-  const int64_t rows = y_end - y_begin;
-  with_element(phase.dtype, [&]<typename T>(T*) {
-    const T* src = phase.as<T>();
-    T* dst = out.as<T>();
-    parallel_rows(phase.shape[0] * rows, (x_end - x_begin) * c, [&](int64_t row) {
-      const int64_t f = row / rows, y = y_begin + row % rows;
-      const T* from = src + ((f * height + y) * width) * c;
-      T* to = dst + (f * region.height + 2 * y + dy - region.top) * region.width * c;
-      const T* dup = nullptr;
-      const int32_t* index = nullptr;
-      if (shortcut != nullptr) {
-        const int64_t g = f + shortcut->skip;
-        dup = shortcut->x.as<T>() +
-              ((g / shortcut->factor_t) * height + y) * width * shortcut->x.shape[3];
-        index = shortcut->index + (g % shortcut->factor_t) * c;
-      }
-      for (int64_t x = x_begin; x < x_end; ++x) {
-        const T* cell = from + x * c;
-        T* pixel = to + (2 * x + dx - region.left) * c;
-        if (dup == nullptr) {
-          std::memcpy(pixel, cell, static_cast<size_t>(c) * sizeof(T));
-          continue;
-        }
-        const T* extra = dup + x * shortcut->x.shape[3];
-        for (int64_t k = 0; k < c; ++k) {
-          pixel[k] = T(static_cast<float>(cell[k]) + static_cast<float>(extra[index[k]]));
         }
       }
     });

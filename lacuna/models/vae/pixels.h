@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory movement of the VAEs: layouts, crops, sub-pixel interleaving. All tensors are contiguous;
-// channels-last ones are [t, h, w, c] f32 or bf16.
+// Memory movement of the VAEs: layouts, crops, sub-pixel interleaving. All tensors are contiguous
+// and, but for what takes a backend, on the host; channels-last ones are [t, h, w, c] f32 or bf16.
 #pragma once
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
+#include "lacuna/backend/backend.h"
 #include "lacuna/core/tensor.h"
 
 namespace lacuna {
@@ -14,9 +16,6 @@ namespace lacuna {
 struct Region {
   int64_t top = 0, left = 0, height = 0, width = 0;
 };
-
-// memcpy over all threads.
-void copy_bytes(void* dst, const void* src, int64_t bytes);
 
 // latents [C, T, H, W] f32 -> out [t, region, C] for frames [t_begin, t_begin + t); per channel
 // z * std + mean when the spans are not empty.
@@ -28,27 +27,32 @@ void unpack_latents(const TensorView& latents, int64_t t_begin, const Region& re
 void pack_latents(const TensorView& x, std::span<const float> mean, std::span<const float> std_dev,
                   int64_t t_begin, const TensorView& latents);
 
-// out [t, region, c] = x's region, same dtype.
-void copy_region(const TensorView& x, const Region& region, const TensorView& out);
-// video [T, H, W, c] f32 at (t_begin, to.top, to.left) = the region of x [t, h, w, c], f32 or bf16.
-void paste_region(const TensorView& x, const Region& region, int64_t t_begin, int64_t top,
-                  int64_t left, const TensorView& video);
+// The region of x [t, h, w, c].
+TensorView region_of(const TensorView& x, const Region& region);
+// video [T, H, W, c] f32 at (t_begin, top, left) = the region of x [t, h, w, c], f32 or bf16.
+void paste_region(Backend& backend, const TensorView& x, const Region& region, int64_t t_begin,
+                  int64_t top, int64_t left, const TensorView& video);
 
-// The Wan 2.2 up-block shortcut DupUp3D for one pair of spatial offsets, read while interleaving:
-// out frame f, channel c reads frame (f + skip) / factor_t of x, channel
-// index[((f + skip) % factor_t) * c_out + c].
+// The channels that the Wan 2.2 up-block shortcut DupUp3D adds to one phase: output channel c takes
+// channel offset[a] + (c / repeats) * step for frame offset a.
+struct DupChannels {
+  std::vector<int64_t> offset;  // [factor_t]; empty without a shortcut
+  int64_t repeats = 1, step = 1;
+};
+
+// The shortcut of one phase: output frame f reads frame (f + skip) / factor_t of x with frame
+// offset (f + skip) % factor_t.
 struct DupShortcut {
-  TensorView x;                    // [t_in, h, w, c_in]
-  const int32_t* index = nullptr;  // [factor_t, c_out]
-  int64_t factor_t = 1;
+  TensorView x;  // [t_in, h, w, c_in]
+  const DupChannels* channels = nullptr;
   int64_t skip = 0;
 };
 
 // One of the four phases of a x2 upsampled map: out[f, 2y + dy - top, 2x + dx - left] =
 // phase[f, y, x] (+ shortcut) where that lies inside the region [height, width] of the upsampled
 // map. phase [t, h, w, c], out [t, region, c], same dtype.
-void interleave_phase(const TensorView& phase, int dy, int dx, const Region& region,
-                      const DupShortcut* shortcut, const TensorView& out);
+void interleave_phase(Backend& backend, const TensorView& phase, int dy, int dx,
+                      const Region& region, const DupShortcut* shortcut, const TensorView& out);
 
 // raw [t, h, w, 3 p^2] f32|bf16 -> frames [t, h p, w p, 3] f32, clamped to [-1, 1]. Channel index
 // is c p^2 + wo p + ho: the column offset is the slower one (models.md 4.2).

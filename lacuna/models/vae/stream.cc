@@ -21,11 +21,21 @@ TensorView Stream::scratch(const char* name, std::initializer_list<int64_t> shap
   return buffers_.get(name, dtype_, shape);
 }
 
+void Stream::clear(const TensorView& view) {
+  uint32_t zero = 0;  // of any dtype
+  TensorView from = view;
+  from.data = &zero;
+  from.device = Device::cpu;
+  from.stride.fill(0);
+  backend_.copy(from, view);
+}
+
 const TensorView& Stream::history(const void* layer, int64_t frames, int64_t h, int64_t w,
                                   int64_t c) {
   Tensor& kept = history_[layer];
   if (kept.empty()) {
-    kept = Tensor::zeros(dtype_, {frames, h, w, c});
+    kept = Tensor(dtype_, {frames, h, w, c}, backend_);
+    clear(kept);
     history_bytes_ += storage_bytes(dtype_, kept.numel());
   }
   const TensorView& view = kept.view();

@@ -7,6 +7,7 @@
 #include <initializer_list>
 #include <unordered_map>
 
+#include "lacuna/backend/backend.h"
 #include "lacuna/core/tensor.h"
 #include "lacuna/core/workspace.h"
 
@@ -25,7 +26,8 @@ struct Feature {
 
 class Stream {
  public:
-  explicit Stream(DType dtype) : dtype_(dtype) {}
+  // The backend must outlive the stream; all memory here is the backend's.
+  Stream(Backend& backend, DType dtype) : backend_(backend), dtype_(dtype), buffers_(backend) {}
 
   DType dtype() const { return dtype_; }
   // The first pass holds frame 0 of the video; after the last one nothing needs to be kept.
@@ -38,12 +40,19 @@ class Stream {
   Feature feature(std::initializer_list<int> busy, int64_t t, int64_t h, int64_t w, int64_t c);
   // Scratch memory by name, overwritten by the next call with the same name.
   TensorView scratch(const char* name, std::initializer_list<int64_t> shape);
+  // `view` on the host, for reading or writing by host code (Workspace::mirror).
+  TensorView mirror(const char* name, const TensorView& view) {
+    return buffers_.mirror(name, view);
+  }
+  void copy(const TensorView& from, const TensorView& to) { backend_.copy(from, to); }
+  void clear(const TensorView& view);
   // The frames kept for one layer, [frames, h, w, c]; zeros when first asked for.
   const TensorView& history(const void* layer, int64_t frames, int64_t h, int64_t w, int64_t c);
 
   int64_t bytes() const { return buffers_.bytes() + history_bytes_; }
 
  private:
+  Backend& backend_;
   DType dtype_;
   bool first_ = true, last_ = false;
   Workspace buffers_;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string_view>
 
 #include "lacuna/core/tensor.h"
@@ -46,7 +47,8 @@ struct DecodeOptions {
   DecodeStats* stats = nullptr;
 };
 
-// Receives frames [t, H, W, 3] f32 in [-1, 1], in order; the memory is reused after the call.
+// Receives frames [t, H, W, 3] f32 in [-1, 1] on the host, in order; the memory is reused after the
+// call.
 using FrameSink = std::function<void(const TensorView& frames)>;
 
 class VideoDecoder {
@@ -57,10 +59,12 @@ class VideoDecoder {
   virtual int64_t frames_out(int64_t latent_frames) const = 0;
   // The inverse; throws Error when `frames` cannot be had exactly.
   virtual int64_t latent_frames(int64_t frames) const = 0;
+  // What a backend may keep a copy of (ConstantWeights).
+  virtual std::span<const TensorView> weights() const = 0;
 
-  // latents [C, T, h, w] f32 contiguous -> frames_out(T) frames of h*factor x w*factor, handed to
-  // `sink` as soon as they are final (with tiling: at the end). Activations are ctx.compute.
-  // Throws Error on a wrong shape or tiling.
+  // latents [C, T, h, w] f32 contiguous, on the host -> frames_out(T) frames of h*factor x
+  // w*factor, handed to `sink` as soon as they are final (with tiling: at the end). Activations are
+  // ctx.compute. Throws Error on a wrong shape or tiling.
   virtual void decode(Context& ctx, const TensorView& latents, const DecodeOptions& options,
                       const FrameSink& sink) const = 0;
 

@@ -41,8 +41,9 @@ struct WanDecoder::Run {
   }
 
   // Memory that lives beside the streams.
-  Tensor assembly(DType dtype, std::initializer_list<int64_t> shape) {
-    Tensor tensor(dtype, shape);
+  Tensor assembly(DType dtype, std::initializer_list<int64_t> shape,
+                  Memory& memory = host_memory()) {
+    Tensor tensor(dtype, shape, memory);
     assembly_bytes += storage_bytes(dtype, tensor.numel());
     return tensor;
   }
@@ -78,13 +79,18 @@ WanDecoder::WanDecoder(VaeConfig config, WeightSource& source)
   norm_out_ = load_gamma(reader, "decoder.norm_out", c);
   conv_out_ = load_causal_conv(reader, "decoder.conv_out", config_.pixel_channels(), c, 3, 3);
   reader.finish("vae decoder");
+  weights_ = reader.kept();
+  for (const UpBlock& block : blocks_)
+    if (block.up) weights_.insert(weights_.end(), block.up->phases.begin(), block.up->phases.end());
 }
 
 WanDecoder::Trunk WanDecoder::trunk(Context& ctx, Stream& stream, const Run& run, int64_t begin,
                                     int64_t end, const Region& region) const {
   const int64_t t = end - begin, h = region.height, w = region.width;
   const TensorView z = stream.scratch("latents", {t, h, w, config_.z_dim});
-  unpack_latents(run.latents, begin, region, run.mean, run.std_dev, z);
+  const TensorView made = stream.mirror("latents on the host", z);
+  unpack_latents(run.latents, begin, region, run.mean, run.std_dev, made);
+  stream.copy(made, z);
   const TensorView window = conv_in_.window(stream, t, h, w);
   post_quant_.forward(ctx, z, nullptr, conv_in_.fresh(window));
   Feature x = stream.feature({}, t, h, w, dims_[0]);
@@ -152,11 +158,13 @@ void WanDecoder::decode(Context& ctx, const TensorView& latents, const DecodeOpt
 
 void WanDecoder::decode_whole(Context& ctx, Run& run) const {
   run.total = run.frames();
-  Stream stream(ctx.compute);
+  Stream stream(ctx.backend, ctx.compute);
   Workspace frames;
   run.passes(stream, true, [&](int64_t begin, int64_t end) {
     const Trunk low = trunk(ctx, stream, run, begin, end, run.whole());
-    const TensorView raw = head(ctx, stream, low, {});
+    const TensorView drawn = head(ctx, stream, low, {});
+    const TensorView raw = stream.mirror("raw on the host", drawn);
+    stream.copy(drawn, raw);
     const int64_t p = config_.patch_size;
     const TensorView out =
         frames.get("frames", DType::f32, {raw.shape[0], raw.shape[1] * p, raw.shape[2] * p, 3});
@@ -184,35 +192,35 @@ void WanDecoder::decode_exact(Context& ctx, Run& run) const {
   const std::vector<ExactTile> tiles = plan_exact_tiles(config_, h, w, run.options.tiling);
   run.total = frames * static_cast<int64_t>(tiles.size());
   const bool residual = config_.is_residual;
-  const Tensor low = run.assembly(ctx.compute, {frames, h, w, dims_[1]});
+  const Tensor low = run.assembly(ctx.compute, {frames, h, w, dims_[1]}, ctx.backend);
   const Tensor low_input =
-      residual ? run.assembly(ctx.compute, {frames, h, w, dims_[0]}) : Tensor();
+      residual ? run.assembly(ctx.compute, {frames, h, w, dims_[0]}, ctx.backend) : Tensor();
   {
-    Stream stream(ctx.compute);
+    Stream stream(ctx.backend, ctx.compute);
     run.passes(stream, false, [&](int64_t begin, int64_t end) {
       const Trunk out = trunk(ctx, stream, run, begin, end, run.whole());
-      copy_region(out.x.view, run.whole(), low.view().slice(begin, end));
-      if (residual)
-        copy_region(out.block_input.view, run.whole(), low_input.view().slice(begin, end));
+      stream.copy(out.x.view, low.view().slice(begin, end));
+      if (residual) stream.copy(out.block_input.view, low_input.view().slice(begin, end));
     });
   }
   const int64_t scale = int64_t{1} << (config_.num_levels() - 1);
   const Tensor raw = run.assembly(
       DType::f32, {frames_out(frames), h * scale, w * scale, config_.pixel_channels()});
   for (const ExactTile& tile : tiles) {
-    Stream stream(ctx.compute);
+    Stream stream(ctx.backend, ctx.compute);
     int64_t at = 0;
     run.passes(stream, true, [&](int64_t begin, int64_t end) {
       const int64_t t = end - begin, th = tile.trunk.height, tw = tile.trunk.width;
       Trunk part;
       part.x = stream.feature({}, t, th, tw, dims_[1]);
-      copy_region(low.view().slice(begin, end), tile.trunk, part.x.view);
+      stream.copy(region_of(low.view().slice(begin, end), tile.trunk), part.x.view);
       if (residual) {
         part.block_input = stream.feature({part.x.buffer}, t, th, tw, dims_[0]);
-        copy_region(low_input.view().slice(begin, end), tile.trunk, part.block_input.view);
+        stream.copy(region_of(low_input.view().slice(begin, end), tile.trunk),
+                    part.block_input.view);
       }
       const TensorView out = head(ctx, stream, part, tile.crops);
-      paste_region(out, tile.inner, at, tile.top, tile.left, raw);
+      paste_region(ctx.backend, out, tile.inner, at, tile.top, tile.left, raw);
       at += out.shape[0];
     });
   }
@@ -238,11 +246,11 @@ void WanDecoder::decode_blend(Context& ctx, Run& run) const {
       Tensor& tile = row[column];
       tile = run.assembly(DType::f32, {clip, part.height * scale, part.width * scale, c});
       const Region map{0, 0, part.height * scale, part.width * scale};
-      Stream stream(ctx.compute);
+      Stream stream(ctx.backend, ctx.compute);
       int64_t at = 0;
       run.passes(stream, true, [&](int64_t begin, int64_t end) {
         const TensorView out = head(ctx, stream, trunk(ctx, stream, run, begin, end, part), {});
-        paste_region(out, map, at, 0, 0, tile);
+        paste_region(ctx.backend, out, map, at, 0, 0, tile);
         at += out.shape[0];
       });
       if (i > 0) blend_rows(above[column], tile, plan.blend_height);
@@ -250,7 +258,7 @@ void WanDecoder::decode_blend(Context& ctx, Run& run) const {
       const int64_t top = part.top * scale, left = part.left * scale;
       const Region kept{0, 0, std::min({plan.out_stride_height, map.height, h * scale - top}),
                         std::min({plan.out_stride_width, map.width, w * scale - left})};
-      paste_region(tile, kept, 0, top, left, raw);
+      paste_region(ctx.backend, tile, kept, 0, top, left, raw);
     }
     for (Tensor& old : above) {
       if (!old.empty()) run.assembly_bytes -= storage_bytes(DType::f32, old.numel());

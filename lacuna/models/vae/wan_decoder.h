@@ -8,6 +8,7 @@
 
 #include <functional>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "lacuna/models/vae/blocks.h"
@@ -31,6 +32,7 @@ class WanDecoder : public VideoDecoder {
     return config_.frames_out(latent_frames);
   }
   int64_t latent_frames(int64_t frames) const override { return config_.latent_frames(frames); }
+  std::span<const TensorView> weights() const override { return weights_; }
   void decode(Context& ctx, const TensorView& latents, const DecodeOptions& options,
               const FrameSink& sink) const override;
   int64_t memory_bytes(int64_t latent_frames, int64_t latent_height, int64_t latent_width,
@@ -70,6 +72,7 @@ class WanDecoder : public VideoDecoder {
   MidBlock mid_;
   std::vector<UpBlock> blocks_;
   Tensor norm_out_;
+  std::vector<TensorView> weights_;
 };
 
 }  // namespace lacuna

@@ -44,11 +44,24 @@ WanEncoder::WanEncoder(VaeConfig config, WeightSource& source) : config_(std::mo
   reader.finish("vae encoder");
 }
 
+// Averages have no op: a video is encoded once, so its maps may take a way over the host.
+void WanEncoder::add_on_host(Stream& stream, const TensorView& input, const DownBlock& block,
+                             const TensorView& x) {
+  const TensorView from = stream.mirror("shortcut on the host", input);
+  const TensorView to = stream.mirror("map on the host", x);
+  stream.copy(input, from);
+  stream.copy(x, to);
+  add_average_shortcut(from, block.factor_t, block.factor_s, to);
+  stream.copy(to, x);
+}
+
 TensorView WanEncoder::pass(Context& ctx, Stream& stream, const TensorView& video, int64_t begin,
                             int64_t t) const {
   const int64_t p = config_.patch_size, h = video.shape[2] / p, w = video.shape[3] / p;
   TensorView window = conv_in_.window(stream, t, h, w);
-  patchify(video, begin, p, conv_in_.fresh(window));
+  const TensorView pixels = stream.mirror("pixels on the host", conv_in_.fresh(window));
+  patchify(video, begin, p, pixels);
+  stream.copy(pixels, conv_in_.fresh(window));
   Feature x = stream.feature({}, t, h, w, conv_in_.conv.out_channels());
   conv_in_.forward(ctx, stream, window, nullptr, x.view);
   for (const DownBlock& block : blocks_) {
@@ -56,7 +69,7 @@ TensorView WanEncoder::pass(Context& ctx, Stream& stream, const TensorView& vide
     for (const ResBlock& res : block.resnets) x = res.forward(ctx, stream, x, input.buffer);
     if (block.down) x = block.down->forward(ctx, stream, x, input.buffer);
     if (config_.is_residual) {
-      add_average_shortcut(input.view, block.factor_t, block.factor_s, x.view);
+      add_on_host(stream, input.view, block, x.view);
     }
   }
   x = mid_.forward(ctx, stream, x);
@@ -87,12 +100,15 @@ Tensor WanEncoder::encode(Context& ctx, const TensorView& video, bool normalize)
     mean = config_.latents_mean;
     std_dev = config_.latents_std;
   }
-  Stream stream(ctx.compute);
+  Stream stream(ctx.backend, ctx.compute);
   int64_t begin = 0;
   for (int64_t i = 0; i < frames; ++i) {
     const int64_t t = i == 0 ? 1 : config_.temporal_factor();
     stream.begin_pass(/*last=*/i + 1 == frames);
-    pack_latents(pass(ctx, stream, video, begin, t), mean, std_dev, i, latents);
+    const TensorView moments = pass(ctx, stream, video, begin, t);
+    const TensorView read = stream.mirror("moments on the host", moments);
+    stream.copy(moments, read);
+    pack_latents(read, mean, std_dev, i, latents);
     stream.finish_pass();
     begin += t;
   }

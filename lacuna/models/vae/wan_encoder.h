@@ -31,6 +31,8 @@ class WanEncoder : public VideoEncoder {
   // Frames [begin, begin + t) -> [t', h', w', 2 z_dim] in the stream's memory.
   TensorView pass(Context& ctx, Stream& stream, const TensorView& video, int64_t begin,
                   int64_t t) const;
+  static void add_on_host(Stream& stream, const TensorView& input, const DownBlock& block,
+                          const TensorView& x);
 
   VaeConfig config_;
   CausalConv conv_in_, conv_out_;
