@@ -183,7 +183,7 @@ void Comparer::check_room() const {
   if (other_) plan.activations *= 2;
   plan.activations += latents;
   plan.decoder += plan.weights + latents + clip * (task_.keep_clips ? subjects : 1);
-  check_memory(plan, 0, hooks_.note);
+  check_memory(plan, ctx_.backend, 0, hooks_.note);
 }
 
 Request Comparer::request_of(const std::string& prompt, int seed) const {

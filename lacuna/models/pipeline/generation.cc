@@ -167,13 +167,15 @@ MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tilin
   return plan;
 }
 
-void check_memory(const MemoryPlan& plan, int64_t max_memory,
+void check_memory(const MemoryPlan& plan, const Memory& memory, int64_t max_memory,
                   const std::function<void(const std::string& line)>& note) {
-  const int64_t available = available_memory();
+  // A device says itself when it has no more.
+  const bool on_host = memory.device() == Device::cpu;
+  const int64_t available = on_host ? available_memory() : 0;
   if (note) {
-    note(fmt::format("memory: weights {}, activations {}, decoder {}; peak {} of {} available",
+    note(fmt::format("memory: weights {}, activations {}, decoder {}; peak {} {}",
                      gib(plan.weights), gib(plan.activations), gib(plan.decoder), gib(plan.peak()),
-                     gib(available)));
+                     on_host ? "of " + gib(available) + " available" : "on the device"));
   }
   int64_t limit = max_memory;
   if (available > 0) limit = limit > 0 ? std::min(limit, available) : available;
@@ -192,7 +194,7 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   const int first_step = resume ? resume->next_step : 0;
   set_up(engine, model, request, hooks, first_step);
   if (resume) check_resumable(engine.policy(), *resume);
-  check_memory(plan_memory(model, request, tiling), max_memory, hooks.note);
+  check_memory(plan_memory(model, request, tiling), ctx.backend, max_memory, hooks.note);
   if (!files.video.empty()) {
     // Opened and dropped: an unwritable output is better known now than after an hour.
     open_video(files.video, {.width = request.width, .height = request.height, .fps = request.fps});
@@ -270,6 +272,7 @@ void decode_frames(Model& model, Context& ctx, const Request& request, const Ten
     if (progress) progress(done, total);
   };
   std::vector<uint8_t> rgb;
+  const ConstantWeights constant(ctx.backend, model.decoder().weights());
   model.decoder().decode(ctx, latents, options, [&](const TensorView& frames) {
     const float* data = frames.as<float>();
     rgb.resize(static_cast<size_t>(frames.numel() / frames.shape[0]));

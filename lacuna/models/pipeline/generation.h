@@ -64,8 +64,9 @@ MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tilin
 // Bytes this machine can still give out (MemAvailable), 0 when unknown.
 int64_t available_memory();
 // Throws Error when the plan needs more than what is available or than max_memory (0 = no own
-// limit). `note`, if any, gets one line with the plan.
-void check_memory(const MemoryPlan& plan, int64_t max_memory,
+// limit). `memory` is where it runs: the plan is that of a device which has memory of its own, and
+// what the host has left does not matter then. `note`, if any, gets one line with the plan.
+void check_memory(const MemoryPlan& plan, const Memory& memory, int64_t max_memory,
                   const std::function<void(const std::string& line)>& note);
 
 struct GenerationResult {

@@ -28,6 +28,7 @@ Tensor copy_of(std::span<const float> source) {
 struct ExpertState {
   int expert = -1;
   const WanDit* network = nullptr;
+  std::optional<ConstantWeights> constant;
   std::vector<TimeEmbedding> times;  // per step
   PreparedText positive;
   std::optional<PreparedText> negative;
@@ -38,6 +39,7 @@ ExpertState prepare_expert(Context& ctx, const SamplingInputs& inputs, const Sam
   ExpertState state;
   state.expert = expert;
   state.network = &inputs.transformer(expert);
+  state.constant.emplace(ctx.backend, state.network->weights());
   const std::vector<double> timesteps(sampler.timesteps().begin(), sampler.timesteps().end());
   state.times = state.network->prepare_times(ctx, timesteps);
   state.positive = state.network->prepare_text(ctx, inputs.prompts.positive, inputs.text_len);
@@ -127,7 +129,7 @@ void Denoiser::conditional(Engine& engine, const TensorView& velocity, const Wan
   Impl& s = *impl_;
   const int wanted = expert(s.step());
   if (s.expert.expert != wanted) {
-    s.expert = {};  // the old embeddings go before the other network comes
+    s.expert = {};  // the old embeddings and promises go before the other network comes
     s.expert = prepare_expert(s.ctx, s.inputs, *s.sampler, wanted);
   }
   const TimeEmbedding& time = s.expert.times[s.step()];

@@ -11,6 +11,7 @@
 #include "lacuna/core/error.h"
 #include "lacuna/core/metrics.h"
 #include "lacuna/core/threads.h"
+#include "tests/support/guarded_backend.h"
 
 namespace lacuna {
 namespace {
@@ -51,7 +52,7 @@ class GenerationTest : public testing::Test {
                         const GenerationHooks& hooks = {},
                         std::optional<SamplingState> resume = std::nullopt) {
     const auto model = Model::synthetic("tiny", DType::bf16);
-    Context ctx{*backend_, DType::bf16, {}};
+    Context ctx{*backend_, DType::bf16};
     ctx.cancel = &cancel_;
     return generate(*model, ctx, r, files(name), {}, 0, hooks, std::move(resume));
   }
@@ -83,6 +84,22 @@ TEST_F(GenerationTest, SameSeedSameBytes) {
   EXPECT_EQ(a, bytes("c.safetensors"));
   EXPECT_EQ(bytes("a.y4m"), bytes("c.y4m"));
   EXPECT_NE(bytes("a.y4m"), bytes("d.y4m"));
+}
+
+// Everything from prompt to frames with activations where the host cannot touch them.
+TEST_F(GenerationTest, ABackendWithItsOwnMemoryGivesTheSameBytes) {
+  Request r = request();
+  r.attention = "xattention:block=16,stride=4,top_p=0.6,compensate=pooled_row";
+  r.sampler.num_steps = 2;
+  make(r, "plain");
+  auto own = std::make_unique<test::GuardedBackend>(std::move(backend_));
+  test::GuardedBackend& guarded = *own;
+  backend_ = std::move(own);
+  make(r, "guarded");
+  EXPECT_EQ(bytes("guarded.safetensors"), bytes("plain.safetensors"));
+  EXPECT_EQ(bytes("guarded.y4m"), bytes("plain.y4m"));
+  EXPECT_EQ(guarded.allocations() + guarded.promises(), 0u);
+  EXPECT_FALSE(guarded.broken_promise);
 }
 
 TEST_F(GenerationTest, ResumesBitForBitAfterCancel) {
@@ -151,7 +168,7 @@ TEST_F(GenerationTest, SparseReportsTheDensityItComputed) {
 TEST_F(GenerationTest, LatentsCanBeDecodedLater) {
   make(request(), "a");
   const auto model = Model::synthetic("tiny", DType::bf16);
-  Context ctx{*backend_, DType::bf16, {}};
+  Context ctx{*backend_, DType::bf16};
   const LoadedState loaded = load_state(folder_ / "a.safetensors");
   decode_to_file(*model, ctx, loaded.request, loaded.state.latents, folder_ / "later.y4m", {}, {});
   EXPECT_EQ(bytes("later.y4m"), bytes("a.y4m"));
@@ -183,7 +200,7 @@ TEST_F(GenerationTest, RefusesBeforeAnyWork) {
 
 TEST_F(GenerationTest, RefusesMoreMemoryThanAllowed) {
   const auto model = Model::synthetic("tiny", DType::bf16);
-  Context ctx{*backend_, DType::bf16, {}};
+  Context ctx{*backend_, DType::bf16};
   try {
     generate(*model, ctx, request(), files("m"), {}, 1 << 20, {});
     FAIL();
