@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "lacuna/core/threads.h"
+
 namespace lacuna {
 
 namespace {
@@ -34,13 +36,13 @@ void fill_log_counts(const BlockLayout& layout, const TensorView& bias) {
 // The query block of every row, [heads, q_len], and that block's lse.
 void spread(const BlockLayout& layout, const float* block_lse, std::span<int32_t> block_of,
             int64_t q_len, float* row_lse) {
-  const int64_t heads = static_cast<int64_t>(block_of.size()) / q_len;
-  for (int64_t h = 0; h < heads; ++h)
+  parallel_tasks(static_cast<int64_t>(block_of.size()) / q_len, [&](int64_t h, int) {
     for (int32_t b = 0; b < layout.num_blocks; ++b)
       for (int64_t i = layout.begin(h, b); i < layout.end(h, b); ++i) {
         block_of[h * q_len + i] = b;
         row_lse[h * q_len + i] = block_lse[h * layout.num_blocks + b];
       }
+  });
 }
 
 }  // namespace

@@ -209,7 +209,8 @@ void KernelCall::put_back(const TensorView& out) {
   const int64_t n = params_.q_len;
   const int64_t heads =
       order.empty() ? source.num_heads : std::max(source.num_heads, order.num_heads);
-  rows_ = {n, heads, {}};
+  rows_.seq_len = n;
+  rows_.num_heads = heads;
   rows_.order.resize(static_cast<size_t>(heads * n));
   parallel_tasks(heads, [&](int64_t h, int) {
     const int32_t* from = source.head(h);

@@ -135,13 +135,35 @@ TEST_P(Guarded, RefreshesOnDrift) {
   expect_same_as_plain(plan_);
 }
 
-TEST_P(Guarded, CarriesWhatASkipRuleDrops) {
-  plan_.skip = {SkipKind::running_max, {0.9f}};
-  plan_.compensate = Compensation::pooled_row;
-  expect_same_as_plain(plan_);
+TEST_P(Guarded, SkipsAndCarriesWhatASkipRuleDrops) {
+  for (const SkipRule& rule :
+       {SkipRule{SkipKind::running_max, {0.9f}}, SkipRule{SkipKind::running_lse, {-1.0f}},
+        SkipRule{SkipKind::recall, {0.7f}}}) {
+    plan_.skip = rule;
+    plan_.compensate = Compensation::pooled_row;
+    expect_same_as_plain(plan_);
+  }
   plan_.compensate = Compensation::none;
   plan_.refresh.kind = RefreshKind::carry;
   expect_same_as_plain(plan_);
+}
+
+// What a mask log holds, computed again without the method.
+TEST_P(Guarded, FollowsSelections) {
+  const auto plain = make_backend(std::get<1>(GetParam()));
+  GuardedBackend guarded(make_backend(std::get<1>(GetParam())));
+  const Input in = make_input(kShape);
+  std::vector<SiteSelection> seen;
+  Engine first(*plain, policy_of(plan_));
+  first.watch_selections(
+      [&](const Site&, const VideoGrid&, int64_t, const SiteSelection& s) { seen.push_back(s); });
+  attend(first, site_at(0), in);
+  Engine again(guarded, Policy());
+  again.follow_selections([&](const Site&) { return seen.front(); });
+  const Tensor q = on_backend(guarded, in.q), k = on_backend(guarded, in.k),
+               v = on_backend(guarded, in.v), out = on_backend(guarded, in.out);
+  again.attend(site_at(0), kShape.grid, kShape.text_tokens, q, k, v, out);
+  EXPECT_TRUE(same_bytes(on_host(guarded, out), in.out));
 }
 
 INSTANTIATE_TEST_SUITE_P(AllMethods, Guarded,
@@ -153,7 +175,7 @@ INSTANTIATE_TEST_SUITE_P(AllMethods, Guarded,
                                   std::get<1>(info.param);
                          });
 
-TEST(GuardedBackend, RefusesHostCode) {
+TEST(GuardedBackendDeathTest, RefusesHostCode) {
   GuardedBackend backend(make_backend("ref"));
   const Tensor zeros = Tensor::zeros(DType::f32, {4, 8});
   const Tensor there = on_backend(backend, zeros);
