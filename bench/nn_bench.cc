@@ -85,7 +85,7 @@ Machine measure_machine(const Options& o) {
   const CpuPeak peak = measure_cpu_peak(cpu::machine_isa());
   Machine m;
   m.f32_peak = o.threads * (cpu::active_isa() >= cpu::Isa::avx512 ? peak.fma_zmm : peak.fma_ymm);
-  m.bf16_peak = o.threads * peak.bf16_zmm;
+  m.bf16_peak = o.threads * (cpu::active_isa() == cpu::Isa::amx ? peak.amx_bf16 : peak.bf16_zmm);
   const int64_t n = int64_t{64} << 20;
   const Tensor from = Tensor::zeros(DType::u8, {n}), to = Tensor::zeros(DType::u8, {n});
   const Times t = measure(o.reps, [&] {
@@ -95,10 +95,9 @@ Machine measure_machine(const Options& o) {
     });
   });
   m.copy = 2.0 * static_cast<double>(n) / t.min * 1e-9;
-  std::printf(
-      "# %d thread(s), level %s: f32 peak %.0f GF/s, vdpbf16ps peak %.0f GF/s, copy %.1f GB/s\n",
-      o.threads, std::string(cpu::isa_name(cpu::active_isa())).c_str(), m.f32_peak, m.bf16_peak,
-      m.copy);
+  std::printf("# %d thread(s), level %s: f32 peak %.0f GF/s, bf16 peak %.0f GF/s, copy %.1f GB/s\n",
+              o.threads, std::string(cpu::isa_name(cpu::active_isa())).c_str(), m.f32_peak,
+              m.bf16_peak, m.copy);
   return m;
 }
 
