@@ -40,6 +40,13 @@ void ProgressBar::update(int done, const std::string& note) {
   drawn_ = true;
 }
 
+void ProgressBar::clear() {
+  if (!drawn_) return;
+  fmt::print(stderr, "\r\033[K");
+  std::fflush(stderr);
+  drawn_ = false;
+}
+
 std::string format_duration(double seconds) {
   const auto s = static_cast<long>(std::lround(seconds));
   if (s >= 3600) return fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);

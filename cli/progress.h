@@ -14,6 +14,8 @@ class ProgressBar {
   ~ProgressBar();  // ends the line
   // `done` steps are finished; `note` is shown behind the times ("density 0.31").
   void update(int done, const std::string& note = {});
+  // Wipes the line, for output to the same terminal; the next update draws it again.
+  void clear();
 
  private:
   std::string label_;

@@ -18,6 +18,10 @@ class Work {
  public:
   explicit Work(bool quiet) : quiet_(quiet) {}
   void update(const std::string& label, int64_t done, int64_t total, const std::string& note = {});
+  // Before other output to the terminal.
+  void clear() {
+    if (bar_) bar_->clear();
+  }
   void end() { bar_.reset(); }
 
  private:
