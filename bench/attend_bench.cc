@@ -8,16 +8,24 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <map>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <numeric>
 #include <string>
 #include <vector>
 
 #include "bench/attend_case.h"
+#include "bench/attend_suite.h"
 #include "bench/cpu_peak.h"
+#include "cli/command.h"
+#include "cli/work.h"
 #include "lacuna/backend/cpu/attend.h"
+#include "lacuna/backend/cpu/cpu_backend.h"
 #include "lacuna/core/error.h"
 #include "lacuna/core/threads.h"
+#include "lacuna/models/context.h"
+#include "lacuna/report/machine_info.h"
 
 namespace lacuna::bench {
 namespace {
@@ -25,6 +33,8 @@ namespace {
 constexpr int kSampledRows = 6;
 
 struct Options {
+  std::string suite;
+  double seconds = SuiteSettings{}.seconds;
   int64_t heads = 1, seq_len = 16384, head_dim = 128;
   int block = 128, reps = 5, threads = 1;
   bool bf16 = false;
@@ -144,10 +154,81 @@ void run(const Options& o) {
   }
 }
 
+void print_suite_machine(const Options& o, const CpuPeak& peak, const Backend& backend) {
+  nlohmann::ordered_json machine = machine_info(backend);
+  if (o.json) {
+    for (const PeakUnit unit : kPeakUnits)
+      machine[peak_key(unit)] = std::round(10 * peak.of(unit)) / 10;
+    fmt::print("{}\n", nlohmann::ordered_json{{"machine", machine}}.dump());
+    return;
+  }
+  fmt::print("{}, {}\n", machine["cpu"].get<std::string>(), backend.description());
+  fmt::print("peak, one core, GFLOP/s: {}\n", peak.text());
+  fmt::print("{} tokens, one head, one thread; ratios are medians of pairs\n{}\n", o.seq_len,
+             suite_table_head());
+}
+
+void run_suite(const Options& o) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend();
+  const CpuPeak peak = measure_cpu_peak(cpu::machine_isa());
+  print_suite_machine(o, peak, *backend);
+  cli::Work work(false);
+  std::map<std::string, int> verdicts;
+  double cpu_share = 1;
+  SuiteEvents events;
+  events.next = [&](int done, int total, const SuiteRow& next) {
+    work.update("measuring", done, total, fmt::format("{} at {}", next.name, next.level));
+  };
+  events.poll = cli::check_interrupt;
+  events.row = [&](const SuiteRow& row) {
+    work.clear();
+    ++verdicts[verdict(row)];
+    cpu_share = std::min(cpu_share, row.cpu_share.value_or(1));
+    fmt::print("{}\n", o.json ? to_json(row).dump() : to_line(row));
+    std::fflush(stdout);
+  };
+  try {
+    run_attend_suite({o.seq_len, o.seconds}, peak, *backend, events);
+  } catch (const Cancelled&) {
+    work.end();
+    throw cli::Interrupted{"stopped; the rows above are complete"};
+  }
+  work.end();
+  if (o.json) return;
+  std::string summary;
+  for (const auto& [name, count] : verdicts)
+    summary += fmt::format("{}{} {}", summary.empty() ? "" : ", ", count, name);
+  fmt::print("{}\n", summary);
+  if (cpu_share < 0.97)
+    fmt::print("other work ran here: a row had a core for only {:.0f} % of its time\n",
+               100 * cpu_share);
+}
+
+void add_suite_options(CLI::App& command, Options& o) {
+  auto* suite =
+      command
+          .add_option("--suite", o.suite,
+                      "cpu: every row that the CPU kernels are held to, against its bars (must, "
+                      "reach): share of the measured peak, oneDNN, sequence length, threads, "
+                      "sparsity, selection, block mass, skip rules, extreme logits. Rows this "
+                      "machine cannot run are named. LACUNA_ISA lowers the level")
+          ->check(CLI::IsMember({"cpu"}));
+  for (const char* fixed : {"--heads", "--head-dim", "--bf16", "--isa", "--threads", "--reps",
+                            "--block", "--mask", "--density", "--skip", "--skip-param", "--bias"})
+    suite->excludes(command.get_option(fixed));
+  command
+      .add_option("--seconds", o.seconds,
+                  "With --suite: time to spend, roughly; pairs of calls per row follow, 3 to 31")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->capture_default_str()
+      ->needs(suite);
+}
+
 }  // namespace
 
 void add_attend_bench(CLI::App& bench) {
-  auto* command = bench.add_subcommand("attend", "Attention kernels: time, share of peak, error");
+  auto* command = bench.add_subcommand(
+      "attend", "Attention kernels: time, share of peak, error, one case or a suite");
   auto o = std::make_shared<Options>();
   command->add_option("--heads", o->heads)->check(CLI::PositiveNumber)->capture_default_str();
   command->add_option("--seq-len", o->seq_len)->check(CLI::PositiveNumber)->capture_default_str();
@@ -178,7 +259,8 @@ void add_attend_bench(CLI::App& bench) {
       ->check(CLI::IsMember({"none", "key", "pair"}))
       ->capture_default_str();
   command->add_flag("--json", o->json, "One JSON object a line: the machine, then the rows");
-  command->callback([o] { run(*o); });
+  add_suite_options(*command, *o);
+  command->callback([o] { o->suite.empty() ? run(*o) : run_suite(*o); });
 }
 
 }  // namespace lacuna::bench

@@ -25,13 +25,14 @@ void fill_normal(uint64_t seed, size_t n, std::vector<float>& x) {
   }
 }
 
-// Channel 0 says which keys matter: q has a constant there, k plus or minus the same.
+// The last channel says which keys matter: q has a constant there, k plus or minus the same. Not
+// the first: sums in f32 would carry the large term through all others.
 void set_two_levels(AttendData& data) {
   const CaseShape& s = data.shape;
   const double root = std::sqrt(static_cast<double>(s.head_dim));
   const auto level = static_cast<float>(std::sqrt(0.5 * kTwoLevelGap * root));
   for (int64_t token = 0; token < s.heads * s.seq_len; ++token) {
-    const size_t at = static_cast<size_t>(token * s.head_dim);
+    const size_t at = static_cast<size_t>((token + 1) * s.head_dim - 1);
     data.q[at] = level;
     data.k[at] = token % s.seq_len / kVoteKeys % 5 == 0 ? level : -level;
   }

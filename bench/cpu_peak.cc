@@ -135,6 +135,20 @@ const char* peak_name(PeakUnit unit) {
   return "AMX bf16";
 }
 
+const char* peak_key(PeakUnit unit) {
+  switch (unit) {
+    case PeakUnit::fma_ymm:
+      return "fma_ymm_gflops";
+    case PeakUnit::fma_zmm:
+      return "fma_zmm_gflops";
+    case PeakUnit::bf16_zmm:
+      return "bf16_zmm_gflops";
+    case PeakUnit::amx_bf16:
+      break;
+  }
+  return "amx_bf16_gflops";
+}
+
 double CpuPeak::of(PeakUnit unit) const {
   switch (unit) {
     case PeakUnit::fma_ymm:
@@ -151,8 +165,7 @@ double CpuPeak::of(PeakUnit unit) const {
 
 std::string CpuPeak::text() const {
   std::string text;
-  for (PeakUnit unit :
-       {PeakUnit::fma_ymm, PeakUnit::fma_zmm, PeakUnit::bf16_zmm, PeakUnit::amx_bf16})
+  for (const PeakUnit unit : kPeakUnits)
     if (of(unit) > 0)
       text += fmt::format("{}{} {:.1f}", text.empty() ? "" : ", ", peak_name(unit), of(unit));
   return text;

@@ -16,10 +16,15 @@ enum class PeakUnit : uint8_t {
   amx_bf16,  // tdpbf16ps on random operands from L1: with zeros the same loop is a fifth faster
 };
 
+inline constexpr PeakUnit kPeakUnits[] = {PeakUnit::fma_ymm, PeakUnit::fma_zmm, PeakUnit::bf16_zmm,
+                                          PeakUnit::amx_bf16};
+
 // Best of a few short loops of independent instructions on the calling thread, about 10 ms. The
 // machine must have the unit (cpu::machine_isa() asks for the permission that AMX needs).
 double measure_peak(PeakUnit unit);
 const char* peak_name(PeakUnit unit);
+// "fma_ymm_gflops"
+const char* peak_key(PeakUnit unit);
 
 struct CpuPeak {
   double fma_ymm = 0;

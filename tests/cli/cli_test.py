@@ -521,6 +521,38 @@ class CliTest(unittest.TestCase):
         made = lacuna("generate", "-p", "a Red circle", "--steps", 1, "--frames", 4, "-o", self.dir / "a.y4m")
         self.assertEqual(made.returncode, 0, made.stderr)
 
+    def test_attention_suite(self):
+        fixed = ["bench", "attend", "--suite", "cpu"]
+        result = lacuna(*fixed, "--seq-len", 256, "--seconds", 0, "--json")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        machine, *rows = map(json.loads, result.stdout.splitlines())
+        self.assertGreater(machine["machine"]["fma_ymm_gflops"], 1)
+        fields = ("name isa dtype seq_len num_heads head_dim block pattern density ms gflops share_of_peak efficiency "
+                  "baseline ratio rel_l2 must reach verdict").split()
+        found = {(r["name"], r["isa"]) for r in rows}
+        for name in ("dense d128 f32", "dense d64 f32", "extreme logits f32"):
+            self.assertTrue({(name, "avx2"), (name, "avx512")} - {("extreme logits f32", "avx512")} <= found, name)
+        self.assertTrue({("dense d128 bf16", "amx"), ("dense d64 bf16", "amx"), ("64-blocks bf16", "amx")} <= found)
+        rules = [f"{rule} at {share} %" for rule in ("running_max", "running_lse", "recall") for share in (0, 80)]
+        both = ["vs oneDNN", "4x tokens", "2 threads", "block mass", *rules, *(f"sparse {d}" for d in (0.5, 0.25, 0.1, 0.05))]
+        names = {name for name, _ in found}
+        self.assertLessEqual({f"{n} {t}" for n in both for t in ("f32", "bf16")} | {"xattention select bf16"}, names)
+        for row in rows:
+            self.assertLessEqual(set(fields), set(row))
+            if row["verdict"] == "skipped":
+                self.assertRegex(row["skipped"], "needs|no bf16|widened")
+                self.assertIsNone(row["ms"])
+                continue
+            self.assertGreater(row["ms"], 0, row)
+            if row["name"] != "xattention select bf16":
+                self.assertLess(row["rel_l2"], 4e-3 if row["dtype"] == "bf16" else 2e-5, row)
+                self.assertLess(row["lse_error"], 1e-3, row)
+            if row["name"].endswith("at 80 % f32"):
+                self.assertEqual(row["pv_density"], 0.5, row)  # the first of two pieces
+        self.fails(2, *fixed, "--heads", 2, says="excludes")
+        self.fails(2, "bench", "attend", "--suite", "gpu", says="gpu")
+        self.fails(1, *fixed, "--seq-len", 100, says="multiple of 256")
+
     def test_info(self):
         text = lacuna("info", "--synthetic", "wan2.1-1.3b").stdout
         self.assertRegex(text, "1419 M parameters")
