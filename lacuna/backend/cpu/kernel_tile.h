@@ -138,6 +138,8 @@ struct TileKernel {
 #pragma GCC unroll 4
       for (int j = 0; j < N; ++j) acc[i][j] = V::zero();
     const float* q = a.q;
+    // Unrolled: 11 instructions for 6 FMA leave little to a core that shares its front end.
+#pragma GCC unroll 4
     for (int unit = 0; unit < a.depth; ++unit, k += R, q += kGranule) {
       F x[N];
 #pragma GCC unroll 4
@@ -280,6 +282,7 @@ struct TileKernel {
 #pragma GCC unroll 4
       for (int j = 0; j < N; ++j) acc[i][j] = V::zero();
     const float* p = a.p;
+#pragma GCC unroll 4
     for (int unit = 0; unit < a.units; ++unit, v += R, p += kGranule) {
       F x[N];
 #pragma GCC unroll 4
