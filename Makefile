@@ -14,13 +14,13 @@ build: deps
 test: build
 	@scripts/bootstrap --test
 	cmake --build --preset release -j $(JOBS)
-	cd $(BUILD) && ctest --output-on-failure
+	cd $(BUILD) && ctest --output-on-failure -j $(JOBS)
 	scripts/check
 
 asan: deps
 	cmake --preset asan > /dev/null
 	cmake --build --preset asan -j $(JOBS)
-	cd build/asan && ctest --output-on-failure -LE 'cli|pipeline|report'
+	cd build/asan && ctest --output-on-failure -j $(JOBS) -LE 'cli|pipeline|report'
 
 demo: build
 	scripts/demo

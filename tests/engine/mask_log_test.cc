@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
@@ -84,7 +85,8 @@ class MaskLogTest : public testing::Test {
   }
 
   const Shape shape_{{2, 8, 8}, 5, 2};
-  const fs::path path_ = fs::path(testing::TempDir()) / "mask_log_test.safetensors";
+  const fs::path path_ =
+      fs::path(testing::TempDir()) / fmt::format("mask_log_test-{}.safetensors", getpid());
   std::vector<TraceEntry> entries_, replayed_;
 };
 

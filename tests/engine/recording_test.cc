@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <cstring>
@@ -19,7 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 
 fs::path temporary(const char* name) {
-  return fs::path(testing::TempDir()) / name;
+  return fs::path(testing::TempDir()) / fmt::format("{}-{}", getpid(), name);
 }
 
 TEST(RecordSites, ParsesAndMatches) {

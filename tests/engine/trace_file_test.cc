@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <fstream>
 
@@ -53,7 +54,8 @@ class TraceFileTest : public testing::Test {
     return t;
   }
 
-  const fs::path path_ = fs::path(testing::TempDir()) / "trace_file_test.json";
+  const fs::path path_ =
+      fs::path(testing::TempDir()) / fmt::format("trace_file_test-{}.json", getpid());
 };
 
 TEST_F(TraceFileTest, RoundTrips) {

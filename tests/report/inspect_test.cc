@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <fstream>
 
@@ -28,7 +29,7 @@ constexpr int kSteps = 3, kLayers = 2;
 class InspectTest : public testing::Test {
  protected:
   void SetUp() override {
-    folder_ = fs::path(testing::TempDir()) / "inspect_test";
+    folder_ = fs::path(testing::TempDir()) / fmt::format("inspect_test-{}", getpid());
     fs::create_directories(folder_);
     const Shape shape{{4, 8, 8}, 0, 2};
     target_ = {"toy", "abc", kLayers, 2, 32, shape.grid, 0, {1.0, 0.5, 0.25}};
