@@ -42,8 +42,8 @@ std::vector<ReplayCase> replay_cases(std::span<const std::string> attention,
 struct ReplayRow {
   std::string name, parameter;  // parameter and value that were found, or empty
   double qk_density = 1.0, pv_density = 1.0;
-  double recall = 1.0;     // softmax mass of what was kept, mean over rows
-  double rel_l1 = 0.0;     // sum |o - o'| / sum |o'|
+  double recall = 1.0;  // softmax mass of what was kept, mean over rows
+  double rel_l1 = 0.0;  // sum |o - o'| / sum |o'|
   // Per call, medians over repeats. A dense call is timed right before each case, and the case's
   // times are scaled by dense_ms over that: machines drift within a run, ratios stay.
   double select_ms = 0.0;  // of one selection
