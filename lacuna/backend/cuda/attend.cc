@@ -167,8 +167,6 @@ std::string attend_unsupported(const AttendParams& p) {
         "attend: skip rule with {}, head_dim {}, sm_scale {} on cuda, expected bf16 or f16, 64 or "
         "128, above 0",
         attend_dtype_name(p.dtype), p.head_dim, p.sm_scale);
-  if (p.bias != nullptr && (p.bias_head_stride < 0 || p.bias_q_stride < 0))
-    return "attend: negative bias strides on cuda, expected 0 or more";
   return {};
 }
 

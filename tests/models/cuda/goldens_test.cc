@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whole modules on the CUDA backend, their activations in device memory, against the upstream
+// implementations' numbers: every golden on a GPU where there is one, some on the emulator, which
+// needs a second or more for a case.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "lacuna/backend/cuda/cuda_backend.h"
+#include "lacuna/backend/cuda/emulator/emulated_device.h"
+#include "lacuna/core/error.h"
+#include "lacuna/models/pipeline/verify.h"
+
+namespace lacuna {
+namespace {
+
+std::string only(std::span<const std::string_view> names) {
+  nlohmann::ordered_json file = nlohmann::ordered_json::parse(shipped_goldens());
+  nlohmann::ordered_json kept = nlohmann::ordered_json::array();
+  for (const auto& c : file["cases"])
+    if (std::find(names.begin(), names.end(), c["name"].get<std::string>()) != names.end())
+      kept.push_back(c);
+  EXPECT_EQ(kept.size(), names.size());
+  file["cases"] = kept;
+  return file.dump();
+}
+
+void verify_all(std::string_view json, Backend& backend, DType compute, int least) {
+  int results = 0;
+  verify_goldens(json, "test", backend, compute, [&](const VerifyResult& r) {
+    ++results;
+    EXPECT_TRUE(r.passed) << r.name << ": " << r.detail;
+  });
+  EXPECT_GE(results, least);
+}
+
+std::unique_ptr<Backend> emulated() {
+  return make_cuda_backend(cuda::emulator::make_emulated_device(cuda::Family::sm80, 1));
+}
+
+TEST(CudaGoldens, TransformerOnTheEmulator) {
+  constexpr std::string_view kNames[] = {"wan-t837"};
+  verify_all(only(kNames), *emulated(), DType::f32, 10);
+}
+
+TEST(CudaGoldens, TransformerOnTheEmulatorInBf16) {
+  constexpr std::string_view kNames[] = {"wan-ti2v"};
+  verify_all(only(kNames), *emulated(), DType::bf16, 1);
+}
+
+TEST(CudaGoldens, TextEncoderAndDecoderOnTheEmulator) {
+  constexpr std::string_view kNames[] = {"umt5-valid18", "vae21-decode-1frame"};
+  verify_all(only(kNames), *emulated(), DType::f32, 2);
+}
+
+class CudaGoldensOnGpu : public ::testing::TestWithParam<DType> {};
+
+TEST_P(CudaGoldensOnGpu, HoldUpstreamsNumbers) {
+  std::unique_ptr<Backend> backend;
+  try {
+    backend = make_cuda_backend();
+  } catch (const Error& e) {
+    GTEST_SKIP() << e.what();
+  }
+  verify_all(shipped_goldens(), *backend, GetParam(), 17);
+}
+
+INSTANTIATE_TEST_SUITE_P(On, CudaGoldensOnGpu, ::testing::Values(DType::f32, DType::bf16),
+                         [](const auto& info) { return std::string(dtype_name(info.param)); });
+
+}  // namespace
+}  // namespace lacuna
