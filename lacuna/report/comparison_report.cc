@@ -300,6 +300,21 @@ std::string summary(const Comparison& comparison) {
                             within.empty() ? "none" : within);
 }
 
+// Every generation apart, by prompt, then seed: spreads hide that all subjects share their noise.
+Json every_run(const Comparison& comparison) {
+  Json list = Json::array();
+  for (const CompareSubject& subject : comparison.subjects) {
+    Json one = {{"name", subject.name}};
+    for (const std::span<const Metric> metrics :
+         {std::span<const Metric>(kQuality), std::span<const Metric>(kCost)})
+      for (const Metric& metric : metrics)
+        for (const Measurement& run : subject.runs)
+          one[std::string(metric.key)].push_back(number(metric.value(run)));
+    list.push_back(std::move(one));
+  }
+  return list;
+}
+
 Json settings(const Comparison& comparison, const CompareTask& task,
               const std::string& model_name) {
   const Request& r = task.request;
@@ -377,7 +392,8 @@ Json comparison_report(const Comparison& comparison, const CompareTask& task,
                        {"summary", summary(comparison)},
                        {"machine", machine},
                        {"settings", settings(comparison, task, model_name)},
-                       {"sections", std::move(sections)}};
+                       {"sections", std::move(sections)},
+                       {"runs", every_run(comparison)}};
   // A prompt is a stranger's bytes; invalid UTF-8 is replaced instead of thrown at.
   return Json::parse(report.dump(-1, ' ', false, Json::error_handler_t::replace));
 }

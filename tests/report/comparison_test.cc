@@ -295,6 +295,8 @@ TEST(CompareReport, SpreadOverRuns) {
   EXPECT_EQ(row["psnr"], 22.0);
   EXPECT_DOUBLE_EQ(row["psnr_sd"], std::sqrt(8.0));
   EXPECT_EQ(row["psnr_min"], 20.0);
+  EXPECT_EQ(report["runs"][1]["name"], "a");
+  EXPECT_EQ(report["runs"][1]["psnr"], std::vector<double>({20.0, 24.0}));
   std::set<std::string> keys;
   for (const auto& section : {report["sections"][0], report["sections"][1]})
     for (const auto& column : section["columns"]) keys.insert(column["key"]);
