@@ -11,13 +11,6 @@ namespace {
 
 constexpr std::string_view kSamplerPrefix = "sampler.";
 
-Tensor copy_of(const TensorView& from) {
-  Tensor copy(from.dtype, std::span(from.shape.data(), static_cast<size_t>(from.rank)));
-  std::memcpy(copy.view().data, from.data,
-              static_cast<size_t>(storage_bytes(from.dtype, from.numel())));
-  return copy;
-}
-
 }  // namespace
 
 PipelineSubject::PipelineSubject(Model& model, Context& ctx, const Request& request,

@@ -146,6 +146,13 @@ Tensor Tensor::zeros(DType dtype, std::initializer_list<int64_t> shape) {
   return t;
 }
 
+Tensor copy_of(const TensorView& view) {
+  Tensor copy(view.dtype, std::span(view.shape.data(), static_cast<size_t>(view.rank)));
+  const int64_t bytes = storage_bytes(view.dtype, view.numel());
+  if (bytes > 0) std::memcpy(copy.view().data, view.data, static_cast<size_t>(bytes));
+  return copy;
+}
+
 void check_host(const TensorView& view, DType expected) {
   LACUNA_CHECK(view.dtype == expected, "tensor: {} used as {}", view.describe(),
                dtype_name(expected));

@@ -113,6 +113,9 @@ class Tensor {
   TensorView view_;
 };
 
+// Owned copy of a contiguous host view, on the host.
+Tensor copy_of(const TensorView& view);
+
 // dtype tag for TensorView::as<T>.
 struct BFloat16;
 template <typename T>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lacuna/engine/engine.h"
 
+#include <algorithm>
 #include <chrono>
 #include <map>
 #include <numeric>
@@ -33,6 +34,8 @@ struct Engine::SiteState {
   std::unique_ptr<State> method;
   RefreshState refresh;
   MaskCache masks;
+
+  void transfer(const StateIo& io, const Policy& policy);
 };
 
 // What one call computes.
@@ -65,6 +68,61 @@ Engine::~Engine() = default;
 
 void Engine::reset() {
   impl_->sites.clear();
+}
+
+bool Engine::carries() const {
+  return std::any_of(policy_.rules().begin(), policy_.rules().end(), [](const Rule& rule) {
+    const Method* method = rule.plan.method;
+    const RefreshKind refresh = rule.plan.refresh.kind;
+    return method != nullptr && (refresh == RefreshKind::carry || method->make_state() != nullptr ||
+                                 (!method->static_mask() && refresh != RefreshKind::every_step));
+  });
+}
+
+// Grid, text and heads are the caller's to set before a restore.
+void Engine::SiteState::transfer(const StateIo& io, const Policy& policy) {
+  int64_t index = rule != nullptr ? policy.index(*rule) : 0, at = step;
+  io.number("rule", index, 0, static_cast<int64_t>(policy.rules().size()) - 1);
+  io.number("step", at, 0, INT32_MAX);
+  if (io.reading()) {
+    rule = &policy.rules()[static_cast<size_t>(index)];
+    LACUNA_CHECK(rule->plan.method != nullptr, "state: a site of rule {}, which is dense", index);
+    step = static_cast<int>(at);
+    method = rule->plan.method->make_state();
+  }
+  refresh.transfer(io.in("refresh"), num_heads);
+  masks.transfer(io.in("masks"), num_heads, grid.tokens(), text_tokens);
+  if (method != nullptr) method->transfer(io.in("method"), num_heads, grid.tokens() + text_tokens);
+}
+
+void Engine::save(StateTensors& to) const {
+  to.clear();
+  const StateIo io = StateIo::writer(to);
+  std::vector<int32_t> sites;
+  for (auto& [key, site] : impl_->sites) {
+    const auto [layer, branch, expert] = key;
+    const std::string name = std::to_string(sites.size() / 3);
+    sites.insert(sites.end(), {layer, static_cast<int32_t>(branch), expert});
+    site.transfer(io.in(name), policy_);
+  }
+  io.values("sites", sites);
+}
+
+void Engine::restore(const StateTensors& from, const VideoGrid& grid, int64_t text_tokens,
+                     int64_t num_heads) {
+  const StateIo io = StateIo::reader(from);
+  std::vector<int32_t> sites;
+  io.values("sites", sites);
+  LACUNA_CHECK(sites.size() % 3 == 0, "state: {} numbers of sites, expected threes", sites.size());
+  std::map<std::tuple<int, Branch, int>, SiteState> restored;
+  for (size_t i = 0; i + 2 < sites.size(); i += 3) {
+    LACUNA_CHECK(sites[i + 1] >= 0 && sites[i + 1] <= static_cast<int32_t>(Branch::uncond),
+                 "state: branch {}, expected 0 or 1", sites[i + 1]);
+    SiteState site{nullptr, grid, text_tokens, num_heads};
+    site.transfer(io.in(std::to_string(i / 3)), policy_);
+    restored[{sites[i], static_cast<Branch>(sites[i + 1]), sites[i + 2]}] = std::move(site);
+  }
+  impl_->sites = std::move(restored);
 }
 
 // Tries the skip rule of every rule on this dtype and shape, so that a run fails at its first call

@@ -10,6 +10,7 @@
 
 #include "lacuna/backend/backend.h"
 #include "lacuna/core/site.h"
+#include "lacuna/core/state_io.h"
 #include "lacuna/core/video_grid.h"
 #include "lacuna/core/workspace.h"
 #include "lacuna/engine/policy.h"
@@ -59,6 +60,15 @@ class Engine {
 
   // Forgets masks and method states: call between generations.
   void reset();
+  // True when masks or method states live from step to step, so that a run cannot go on without
+  // them.
+  bool carries() const;
+  // All of it between two steps, for restore() of an engine with the same policy; replaces `to`.
+  void save(StateTensors& to) const;
+  // Throws Error, and knows nothing then, unless `from` is such a state of sites of this grid and
+  // head count.
+  void restore(const StateTensors& from, const VideoGrid& grid, int64_t text_tokens,
+               int64_t num_heads);
 
   Backend& backend() { return backend_; }
   const Policy& policy() const { return policy_; }

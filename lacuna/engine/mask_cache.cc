@@ -100,6 +100,17 @@ void drop_blocks(Selection& selection, int64_t num_heads, const uint64_t* skip_b
 void MaskCache::drop(const uint64_t* skip_bits, int64_t video_tokens) {
   drop_blocks(selection_, num_heads_, skip_bits);
   keep_text(selection_, video_tokens);
+  measure_all();
+}
+
+void MaskCache::transfer(const StateIo& io, int64_t num_heads, int64_t video_tokens,
+                         int64_t text_tokens) {
+  lacuna::transfer(io, selection_, num_heads, video_tokens, text_tokens);
+  num_heads_ = num_heads;
+  if (io.reading()) measure_all();
+}
+
+void MaskCache::measure_all() {
   std::vector<int32_t> all(static_cast<size_t>(num_heads_));
   std::iota(all.begin(), all.end(), 0);
   measure(all);

@@ -27,6 +27,9 @@ class MaskCache {
   // stays. No row may lose its last block: the skip rules keep the first of each.
   void drop(const uint64_t* skip_bits, int64_t video_tokens);
 
+  // Saves or restores all of it.
+  void transfer(const StateIo& io, int64_t num_heads, int64_t video_tokens, int64_t text_tokens);
+
   bool empty() const { return num_heads_ == 0; }
   bool dense() const { return selection_.mask.empty(); }
   const Selection& selection() const { return selection_; }
@@ -35,6 +38,7 @@ class MaskCache {
 
  private:
   void measure(std::span<const int32_t> head_ids);
+  void measure_all();
 
   int64_t num_heads_ = 0;
   Selection selection_;

@@ -31,11 +31,7 @@ std::span<const int32_t> RefreshState::decide(const Refresh& rule, const Site& s
                                               const TensorView& q, const TensorView& k,
                                               Backend& backend, Workspace& workspace) {
   const int64_t num_heads = q.shape[0];
-  if (state_.empty()) {
-    state_.assign(static_cast<size_t>(num_heads), Head::fresh);
-    all_.resize(static_cast<size_t>(num_heads));
-    std::iota(all_.begin(), all_.end(), 0);
-  }
+  if (state_.empty()) set_heads(num_heads);
   LACUNA_CHECK(static_cast<int64_t>(state_.size()) == num_heads,
                "refresh: {} heads, expected {} as before", num_heads, state_.size());
   decided_step_ = site.step;
@@ -58,6 +54,31 @@ std::span<const int32_t> RefreshState::decide(const Refresh& rule, const Site& s
   }
   if (measured && all_valid) gate(rule, num_heads);
   return heads_;
+}
+
+void RefreshState::set_heads(int64_t num_heads) {
+  state_.assign(static_cast<size_t>(num_heads), Head::fresh);
+  all_.resize(static_cast<size_t>(num_heads));
+  std::iota(all_.begin(), all_.end(), 0);
+}
+
+void RefreshState::transfer(const StateIo& io, int64_t num_heads) {
+  if (io.reading()) set_heads(num_heads);
+  std::vector<int32_t> heads;
+  for (const Head head : state_) heads.push_back(static_cast<int32_t>(head));
+  io.values("heads", heads);
+  LACUNA_CHECK(heads.size() == state_.size(), "state: refresh of {} heads, expected {}",
+               heads.size(), state_.size());
+  for (size_t h = 0; h < heads.size(); ++h) {
+    LACUNA_CHECK(heads[h] >= 0 && heads[h] <= static_cast<int32_t>(Head::selected),
+                 "state: refresh {} of head {}, expected 0 to 2", heads[h], h);
+    state_[h] = static_cast<Head>(heads[h]);
+  }
+  int64_t step = selected_step_;
+  io.number("selected_step", step, 0, INT32_MAX);
+  selected_step_ = static_cast<int>(step);
+  io.values("q_anchor", q_anchor_);
+  io.values("k_anchor", k_anchor_);
 }
 
 void RefreshState::measure(const Refresh& rule, const TensorView& q, const TensorView& k,

@@ -8,6 +8,7 @@
 
 #include "lacuna/backend/backend.h"
 #include "lacuna/core/site.h"
+#include "lacuna/core/state_io.h"
 #include "lacuna/core/workspace.h"
 #include "lacuna/engine/policy.h"
 
@@ -49,8 +50,11 @@ class RefreshState {
   // and are selected again next time, whatever the rule says. Moves their anchors, except that a
   // mask made from such a look keeps the anchor of the look.
   void selected(bool provisional = false);
+  // Saves or restores which heads have masks, and their anchors.
+  void transfer(const StateIo& io, int64_t num_heads);
 
  private:
+  void set_heads(int64_t num_heads);
   void measure(const Refresh& rule, const TensorView& q, const TensorView& k, Backend& backend,
                Workspace& workspace);
   double drift(const Refresh& rule, int64_t head) const;

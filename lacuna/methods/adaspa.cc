@@ -54,6 +54,18 @@ struct AdaSpaState final : State {
   std::vector<double> recall_up, recall_down;  // [num_heads], of a head's last search
   BlockMask found;                             // [num_heads]: by the first search, not yet taken
   bool searched() const { return !lse.empty(); }
+  void transfer(const StateIo& io, int64_t num_heads, int64_t seq_len) override {
+    io.values("lse", lse);
+    io.values("recall_up", recall_up);
+    io.values("recall_down", recall_down);
+    lacuna::transfer(io.in("found"), found);
+    const auto heads = static_cast<size_t>(searched() ? num_heads : 0);
+    LACUNA_CHECK(
+        lse.size() == heads * static_cast<size_t>(seq_len) && recall_up.size() == heads &&
+            recall_down.size() == heads && (found.empty() || found.num_heads() == num_heads),
+        "adaspa: state of {} sums, {} and {} recalls, {} masks, expected those of {} heads",
+        lse.size(), recall_up.size(), recall_down.size(), found.num_heads(), num_heads);
+  }
 };
 
 // Mass of `row` = (head, query block) that `mask` keeps.

@@ -13,6 +13,7 @@
 #include "lacuna/backend/backend.h"
 #include "lacuna/core/block_mask.h"
 #include "lacuna/core/site.h"
+#include "lacuna/core/state_io.h"
 #include "lacuna/core/token_order.h"
 #include "lacuna/core/video_grid.h"
 #include "lacuna/core/workspace.h"
@@ -99,6 +100,9 @@ struct Observation {
 class State {
  public:
   virtual ~State() = default;
+  // Saves or restores what there is to remember; what is restored is of such a site. Sizes that
+  // select() relies on are checked here or there.
+  virtual void transfer(const StateIo& io, int64_t num_heads, int64_t seq_len) = 0;
 };
 
 class Method {

@@ -76,6 +76,32 @@ void check_row_source(const TokenOrder& source, std::string_view who, int64_t nu
     }
 }
 
+// Bounds of a saved mask's sizes: their product fits 64 bits.
+constexpr int64_t kMaxHeads = 1 << 16, kMaxBlocks = 1 << 24;
+
+void transfer_layout(const StateIo& io, BlockLayout& layout, int64_t num_heads, int64_t seq_len) {
+  int64_t block = layout.block;
+  io.number("block", block, 0, INT32_MAX);
+  io.values("offsets", layout.offsets);
+  if (!io.reading()) return;
+  LACUNA_CHECK((block > 0) == layout.offsets.empty(),
+               "state: blocks of {} tokens and {} offsets, expected one of the two", block,
+               layout.offsets.size());
+  layout = block > 0 ? BlockLayout::uniform(seq_len, static_cast<int32_t>(block))
+                     : BlockLayout::explicit_offsets(seq_len, num_heads, std::move(layout.offsets));
+}
+
+// One row for all heads, or one each.
+void transfer_order(const StateIo& io, TokenOrder& order, int64_t seq_len) {
+  io.values("order", order.order);
+  if (!io.reading()) return;
+  const auto count = static_cast<int64_t>(order.order.size());
+  LACUNA_CHECK(count % seq_len == 0, "state: an order of {} tokens, expected a multiple of {}",
+               count, seq_len);
+  order.seq_len = count > 0 ? seq_len : 0;
+  order.num_heads = count / seq_len;
+}
+
 // No empty row but where every token of the query block copies another's output.
 void check_rows(const Selection& selection) {
   const TokenOrder& source = selection.row_source;
@@ -169,6 +195,44 @@ void check_selection(const Selection& selection, std::string_view who, int64_t n
         LACUNA_CHECK(mask.get(h, qb, kb), "{}: head {} drops text block pair ({}, {})", who, h, qb,
                      kb);
   }
+}
+
+void transfer(const StateIo& io, BlockMask& mask) {
+  int64_t heads = mask.num_heads(), rows = mask.num_q_blocks(), columns = mask.num_k_blocks();
+  io.number("heads", heads, 0, kMaxHeads);
+  io.number("rows", rows, 0, kMaxBlocks);
+  io.number("columns", columns, 0, kMaxBlocks);
+  const int64_t count = heads * rows * ((columns + 63) / 64);
+  std::vector<uint64_t> words;
+  if (!io.reading() && count > 0) {
+    const uint64_t* first = mask.row(0, 0).data();
+    words.assign(first, first + count);
+  }
+  io.values("words", words);
+  if (!io.reading()) return;
+  LACUNA_CHECK(static_cast<int64_t>(words.size()) == count,
+               "state: a mask of {} words, expected {} for {} heads, {}x{} blocks", words.size(),
+               count, heads, rows, columns);
+  mask = {};
+  if (count == 0) return;
+  mask = BlockMask(heads, static_cast<int32_t>(rows), static_cast<int32_t>(columns));
+  std::copy(words.begin(), words.end(), mask.row(0, 0).data());
+}
+
+void transfer(const StateIo& io, Selection& s, int64_t num_heads, int64_t video_tokens,
+              int64_t text_tokens) {
+  const int64_t seq_len = video_tokens + text_tokens;
+  transfer_layout(io.in("q"), s.q_layout, num_heads, seq_len);
+  transfer_layout(io.in("k"), s.k_layout, num_heads, seq_len);
+  transfer_order(io.in("q_order"), s.q_order, seq_len);
+  transfer_order(io.in("k_order"), s.k_order, seq_len);
+  transfer_order(io.in("row_source"), s.row_source, seq_len);
+  transfer(io.in("mask"), s.mask);
+  io.flag("wants_lse", s.wants_lse);
+  io.flag("wants_block_mass", s.wants_block_mass);
+  io.flag("wants_skip_bits", s.wants_skip_bits);
+  io.flag("provisional", s.provisional);
+  if (io.reading()) check_selection(s, "state", num_heads, video_tokens, text_tokens);
 }
 
 }  // namespace lacuna

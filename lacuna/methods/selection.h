@@ -25,4 +25,10 @@ Selection pick_heads(const Selection& all, std::span<const int32_t> heads);
 void check_selection(const Selection& selection, std::string_view who, int64_t num_heads,
                      int64_t video_tokens, int64_t text_tokens);
 
+// Saves or restores a mask of any sizes, which the caller checks. Empty stays empty.
+void transfer(const StateIo& io, BlockMask& mask);
+// The same of a selection of all heads; one that is restored passed check_selection.
+void transfer(const StateIo& io, Selection& selection, int64_t num_heads, int64_t video_tokens,
+              int64_t text_tokens);
+
 }  // namespace lacuna

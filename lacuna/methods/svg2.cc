@@ -52,6 +52,12 @@ constexpr ParamSpec kSpecs[] = {
 // selection.
 struct Centroids final : State {
   std::vector<Tensor> q, k;
+  void transfer(const StateIo& io, int64_t num_heads, int64_t /*seq_len*/) override {
+    for (const auto& [side, name] : {std::pair{&q, "q"}, std::pair{&k, "k"}}) {
+      side->resize(static_cast<size_t>(num_heads));
+      for (size_t h = 0; h < side->size(); ++h) io.in(name).tensor(std::to_string(h), (*side)[h]);
+    }
+  }
 };
 
 // One side of the attention map.
@@ -91,6 +97,11 @@ void partition(const SelectArgs& args, const Side& side) {
                      centroids);
       limit = "first_iterations";
     }
+    const TensorView& held = centroids.view();
+    LACUNA_CHECK(held.rank == 2 && held.dtype == x.dtype && held.shape[0] == side.clusters &&
+                     held.shape[1] == x.shape[2],
+                 "svg2: centroids {}, expected [{}, {}] {}", held.describe(), side.clusters,
+                 x.shape[2], dtype_name(x.dtype));
     const std::span row = std::span(offsets).subspan(i * (blocks + 1), blocks + 1);
     run_kmeans(args.backend, args.workspace, x, static_cast<int>(args.params.get_int(limit)),
                centroids, std::span(side.order.order).subspan(i * video, video),

@@ -25,11 +25,14 @@ class FakeMethod : public Method {
     Observation observation;
     std::vector<int32_t> heads;
   };
+  struct Nothing : State {
+    void transfer(const StateIo&, int64_t, int64_t) override {}
+  };
 
   std::string_view name() const override { return "fake"; }
   std::string_view summary() const override { return "for tests"; }
   std::span<const ParamSpec> specs() const override { return {}; }
-  std::unique_ptr<State> make_state() const override { return std::make_unique<State>(); }
+  std::unique_ptr<State> make_state() const override { return std::make_unique<Nothing>(); }
   Selection select(const SelectArgs& args, State* state) const override {
     calls.push_back({args.site, {args.head_ids.begin(), args.head_ids.end()}, state});
     return choose ? choose(args) : full(args);

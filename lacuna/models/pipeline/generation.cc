@@ -26,21 +26,16 @@ std::string gib(int64_t bytes) {
   return fmt::format("{:.2f} GiB", bytes / 1073741824.0);
 }
 
-// Masks and method states that outlive a step are not in the latents file, so a resumed run would
-// select others.
-void check_resumable(const Policy& policy, const SamplingState& state) {
-  if (state.next_step == 0) return;
-  for (const Rule& rule : policy.rules()) {
-    const Method* method = rule.plan.method;
-    if (method == nullptr) continue;
-    const RefreshKind refresh = rule.plan.refresh.kind;
-    const bool carried = refresh == RefreshKind::carry || method->make_state() != nullptr ||
-                         (!method->static_mask() && refresh != RefreshKind::every_step);
-    LACUNA_CHECK(!carried,
-                 "resume: {} with refresh={} carries masks or measurements from step to step, "
-                 "which the latents file does not hold; start again",
-                 method->name(), refresh_info(refresh).name);
-  }
+// Gives the engine what it carried when the run stopped.
+void restore_attention(Engine& engine, Model& model, const Request& request,
+                       const SamplingState& state) {
+  if (state.next_step == 0 || !engine.carries()) return;
+  LACUNA_CHECK(!state.attention.empty(),
+               "resume: {} carries masks from step to step, which the latents file does not hold; "
+               "start again",
+               request.profile.empty() ? request.attention : request.profile);
+  const ProfileTarget target = profile_target(model, request);
+  engine.restore(state.attention, target.grid, target.text_tokens, target.num_heads);
 }
 
 // Where attention will run from `first_step` on.
@@ -193,7 +188,7 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   Engine engine(ctx.backend, request_policy(model, request));
   const int first_step = resume ? resume->next_step : 0;
   set_up(engine, model, request, hooks, first_step);
-  if (resume) check_resumable(engine.policy(), *resume);
+  if (resume) restore_attention(engine, model, request, *resume);
   check_memory(plan_memory(model, request, tiling), ctx.backend, max_memory, hooks.note);
   if (!files.video.empty()) {
     // Opened and dropped: an unwritable output is better known now than after an hour.

@@ -19,9 +19,8 @@ std::span<float> values(const TensorView& t) {
 }
 
 Tensor copy_of(std::span<const float> source) {
-  Tensor t(DType::f32, {static_cast<int64_t>(source.size())});
-  std::memcpy(t.as<float>(), source.data(), source.size_bytes());
-  return t;
+  return copy_of(make_view(const_cast<float*>(source.data()), DType::f32,
+                           {static_cast<int64_t>(source.size())}));
 }
 
 // What one expert needs for a whole schedule; rebuilt when the expert changes.
@@ -49,13 +48,16 @@ ExpertState prepare_expert(Context& ctx, const SamplingInputs& inputs, const Sam
   return state;
 }
 
-void snapshot(const Sampler& sampler, const TensorView& x, int next_step, SamplingState& state) {
+void snapshot(const Sampler& sampler, const Engine& engine, const TensorView& x, int next_step,
+              SamplingState& state) {
   std::memcpy(state.latents.as<float>(), x.data, static_cast<size_t>(x.numel()) * sizeof(float));
   state.next_step = next_step;
   state.sampler.clear();
   for (const Sampler::NamedState& s : sampler.state()) {
     state.sampler.emplace_back(s.name, copy_of(s.values));
   }
+  state.attention.clear();
+  if (engine.carries() && next_step < sampler.num_steps()) engine.save(state.attention);
 }
 
 std::unique_ptr<Sampler> restored_sampler(const Request& request, const SamplingState& state) {
@@ -161,7 +163,7 @@ void Denoiser::finish(Engine& engine, const TensorView& velocity) {
                  "sampling: not a finite number after step {}; try --dtype f32 or a lower shift",
                  step);
   }
-  snapshot(*s.sampler, s.x, step + 1, s.state);
+  snapshot(*s.sampler, engine, s.x, step + 1, s.state);
 }
 
 void sample(Context& ctx, Engine& engine, const SamplingInputs& inputs, SamplingState& state,
@@ -212,6 +214,8 @@ void save_state(const std::filesystem::path& path, const Request& request,
                 const SamplingState& state) {
   std::vector<std::pair<std::string, TensorView>> tensors{{"latents", state.latents}};
   for (const auto& [name, tensor] : state.sampler) tensors.emplace_back("sampler." + name, tensor);
+  for (const auto& [name, tensor] : state.attention)
+    tensors.emplace_back("attention." + name, tensor);
   write_safetensors(path, tensors,
                     {{std::string(kFormatKey), std::string(kFormat)},
                      {"request", request.to_json()},
@@ -234,10 +238,12 @@ LoadedState load_state(const std::filesystem::path& path) {
                "latents file: {} stopped at step {} of {}", path.string(), next,
                loaded.request.sampler.num_steps);
   loaded.state.latents = owned_f32(file, "latents", 4);
-  constexpr std::string_view kPrefix = "sampler.";
+  constexpr std::string_view kSampler = "sampler.", kAttention = "attention.";
   for (const auto& [name, view] : file.tensors()) {
-    if (!name.starts_with(kPrefix)) continue;
-    loaded.state.sampler.emplace_back(name.substr(kPrefix.size()), owned_f32(file, name, 1));
+    if (name.starts_with(kSampler))
+      loaded.state.sampler.emplace_back(name.substr(kSampler.size()), owned_f32(file, name, 1));
+    if (name.starts_with(kAttention))
+      loaded.state.attention.emplace(name.substr(kAttention.size()), copy_of(view));
   }
   return loaded;
 }

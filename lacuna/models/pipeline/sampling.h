@@ -24,6 +24,7 @@ struct SamplingState {
   Tensor latents;  // [channels, frames, height, width] f32
   int next_step = 0;
   std::vector<std::pair<std::string, Tensor>> sampler;  // Sampler::state()
+  StateTensors attention;                               // Engine::save(), if it carries anything
 };
 
 struct StepReport {
@@ -82,8 +83,8 @@ class Denoiser {
 void sample(Context& ctx, Engine& engine, const SamplingInputs& inputs, SamplingState& state,
             const std::function<void(const StepReport&)>& on_step);
 
-// Latents file: safetensors with `latents`, `sampler.*`, and the request as metadata; written
-// atomically. It is all that `decode` and `--resume` need.
+// Latents file: safetensors with `latents`, `sampler.*`, `attention.*`, and the request as
+// metadata; written atomically. It is all that `decode` and `--resume` need.
 void save_state(const std::filesystem::path& path, const Request& request,
                 const SamplingState& state);
 struct LoadedState {

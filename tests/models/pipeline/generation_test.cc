@@ -120,22 +120,43 @@ TEST_F(GenerationTest, ResumesBitForBitAfterCancel) {
   }
 }
 
-// Masks, carried skips and method states are not in the latents file.
-TEST_F(GenerationTest, RefusesToResumeWhatTheFileDoesNotHold) {
-  const std::pair<const char*, const char*> plans[] = {{"adaspa", "none"},
-                                                       {"dense:refresh=carry", "recall"}};
+// Stopped within a step: what its first layers selected must not show.
+TEST_F(GenerationTest, ResumesWhatIsCarriedBitForBit) {
+  const std::pair<const char*, const char*> plans[] = {
+      {"xattention:block=16,stride=4,top_p=0.6,refresh=drift,delta=0.01", "none"},
+      {"svg2:q_clusters=4,k_clusters=9,top_p=0.7", "none"},
+      {"dense:refresh=carry", "recall"}};
   for (const auto& [attention, skip] : plans) {
+    SCOPED_TRACE(attention);
     Request r = request();
     r.attention = attention;
     r.skip = skip;
+    make(r, "whole");
     GenerationHooks hooks;
-    cancel_ = false;
-    hooks.step = [&](const StepReport&) { cancel_ = true; };
+    hooks.inputs = [&](const Site& site, const VideoGrid&, int64_t, const TensorView&,
+                       const TensorView&, const TensorView&) {
+      if (site.step == 2 && site.layer == 1) cancel_ = true;
+    };
     EXPECT_THROW(make(r, "part", hooks), Cancelled);
     cancel_ = false;
     LoadedState loaded = load_state(folder_ / "part.safetensors");
-    EXPECT_THROW(make(loaded.request, "part", {}, std::move(loaded.state)), Error) << attention;
+    EXPECT_EQ(loaded.state.next_step, 2);
+    make(loaded.request, "part", {}, std::move(loaded.state));
+    EXPECT_EQ(bytes("part.safetensors"), bytes("whole.safetensors"));
+    EXPECT_EQ(bytes("part.y4m"), bytes("whole.y4m"));
   }
+}
+
+TEST_F(GenerationTest, RefusesToResumeWithoutTheMasks) {
+  Request r = request();
+  r.attention = "adaspa";
+  GenerationHooks hooks;
+  hooks.step = [&](const StepReport&) { cancel_ = true; };
+  EXPECT_THROW(make(r, "part", hooks), Cancelled);
+  cancel_ = false;
+  LoadedState loaded = load_state(folder_ / "part.safetensors");
+  loaded.state.attention.clear();
+  EXPECT_THROW(make(loaded.request, "part", {}, std::move(loaded.state)), Error);
 }
 
 TEST_F(GenerationTest, FullMaskEqualsDense) {
