@@ -24,6 +24,9 @@ function(lacuna_kernel_flags library suffix)
   endforeach()
 endfunction()
 
+# Tests run side by side: threads that spin while they wait would take the cores from each other.
+set(LACUNA_TEST_ENVIRONMENT OMP_WAIT_POLICY=passive)
+
 # lacuna_test(name folder LIBS ...): one GoogleTest binary per layer folder, labelled with its name.
 function(lacuna_test name folder)
   cmake_parse_arguments(ARG "" "" "LIBS" ${ARGN})
@@ -36,7 +39,8 @@ function(lacuna_test name folder)
   target_compile_definitions(test_${name} PRIVATE
     LACUNA_TEST_DATA="${CMAKE_SOURCE_DIR}/tests/data" LACUNA_ASSETS="${CMAKE_SOURCE_DIR}/assets")
   include(GoogleTest)
-  gtest_discover_tests(test_${name} DISCOVERY_MODE PRE_TEST PROPERTIES LABELS ${name} TIMEOUT 300)
+  gtest_discover_tests(test_${name} DISCOVERY_MODE PRE_TEST
+    PROPERTIES LABELS ${name} TIMEOUT 300 ENVIRONMENT ${LACUNA_TEST_ENVIRONMENT})
 endfunction()
 
 # lacuna_embed_text(library file symbol): `std::string_view lacuna::symbol()` returns the file's text.
