@@ -85,12 +85,13 @@ class Backend : public Memory {
   virtual void block_mean(const TensorView& x, std::span<const int32_t> head_ids,
                           const BlockLayout& layout, const TensorView& out) = 0;
   // XAttention antidiagonal block scores (arXiv 2503.16428, Alg. 1; methods_haste_xattention_svg.md
-  // 2.2): q, k [heads, seq_len, head_dim] -> out [head_ids.size(), num_q_blocks, num_k_blocks] f32,
-  // rows sum to 1. layout must be uniform with block a multiple of stride. A short last group of
-  // queries is reversed within its own tokens, so two groups always share min(sizes) pairs, and
-  // logits divide by that. Out = mean over the query groups of the block. `compat` keeps the
-  // published padding (same section 2.3, items 2-4): zero tokens fill the groups, padding keys take
-  // mass, and what falls on blocks of padding alone is cut off, so rows may sum to less than 1.
+  // 2.2): q, k [heads, seq_len, head_dim] of one dtype -> out [head_ids.size(), num_q_blocks,
+  // num_k_blocks] f32, rows sum to 1. layout must be uniform with block a multiple of stride. A
+  // short last group of queries is reversed within its own tokens, so two groups always share
+  // min(sizes) pairs, and logits divide by that. Out = mean over the query groups of the block.
+  // `compat` keeps the published padding (same section 2.3, items 2-4): zero tokens fill the
+  // groups, padding keys take mass, and what falls on blocks of padding alone is cut off, so rows
+  // may sum to less than 1.
   virtual void antidiagonal_scores(const TensorView& q, const TensorView& k,
                                    std::span<const int32_t> head_ids, const BlockLayout& q_layout,
                                    const BlockLayout& k_layout, float sm_scale, int32_t stride,
@@ -151,8 +152,8 @@ class Backend : public Memory {
   // out = gelu_tanh(gate) * up, elementwise; equal shapes and dtypes.
   virtual void gelu_mul(const TensorView& gate, const TensorView& up, const TensorView& out) = 0;
   // x [t, h, w, c_in] f32|bf16 contiguous, w [c_out, c_in, kt, kh, kw] of x's dtype, bias [c_out]
-  // f32 or null, residual of out's shape or null (added last) -> out [t', h', w', c_out], x's
-  // dtype.
+  // f32 or null, residual of out's shape and dtype, contiguous, or null (added last) ->
+  // out [t', h', w', c_out], x's dtype.
   virtual void conv3d(const TensorView& x, const TensorView& w, const float* bias,
                       const ConvParams& conv, const TensorView* residual,
                       const TensorView& out) = 0;

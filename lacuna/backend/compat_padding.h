@@ -7,6 +7,8 @@
 #include <bit>
 #include <cstdint>
 
+#include "lacuna/core/round.h"
+
 namespace lacuna {
 
 // Groups of padding keys: all of them, and those inside the last block that has real keys.
@@ -15,7 +17,6 @@ struct CompatPadding {
 };
 
 inline CompatPadding compat_padding(int64_t k_len, int64_t stride, int64_t block) {
-  const auto ceil_div = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
   const auto pow2 = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(k_len)));
   // Padded to a whole number of query chunks.
   const int64_t chunk =

@@ -9,9 +9,10 @@
 #include "lacuna/backend/cpu/attend.h"
 #include "lacuna/backend/cpu/attend_plan.h"
 #include "lacuna/backend/cpu/attend_scratch.h"
+#include "lacuna/backend/cpu/elements.h"
 #include "lacuna/backend/cpu/kernel_ops.h"
-#include "lacuna/backend/cpu/nn_checks.h"
 #include "lacuna/backend/cpu/select.h"
+#include "lacuna/backend/select_check.h"
 #include "lacuna/core/threads.h"
 
 namespace lacuna::cpu {
@@ -19,32 +20,6 @@ namespace {
 
 constexpr double kLog2E = 1.44269504088896340736;
 constexpr int64_t kPiecesPerPackTask = 8;
-
-void check(const TensorView& q, const TensorView& k, const float* lse,
-           std::span<const int32_t> head_ids, const BlockLayout& q_layout,
-           const BlockLayout& k_layout, const TensorView& out) {
-  constexpr const char* kWho = "block_mass";
-  for (const TensorView* x : {&q, &k}) {
-    check_real(kWho, *x);
-    check_rank(kWho, *x, 3);
-    check_channels(kWho, *x);
-  }
-  check_real(kWho, out);
-  check_rank(kWho, out, 3);
-  LACUNA_CHECK(q.dtype == k.dtype && q.shape[2] == k.shape[2] && q_layout.seq_len == q.shape[1] &&
-                   k_layout.seq_len == k.shape[1],
-               "{}: q {} and k {}, expected one dtype and head_dim, {} and {} tokens", kWho,
-               q.describe(), k.describe(), q_layout.seq_len, k_layout.seq_len);
-  LACUNA_CHECK(out.dtype == DType::f32 && out.shape[0] == static_cast<int64_t>(head_ids.size()) &&
-                   out.shape[1] == q_layout.num_blocks && out.shape[2] == k_layout.num_blocks,
-               "{}: out {}, expected [{}, {}, {}] f32", kWho, out.describe(), head_ids.size(),
-               q_layout.num_blocks, k_layout.num_blocks);
-  check_channels(kWho, out);
-  LACUNA_CHECK(lse != nullptr || out.numel() == 0, "{}: lse null", kWho);
-  for (int32_t h : head_ids)
-    LACUNA_CHECK(h >= 0 && h < q.shape[0] && h < k.shape[0], "{}: head {} of q {} and k {}", kWho,
-                 h, q.describe(), k.describe());
-}
 
 // What AttendParams would say of this call: HeadPlan and the choice of kernel read it.
 AttendParams as_attend(const TensorView& q, const BlockLayout& q_layout,
@@ -115,7 +90,8 @@ struct Head {
 void block_mass(const TensorView& q, const TensorView& k, const float* lse,
                 std::span<const int32_t> head_ids, const BlockLayout& q_layout,
                 const BlockLayout& k_layout, float sm_scale, Isa isa, const TensorView& out) {
-  check(q, k, lse, head_ids, q_layout, k_layout, out);
+  check_block_mass(Reach::host, q, k, lse, head_ids, q_layout, k_layout, out);
+  check_channels("block_mass", out);
   if (out.numel() == 0) return;
   const AttendParams p = as_attend(q, q_layout, k_layout);
   const KernelOps& ops = attend_kernel(p.dtype, p.head_dim, isa);

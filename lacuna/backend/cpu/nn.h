@@ -13,7 +13,7 @@ namespace lacuna::cpu {
 // are widened to f32 (exact) and the result is rounded once.
 void linear(OneDnn& dnn, const TensorView& x, const TensorView& w, const float* bias,
             Epilogue epilogue, const float* gate, const TensorView& out);
-// linear() without its rule that a residual is f32; for other operations built on it.
+// linear() without its checks, and with a residual of any type; for operations built on it.
 void gemm(OneDnn& dnn, const TensorView& x, const TensorView& w, const float* bias,
           Epilogue epilogue, const float* gate, const TensorView& out);
 void conv3d(OneDnn& dnn, const TensorView& x, const TensorView& w, const float* bias,

@@ -5,9 +5,10 @@
 #include <algorithm>
 #include <cstring>
 
+#include "lacuna/backend/cpu/elements.h"
 #include "lacuna/backend/cpu/nn.h"
-#include "lacuna/backend/cpu/nn_checks.h"
 #include "lacuna/backend/cpu/nn_math.h"
+#include "lacuna/backend/network_check.h"
 #include "lacuna/core/threads.h"
 
 namespace lacuna::cpu {
@@ -40,43 +41,6 @@ struct Conv {
     return round_up(in_rows(rows) * in_frames(frames) * in_row() * compute_bytes(), 64);
   }
 };
-
-int64_t out_size(int64_t in, int64_t pad, int64_t kernel, int64_t stride) {
-  return in + pad < kernel ? 0 : (in + pad - kernel) / stride + 1;
-}
-
-void check_conv(const TensorView& x, const TensorView& w, const ConvParams& conv,
-                const TensorView* residual, const TensorView& out) {
-  for (const TensorView* t : {&x, &w, &out}) {
-    check_real("conv3d", *t);
-    LACUNA_CHECK(t->dtype == x.dtype && t->contiguous(), "conv3d: {}, expected contiguous {}",
-                 t->describe(), dtype_name(x.dtype));
-  }
-  check_rank("conv3d", x, 4);
-  check_rank("conv3d", w, 5);
-  check_rank("conv3d", out, 4);
-  LACUNA_CHECK(conv.stride_t > 0 && conv.stride_h > 0 && conv.stride_w > 0,
-               "conv3d: strides {} {} {}, expected 1 or more", conv.stride_t, conv.stride_h,
-               conv.stride_w);
-  LACUNA_CHECK(
-      conv.pad_top >= 0 && conv.pad_bottom >= 0 && conv.pad_left >= 0 && conv.pad_right >= 0,
-      "conv3d: padding {} {} {} {}, expected 0 or more", conv.pad_top, conv.pad_bottom,
-      conv.pad_left, conv.pad_right);
-  LACUNA_CHECK(w.numel() > 0 && w.shape[1] == x.shape[3],
-               "conv3d: w {} for x {}, expected equal input channels", w.describe(), x.describe());
-  const int64_t t = out_size(x.shape[0], 0, w.shape[2], conv.stride_t);
-  const int64_t h =
-      out_size(x.shape[1], int64_t{conv.pad_top} + conv.pad_bottom, w.shape[3], conv.stride_h);
-  const int64_t width =
-      out_size(x.shape[2], int64_t{conv.pad_left} + conv.pad_right, w.shape[4], conv.stride_w);
-  LACUNA_CHECK(
-      out.shape[0] == t && out.shape[1] == h && out.shape[2] == width && out.shape[3] == w.shape[0],
-      "conv3d: out {}, expected [{}, {}, {}, {}]", out.describe(), t, h, width, w.shape[0]);
-  if (residual == nullptr) return;
-  check_real("conv3d", *residual);
-  check_same_shape("conv3d", *residual, out);
-  LACUNA_CHECK(residual->contiguous(), "conv3d: residual strided, expected contiguous");
-}
 
 // Copies n contiguous elements from element `from` of x to element `to` of y.
 void copy_elements(const TensorView& x, int64_t from, const TensorView& y, int64_t to, int64_t n) {
@@ -249,7 +213,7 @@ void run(const Conv& c) {
 
 void conv3d(OneDnn& dnn, const TensorView& x, const TensorView& w, const float* bias,
             const ConvParams& conv, const TensorView* residual, const TensorView& out) {
-  check_conv(x, w, conv, residual, out);
+  check_conv3d(Reach::host, x, w, conv, residual, out);
   if (out.numel() == 0) return;
   Conv c{.dnn = dnn, .x = x, .w = w, .bias = bias, .conv = conv, .residual = residual, .out = out};
   const bool unit = w.shape[2] == 1 && w.shape[3] == 1 && w.shape[4] == 1 && conv.stride_t == 1 &&

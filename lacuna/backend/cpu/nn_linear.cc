@@ -3,9 +3,10 @@
 #include <algorithm>
 #include <cstring>
 
+#include "lacuna/backend/cpu/elements.h"
 #include "lacuna/backend/cpu/nn.h"
-#include "lacuna/backend/cpu/nn_checks.h"
 #include "lacuna/backend/cpu/nn_math.h"
+#include "lacuna/backend/network_check.h"
 #include "lacuna/core/threads.h"
 
 namespace lacuna::cpu {
@@ -192,24 +193,10 @@ void run(const Gemm& g) {
   }
 }
 
-void check_linear(const TensorView& x, const TensorView& w, const TensorView& out) {
-  for (const TensorView* t : {&x, &w, &out}) check_rows("linear", *t);
-  LACUNA_CHECK(w.dtype == x.dtype && w.shape[1] == x.shape[1] && out.shape[0] == x.shape[0] &&
-                   out.shape[1] == w.shape[0],
-               "linear: x {}, w {}, out {}, expected [m, k], [n, k] of one dtype and [m, n]",
-               x.describe(), w.describe(), out.describe());
-  LACUNA_CHECK(x.shape[1] > 0, "linear: x {}, expected 1 or more channels", x.describe());
-  for (const TensorView* t : {&x, &w, &out})
-    LACUNA_CHECK(t->shape[0] <= 1 || t->stride[0] >= t->shape[1],
-                 "linear: rows of {} are {} elements apart, expected no overlap", t->describe(),
-                 t->stride[0]);
-}
-
 }  // namespace
 
 void gemm(OneDnn& dnn, const TensorView& x, const TensorView& w, const float* bias,
           Epilogue epilogue, const float* gate, const TensorView& out) {
-  check_linear(x, w, out);
   if (out.numel() == 0) return;
   Gemm g{.dnn = dnn, .x = x, .w = w, .bias = bias, .gate = gate, .out = out, .epilogue = epilogue};
   if (epilogue != Epilogue::residual) g.gate = nullptr;
@@ -228,8 +215,11 @@ void gemm(OneDnn& dnn, const TensorView& x, const TensorView& w, const float* bi
 
 void linear(OneDnn& dnn, const TensorView& x, const TensorView& w, const float* bias,
             Epilogue epilogue, const float* gate, const TensorView& out) {
-  LACUNA_CHECK(epilogue != Epilogue::residual || out.dtype == DType::f32,
-               "linear: residual into {}, expected f32", out.describe());
+  check_linear(Reach::host, x, w, epilogue, out);
+  for (const TensorView* t : {&x, &w, &out})
+    LACUNA_CHECK(t->shape[0] <= 1 || t->stride[0] >= t->shape[1],
+                 "linear: rows of {} are {} elements apart, expected no overlap", t->describe(),
+                 t->stride[0]);
   gemm(dnn, x, w, bias, epilogue, gate, out);
 }
 

@@ -6,9 +6,10 @@
 #include <type_traits>
 #include <vector>
 
+#include "lacuna/backend/cpu/elements.h"
 #include "lacuna/backend/cpu/nn.h"
-#include "lacuna/backend/cpu/nn_checks.h"
 #include "lacuna/backend/cpu/nn_math.h"
+#include "lacuna/backend/network_check.h"
 #include "lacuna/core/threads.h"
 
 #define LACUNA_INLINE __attribute__((always_inline))
@@ -151,21 +152,6 @@ void rms_norm_rows(const TensorView& x, const float* weight, float eps, const Ro
   });
 }
 
-int64_t check_rope(const RopeTables& rope, const TensorView& x, int32_t num_heads) {
-  LACUNA_CHECK(num_heads > 0 && x.shape[1] % num_heads == 0,
-               "rms_norm: {} channels in {} heads, expected whole heads", x.shape[1], num_heads);
-  const int64_t head_dim = x.shape[1] / num_heads;
-  const int64_t pairs = int64_t{rope.pairs_frames} + rope.pairs_height + rope.pairs_width;
-  LACUNA_CHECK(rope.pairs_frames >= 0 && rope.pairs_height >= 0 && rope.pairs_width >= 0 &&
-                   2 * pairs == head_dim,
-               "rms_norm: {} rotary pairs, expected half of head_dim {}", pairs, head_dim);
-  LACUNA_CHECK(rope.frames > 0 && rope.height > 0 && rope.width > 0 &&
-                   rope.frames * rope.height * rope.width == x.shape[0],
-               "rms_norm: {} tokens, expected the grid's {}x{}x{}", x.shape[0], rope.frames,
-               rope.height, rope.width);
-  return head_dim;
-}
-
 // Rows of a tensor of any rank whose channels are contiguous; index over all other dimensions.
 struct AnyRows {
   const TensorView& x;
@@ -200,10 +186,7 @@ void channel_norm_row(const T* x, const float* gamma, bool silu, int64_t c, T* o
 
 void layer_norm(const TensorView& x, const float* weight, const float* bias, const float* scale,
                 const float* shift, float eps, const TensorView& out) {
-  check_rows("layer_norm", x);
-  check_rows("layer_norm", out);
-  check_same_shape("layer_norm", x, out);
-  LACUNA_CHECK(x.dtype == DType::f32, "layer_norm: x {}, expected f32", x.describe());
+  check_layer_norm(Reach::host, x, out);
   const int64_t d = x.shape[1];
   if (x.numel() == 0) return;
   const Affine affine = merge_affine(weight, bias, scale, shift, d);
@@ -218,12 +201,9 @@ void layer_norm(const TensorView& x, const float* weight, const float* bias, con
 
 void rms_norm(const TensorView& x, const float* weight, float eps, const RopeTables* rope,
               int32_t num_heads, const TensorView& out) {
-  check_rows("rms_norm", x);
-  check_rows("rms_norm", out);
-  check_same_shape("rms_norm", x, out);
-  LACUNA_CHECK(weight != nullptr, "rms_norm: weight null");
-  const int64_t head_dim = rope != nullptr ? check_rope(*rope, x, num_heads) : 0;
+  check_rms_norm(Reach::host, x, weight, rope, num_heads, out);
   if (x.numel() == 0) return;
+  const int64_t head_dim = rope != nullptr ? x.shape[1] / num_heads : 0;
   with_type(x.dtype, [&](auto* x_type) {
     with_type(out.dtype, [&](auto* out_type) {
       rms_norm_rows<std::remove_pointer_t<decltype(x_type)>,
@@ -233,13 +213,8 @@ void rms_norm(const TensorView& x, const float* weight, float eps, const RopeTab
 }
 
 void gelu_mul(const TensorView& gate, const TensorView& up, const TensorView& out) {
-  for (const TensorView* t : {&gate, &up, &out}) {
-    check_real("gelu_mul", *t);
-    check_channels("gelu_mul", *t);
-    check_same_shape("gelu_mul", gate, *t);
-    LACUNA_CHECK(t->dtype == gate.dtype, "gelu_mul: {} and {}, expected one dtype", gate.describe(),
-                 t->describe());
-  }
+  check_gelu_mul(Reach::host, gate, up, out);
+  for (const TensorView* t : {&gate, &up, &out}) check_channels("gelu_mul", *t);
   if (gate.numel() == 0) return;
   const int64_t d = gate.shape[gate.rank - 1];
   with_type(gate.dtype, [&](auto* type) {
@@ -259,12 +234,7 @@ void gelu_mul(const TensorView& gate, const TensorView& up, const TensorView& ou
 }
 
 void channel_norm(const TensorView& x, const float* gamma, bool silu, const TensorView& out) {
-  check_real("channel_norm", x);
-  check_same_shape("channel_norm", x, out);
-  LACUNA_CHECK(x.rank >= 1 && x.dtype == out.dtype && x.contiguous() && out.contiguous(),
-               "channel_norm: {} to {}, expected contiguous and one dtype", x.describe(),
-               out.describe());
-  LACUNA_CHECK(gamma != nullptr, "channel_norm: gamma null");
+  check_channel_norm(Reach::host, x, gamma, out);
   if (x.numel() == 0) return;
   const int64_t c = x.shape[x.rank - 1];
   with_type(x.dtype, [&](auto* type) {

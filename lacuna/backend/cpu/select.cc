@@ -11,8 +11,9 @@
 #include <type_traits>
 #include <vector>
 
-#include "lacuna/backend/cpu/nn_checks.h"
+#include "lacuna/backend/cpu/elements.h"
 #include "lacuna/backend/cpu/nn_math.h"
+#include "lacuna/backend/select_check.h"
 #include "lacuna/core/threads.h"
 
 namespace lacuna::cpu {
@@ -46,26 +47,6 @@ void mean_columns(const T* x, int64_t token_stride, int64_t tokens, int64_t chan
     store_lanes(out + v * 8, _mm256_mul_ps(total[v], factor), channels - v * 8);
 }
 
-void check_heads(const char* who, std::span<const int32_t> head_ids, const TensorView& x) {
-  for (int32_t h : head_ids)
-    LACUNA_CHECK(h >= 0 && h < x.shape[0], "{}: head {}, {} has heads 0 to {}", who, h,
-                 x.describe(), x.shape[0] - 1);
-}
-
-void check_scores(const char* who, const TensorView& scores, size_t num_params,
-                  const BlockMask& mask) {
-  check_real(who, scores);
-  check_rank(who, scores, 3);
-  LACUNA_CHECK(scores.dtype == DType::f32, "{}: scores {}, expected f32", who, scores.describe());
-  LACUNA_CHECK(scores.shape[0] == mask.num_heads() && scores.shape[1] == mask.num_q_blocks() &&
-                   scores.shape[2] == mask.num_k_blocks(),
-               "{}: scores {}, expected [{}, {}, {}] as the mask", who, scores.describe(),
-               mask.num_heads(), mask.num_q_blocks(), mask.num_k_blocks());
-  LACUNA_CHECK(static_cast<int64_t>(num_params) == mask.num_heads(),
-               "{}: {} parameters, expected one for each of {} heads", who, num_params,
-               mask.num_heads());
-}
-
 // A score and its block as one integer: higher scores are greater; among equals, lower blocks are.
 uint64_t rank_key(float score, int64_t block) {
   const auto bits = std::bit_cast<uint32_t>(score + 0.0f);  // -0 and +0 are equal
@@ -86,17 +67,15 @@ void keep(std::span<uint64_t> row, int32_t block) {
   row[block / 64] |= uint64_t{1} << (block % 64);
 }
 
-// Keys of one row of scores; `valid` says which scores are allowed.
-template <typename Valid>
-void read_keys(const char* who, const TensorView& scores, int64_t head, int64_t qb, Valid&& valid,
-               std::vector<uint64_t>& keys) {
+// Keys of one row of scores.
+template <void (*kCheck)(float score, int64_t head, int64_t q_block)>
+void read_keys(const TensorView& scores, int64_t head, int64_t qb, std::vector<uint64_t>& keys) {
   const auto* row =
       static_cast<const float*>(scores.data) + head * scores.stride[0] + qb * scores.stride[1];
   keys.resize(static_cast<size_t>(scores.shape[2]));
   for (int64_t kb = 0; kb < scores.shape[2]; ++kb) {
     const float score = row[kb * scores.stride[2]];
-    LACUNA_CHECK(valid(score), "{}: score {} at head {}, query block {}, key block {}", who, score,
-                 head, qb, kb);
+    kCheck(score, head, qb);
     keys[static_cast<size_t>(kb)] = rank_key(score, kb);
   }
 }
@@ -126,20 +105,8 @@ void keep_top_p(std::vector<uint64_t>& keys, double p, std::span<uint64_t> row) 
 
 void permute(const char* who, const TensorView& x, const int32_t* order, int64_t order_head_stride,
              const TensorView& out, bool scatter) {
-  check_rank(who, x, 3);
-  check_rank(who, out, 3);
-  check_channels(who, x);
-  check_channels(who, out);
-  LACUNA_CHECK(x.shape[0] == out.shape[0] && x.shape[2] == out.shape[2] &&
-                   (!scatter || x.shape[1] == out.shape[1]),
-               "{}: {} to {}, expected equal heads and channels, and for a scatter equal tokens",
-               who, x.describe(), out.describe());
-  LACUNA_CHECK(x.dtype == out.dtype && !is_quantized(x.dtype), "{}: {} to {}, expected one dtype",
-               who, x.describe(), out.describe());
-  LACUNA_CHECK(x.device == Device::cpu && out.device == Device::cpu,
-               "{}: {} on a device, expected host memory", who, x.describe());
+  check_permute(who, Reach::host, x, order, out, scatter);
   if (out.numel() == 0) return;
-  LACUNA_CHECK(order != nullptr, "{}: order null", who);
   constexpr int64_t kGrain = 256;
   const int64_t size = storage_bytes(x.dtype, 1), seq_len = x.shape[1], rows = out.shape[1];
   const int64_t parts = ceil_div(rows, kGrain);
@@ -150,9 +117,7 @@ void permute(const char* who, const TensorView& x, const int32_t* order, int64_t
     char* to = static_cast<char*>(out.data) + h * out.stride[0] * size;
     for (int64_t p = begin; p < std::min(rows, begin + kGrain); ++p) {
       const int64_t token = order[h * order_head_stride + p];
-      LACUNA_CHECK(token >= 0 && token < seq_len,
-                   "{}: order {} at head {} position {}, expected 0 to {}", who, token, h, p,
-                   seq_len - 1);
+      check_token(who, token, h, p, seq_len);
       std::memcpy(to + (scatter ? token : p) * out.stride[1] * size,
                   from + (scatter ? p : token) * x.stride[1] * size, row_bytes);
     }
@@ -172,17 +137,9 @@ void merge_row(T* a, const T* b, float weight_a, float weight_b, int64_t d) {
 }  // namespace
 
 void merge_lse(const TensorView& out_a, float* lse_a, const TensorView& out_b, const float* lse_b) {
-  for (const TensorView* x : {&out_a, &out_b}) {
-    check_real("merge_lse", *x);
-    check_rank("merge_lse", *x, 3);
-    check_channels("merge_lse", *x);
-  }
-  check_same_shape("merge_lse", out_a, out_b);
-  LACUNA_CHECK(out_a.dtype == out_b.dtype, "merge_lse: {} and {}, expected one dtype",
-               out_a.describe(), out_b.describe());
+  check_merge(Reach::host, out_a, lse_a, out_b, lse_b);
   const int64_t q_len = out_a.shape[1], d = out_a.shape[2];
   if (out_a.shape[0] * q_len == 0) return;
-  LACUNA_CHECK(lse_a != nullptr && lse_b != nullptr, "merge_lse: lse null");
   with_type(out_a.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     parallel_ranges(out_a.shape[0] * q_len, 64, [&](int64_t begin, int64_t end) {
@@ -203,20 +160,9 @@ void merge_lse(const TensorView& out_a, float* lse_a, const TensorView& out_b, c
 
 void block_mean(const TensorView& x, std::span<const int32_t> head_ids, const BlockLayout& layout,
                 const TensorView& out) {
-  check_real("block_mean", x);
-  check_real("block_mean", out);
-  check_rank("block_mean", x, 3);
-  check_rank("block_mean", out, 3);
-  check_channels("block_mean", x);
+  check_block_mean(Reach::host, x, head_ids, layout, out);
   check_channels("block_mean", out);
-  check_heads("block_mean", head_ids, x);
   const int64_t d = x.shape[2], num_blocks = layout.num_blocks;
-  LACUNA_CHECK(layout.seq_len == x.shape[1], "block_mean: layout of {} tokens for {}",
-               layout.seq_len, x.describe());
-  LACUNA_CHECK(out.dtype == DType::f32 && out.shape[0] == static_cast<int64_t>(head_ids.size()) &&
-                   out.shape[1] == num_blocks && out.shape[2] == d,
-               "block_mean: out {}, expected [{}, {}, {}] f32", out.describe(), head_ids.size(),
-               num_blocks, d);
   with_type(x.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     parallel_tasks(out.shape[0] * num_blocks, [&](int64_t task, int) {
@@ -233,31 +179,26 @@ void block_mean(const TensorView& x, std::span<const int32_t> head_ids, const Bl
 }
 
 void select_top_p(const TensorView& scores, std::span<const float> top_p, BlockMask& mask) {
-  check_scores("select_top_p", scores, top_p.size(), mask);
-  for (float p : top_p)
-    LACUNA_CHECK(p >= 0.0f && p <= 1.0f, "select_top_p: top_p {}, expected 0 to 1", p);
+  check_top_p(Reach::host, scores, top_p, mask);
   if (mask.num_k_blocks() == 0) return;
   std::vector<std::vector<uint64_t>> keys(static_cast<size_t>(num_threads()));
   parallel_tasks(mask.num_heads() * mask.num_q_blocks(), [&](int64_t task, int worker) {
     const int64_t h = task / mask.num_q_blocks();
     const auto qb = static_cast<int32_t>(task % mask.num_q_blocks());
-    read_keys(
-        "select_top_p", scores, h, qb, [](float s) { return s >= 0.0f && std::isfinite(s); },
-        keys[worker]);
+    read_keys<check_top_p_score>(scores, h, qb, keys[worker]);
     keep_top_p(keys[worker], top_p[h], mask.row(h, qb));
   });
 }
 
 void select_top_k(const TensorView& scores, std::span<const int32_t> top_k, BlockMask& mask) {
-  check_scores("select_top_k", scores, top_k.size(), mask);
+  check_top_k(Reach::host, scores, top_k, mask);
   if (mask.num_k_blocks() == 0) return;
   std::vector<std::vector<uint64_t>> keys(static_cast<size_t>(num_threads()));
   parallel_tasks(mask.num_heads() * mask.num_q_blocks(), [&](int64_t task, int worker) {
     const int64_t h = task / mask.num_q_blocks();
     const auto qb = static_cast<int32_t>(task % mask.num_q_blocks());
     std::vector<uint64_t>& row = keys[worker];
-    read_keys(
-        "select_top_k", scores, h, qb, [](float s) { return !std::isnan(s); }, row);
+    read_keys<check_top_k_score>(scores, h, qb, row);
     const int64_t count = std::clamp<int64_t>(top_k[h], 1, mask.num_k_blocks());
     const auto last = row.begin() + (count - 1);
     std::nth_element(row.begin(), last, row.end(), std::greater<>());

@@ -9,15 +9,15 @@
 #include <vector>
 
 #include "lacuna/backend/compat_padding.h"
-#include "lacuna/backend/cpu/nn_checks.h"
+#include "lacuna/backend/cpu/elements.h"
 #include "lacuna/backend/cpu/nn_math.h"
 #include "lacuna/backend/cpu/select.h"
+#include "lacuna/backend/select_check.h"
 #include "lacuna/core/threads.h"
 
 namespace lacuna::cpu {
 namespace {
 
-constexpr const char* kWho = "antidiagonal_scores";
 // Query groups per product, by shape alone. Measured, the cause not looked into: at 32k tokens and
 // stride 16, 128 rows ran at 37 GFLOP/s and 512 at 70 (AVX2, f32).
 constexpr int64_t kMinRows = 512, kMaxRows = 1024;
@@ -196,39 +196,13 @@ void run(const Scorer& s) {
   }
 }
 
-void check_side(const char* what, const TensorView& x, const BlockLayout& layout, int32_t stride) {
-  check_real(kWho, x);
-  check_rank(kWho, x, 3);
-  check_channels(kWho, x);
-  LACUNA_CHECK(layout.offsets.empty() && layout.block > 0 && layout.block % stride == 0,
-               "{}: {} blocks of {}, expected uniform and a multiple of stride {}", kWho, what,
-               layout.block, stride);
-  LACUNA_CHECK(layout.seq_len == x.shape[1] && x.shape[1] > 0,
-               "{}: {} layout of {} tokens for {}, expected equal and 1 or more", kWho, what,
-               layout.seq_len, x.describe());
-}
-
 }  // namespace
 
 void antidiagonal_scores(OneDnn& dnn, const TensorView& q, const TensorView& k,
                          std::span<const int32_t> head_ids, const BlockLayout& q_layout,
                          const BlockLayout& k_layout, float sm_scale, int32_t stride, bool compat,
                          const TensorView& out) {
-  LACUNA_CHECK(stride > 0, "{}: stride {}, expected 1 or more", kWho, stride);
-  check_side("query", q, q_layout, stride);
-  check_side("key", k, k_layout, stride);
-  LACUNA_CHECK(q.shape[2] == k.shape[2] && q.dtype == k.dtype && q.shape[2] > 0,
-               "{}: q {} and k {}, expected one head_dim and dtype", kWho, q.describe(),
-               k.describe());
-  check_real(kWho, out);
-  check_rank(kWho, out, 3);
-  LACUNA_CHECK(out.dtype == DType::f32 && out.shape[0] == static_cast<int64_t>(head_ids.size()) &&
-                   out.shape[1] == q_layout.num_blocks && out.shape[2] == k_layout.num_blocks,
-               "{}: out {}, expected [{}, {}, {}] f32", kWho, out.describe(), head_ids.size(),
-               q_layout.num_blocks, k_layout.num_blocks);
-  for (int32_t h : head_ids)
-    LACUNA_CHECK(h >= 0 && h < q.shape[0] && h < k.shape[0], "{}: head {} of q {} and k {}", kWho,
-                 h, q.describe(), k.describe());
+  check_antidiagonal(Reach::host, q, k, head_ids, q_layout, k_layout, stride, out);
   if (head_ids.empty()) return;
   Scorer s{.dnn = dnn,
            .q = {q, stride, ceil_div(q.shape[1], stride)},

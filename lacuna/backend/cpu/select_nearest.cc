@@ -8,16 +8,16 @@
 #include <type_traits>
 
 #include "lacuna/backend/cpu/attend.h"
+#include "lacuna/backend/cpu/elements.h"
 #include "lacuna/backend/cpu/kernel_ops.h"
-#include "lacuna/backend/cpu/nn_checks.h"
 #include "lacuna/backend/cpu/nn_math.h"
 #include "lacuna/backend/cpu/select.h"
+#include "lacuna/backend/select_check.h"
 #include "lacuna/core/threads.h"
 
 namespace lacuna::cpu {
 namespace {
 
-constexpr const char* kWho = "nearest_centroids";
 constexpr int64_t kTilesPerTask = 4;
 
 struct Assignment {
@@ -105,33 +105,13 @@ void label_tile(const Assignment& a, int64_t i, int64_t first, float* own) {
   std::copy_n(label, rows, a.labels + i * a.tokens + first);
 }
 
-void check(const TensorView& x, std::span<const int32_t> head_ids, const TensorView& centroids,
-           const TensorView& labels) {
-  check_real(kWho, x);
-  check_rank(kWho, x, 3);
-  check_channels(kWho, x);
-  const auto heads = static_cast<int64_t>(head_ids.size());
-  LACUNA_CHECK(x.shape[2] >= 1 && x.shape[2] <= 1024, "{}: {}, expected head_dim 1 to 1024", kWho,
-               x.describe());
-  LACUNA_CHECK(centroids.rank == 3 && centroids.dtype == x.dtype && centroids.contiguous() &&
-                   centroids.shape[0] == heads && centroids.shape[1] > 0 &&
-                   centroids.shape[2] == x.shape[2],
-               "{}: centroids {}, expected [{}, 1 or more, {}] {}, contiguous", kWho,
-               centroids.describe(), heads, x.shape[2], dtype_name(x.dtype));
-  LACUNA_CHECK(labels.rank == 2 && labels.dtype == DType::i32 && labels.contiguous() &&
-                   labels.shape[0] == heads && labels.shape[1] == x.shape[1],
-               "{}: labels {}, expected [{}, {}] i32, contiguous", kWho, labels.describe(), heads,
-               x.shape[1]);
-  for (int32_t h : head_ids)
-    LACUNA_CHECK(h >= 0 && h < x.shape[0], "{}: head {}, {} has heads 0 to {}", kWho, h,
-                 x.describe(), x.shape[0] - 1);
-}
-
 }  // namespace
 
 void nearest_centroids(OneDnn& dnn, const TensorView& x, std::span<const int32_t> head_ids,
                        const TensorView& centroids, const TensorView& labels) {
-  check(x, head_ids, centroids, labels);
+  check_nearest(Reach::host, x, head_ids, centroids, labels);
+  LACUNA_CHECK(x.shape[2] <= 1024, "nearest_centroids: {}, expected head_dim 1 to 1024",
+               x.describe());
   const auto heads = static_cast<int64_t>(head_ids.size());
   if (heads == 0 || x.shape[1] == 0) return;
   const AttendDType dtype = x.dtype == DType::f32 ? AttendDType::f32 : AttendDType::bf16;

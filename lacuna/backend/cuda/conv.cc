@@ -7,49 +7,12 @@
 #include "lacuna/backend/cuda/copy.h"
 #include "lacuna/backend/cuda/gemm.h"
 #include "lacuna/backend/cuda/network.h"
-#include "lacuna/backend/cuda/network_check.h"
 #include "lacuna/backend/cuda/operand.h"
 #include "lacuna/backend/cuda/walk.h"
+#include "lacuna/backend/network_check.h"
 
 namespace lacuna::cuda {
 namespace {
-
-int64_t out_size(int64_t in, int64_t pad, int64_t kernel, int64_t stride) {
-  return in + pad < kernel ? 0 : (in + pad - kernel) / stride + 1;
-}
-
-void check_conv(const TensorView& x, const TensorView& w, const ConvParams& conv,
-                const TensorView* residual, const TensorView& out) {
-  for (const TensorView* t : {&x, &w, &out}) {
-    check_real("conv3d", *t);
-    LACUNA_CHECK(t->dtype == x.dtype && t->contiguous() && t->rank == (t == &w ? 5 : 4),
-                 "conv3d: {}, expected contiguous {}, {} dimensions", t->describe(),
-                 dtype_name(x.dtype), t == &w ? 5 : 4);
-  }
-  LACUNA_CHECK(conv.stride_t > 0 && conv.stride_h > 0 && conv.stride_w > 0,
-               "conv3d: strides {} {} {}, expected 1 or more", conv.stride_t, conv.stride_h,
-               conv.stride_w);
-  LACUNA_CHECK(
-      conv.pad_top >= 0 && conv.pad_bottom >= 0 && conv.pad_left >= 0 && conv.pad_right >= 0,
-      "conv3d: negative padding");
-  const int64_t t = out_size(x.shape[0], 0, w.shape[2], conv.stride_t);
-  const int64_t h =
-      out_size(x.shape[1], int64_t{conv.pad_top} + conv.pad_bottom, w.shape[3], conv.stride_h);
-  const int64_t width =
-      out_size(x.shape[2], int64_t{conv.pad_left} + conv.pad_right, w.shape[4], conv.stride_w);
-  LACUNA_CHECK(w.shape[1] == x.shape[3] && w.shape[1] > 0,
-               "conv3d: x {} and w {}, expected equal input channels", x.describe(), w.describe());
-  LACUNA_CHECK(
-      out.shape[0] == t && out.shape[1] == h && out.shape[2] == width && out.shape[3] == w.shape[0],
-      "conv3d: out {}, expected [{}, {}, {}, {}]", out.describe(), t, h, width, w.shape[0]);
-  LACUNA_CHECK(t * h * width < INT32_MAX && w.numel() < INT32_MAX,
-               "conv3d: {} positions, {}, expected below 2^31", t * h * width, w.describe());
-  if (residual == nullptr) return;
-  check_same_shape("conv3d", *residual, out);
-  LACUNA_CHECK(residual->dtype == x.dtype && residual->contiguous(),
-               "conv3d: residual {}, expected contiguous {}", residual->describe(),
-               dtype_name(x.dtype));
-}
 
 TensorView on_device(void* data, DType dtype, std::initializer_list<int64_t> shape) {
   TensorView view = make_view(data, dtype, shape);
@@ -105,13 +68,15 @@ bool one_tap(const TensorView& x, const TensorView& w, const ConvParams& conv,
 void conv3d(Device& device, Resident& weights, const TensorView& x, const TensorView& w,
             const float* bias, const ConvParams& conv, const TensorView* residual,
             const TensorView& out, int64_t patch_bytes) {
-  check_conv(x, w, conv, residual, out);
+  check_conv3d(Reach::anywhere, x, w, conv, residual, out);
   if (out.numel() == 0) return;
+  const int64_t positions = out.numel() / w.shape[0];
+  LACUNA_CHECK(positions < INT32_MAX && w.numel() < INT32_MAX,
+               "conv3d: {} positions, {} on cuda, expected below 2^31", positions, w.describe());
   const int64_t size = storage_bytes(x.dtype, 1), unit = 16 / size;
   const bool direct = one_tap(x, w, conv, out);
   const int64_t taken = w.numel() / w.shape[0];
   const int64_t row = direct ? taken : (taken + unit - 1) / unit * unit;
-  const int64_t positions = out.numel() / w.shape[0];
   const Input in(device, x);
   Output to(device, out);
   std::optional<Input> added;

@@ -4,9 +4,10 @@
 #include <optional>
 
 #include "lacuna/backend/cuda/gemm.h"
-#include "lacuna/backend/cuda/network_check.h"
 #include "lacuna/backend/cuda/operand.h"
 #include "lacuna/backend/cuda/walk.h"
+#include "lacuna/backend/network_check.h"
+#include "lacuna/core/copy.h"
 
 namespace lacuna::cuda {
 namespace {
@@ -26,18 +27,10 @@ Grid row_grid(const char* who, const TensorView& x) {
           .shared_bytes = static_cast<int32_t>(bytes)};
 }
 
-void check_rope(const RopeTables& rope, const TensorView& x, int32_t num_heads) {
-  LACUNA_CHECK(num_heads > 0 && x.shape[1] % num_heads == 0,
-               "rms_norm: {} channels in {} heads, expected whole heads", x.shape[1], num_heads);
-  const int64_t pairs = int64_t{rope.pairs_frames} + rope.pairs_height + rope.pairs_width;
-  LACUNA_CHECK(rope.pairs_frames >= 0 && rope.pairs_height >= 0 && rope.pairs_width >= 0 &&
-                   2 * pairs == x.shape[1] / num_heads,
-               "rms_norm: {} rotary pairs, expected {} (half of head_dim)", pairs,
-               x.shape[1] / num_heads / 2);
-  LACUNA_CHECK(rope.frames > 0 && rope.height > 0 && rope.width > 0 &&
-                   rope.frames * rope.height * rope.width == x.shape[0],
-               "rms_norm: {} tokens, expected the grid's {}x{}x{}", x.shape[0], rope.frames,
-               rope.height, rope.width);
+// Kernels count rows and channels in 32 bits.
+void check_counts(const char* who, const TensorView& x) {
+  LACUNA_CHECK(x.shape[0] < INT32_MAX && x.shape[1] < INT32_MAX,
+               "{}: {} on cuda, expected below 2^31", who, x.describe());
 }
 
 // Rotary tables on the device.
@@ -64,15 +57,9 @@ class Tables {
   Vector<float> cos_[3], sin_[3];
 };
 
-// Elementwise, of two views of one shape and type.
+// Elementwise, of checked views.
 void pairwise(Device& device, const char* who, const TensorView& a, const TensorView& b,
               const TensorView& out) {
-  for (const TensorView* t : {&a, &b, &out}) {
-    check_real(who, *t);
-    check_same_shape(who, a, *t);
-    LACUNA_CHECK(t->dtype == a.dtype, "{}: {} and {}, expected one dtype", who, a.describe(),
-                 t->describe());
-  }
   if (out.numel() == 0) return;
   const Input first(device, a), second(device, b);
   Output to(device, out);
@@ -101,15 +88,9 @@ void pairwise(Device& device, const char* who, const TensorView& a, const Tensor
 
 void linear(Device& device, Resident& weights, const TensorView& x, const TensorView& w,
             const float* bias, Epilogue epilogue, const float* gate, const TensorView& out) {
-  for (const TensorView* t : {&x, &w, &out}) check_rows("linear", *t);
-  LACUNA_CHECK(w.dtype == x.dtype && w.shape[1] == x.shape[1] && out.shape[0] == x.shape[0] &&
-                   out.shape[1] == w.shape[0],
-               "linear: x {}, w {}, out {}, expected [m, k], [n, k] of one dtype and [m, n]",
-               x.describe(), w.describe(), out.describe());
-  LACUNA_CHECK(x.shape[1] > 0, "linear: x {}, expected 1 or more channels", x.describe());
+  check_linear(Reach::anywhere, x, w, epilogue, out);
+  for (const TensorView* t : {&x, &w}) check_counts("linear", *t);
   const bool residual = epilogue == Epilogue::residual;
-  LACUNA_CHECK(!residual || out.dtype == DType::f32, "linear: residual into {}, expected f32",
-               out.describe());
   if (out.numel() == 0) return;
   const int64_t n = w.shape[0];
   const Input in(device, x);
@@ -138,9 +119,8 @@ void linear(Device& device, Resident& weights, const TensorView& x, const Tensor
 
 void layer_norm(Device& device, const TensorView& x, const float* weight, const float* bias,
                 const float* scale, const float* shift, float eps, const TensorView& out) {
-  for (const TensorView* t : {&x, &out}) check_rows("layer_norm", *t);
-  check_same_shape("layer_norm", x, out);
-  LACUNA_CHECK(x.dtype == DType::f32, "layer_norm: x {}, expected f32", x.describe());
+  check_layer_norm(Reach::anywhere, x, out);
+  check_counts("layer_norm", x);
   if (out.numel() == 0) return;
   const int64_t d = x.shape[1];
   const Input in(device, x);
@@ -163,10 +143,8 @@ void layer_norm(Device& device, const TensorView& x, const float* weight, const 
 
 void rms_norm(Device& device, const TensorView& x, const float* weight, float eps,
               const RopeTables* rope, int32_t num_heads, const TensorView& out) {
-  for (const TensorView* t : {&x, &out}) check_rows("rms_norm", *t);
-  check_same_shape("rms_norm", x, out);
-  LACUNA_CHECK(weight != nullptr, "rms_norm: weight null");
-  if (rope != nullptr) check_rope(*rope, x, num_heads);
+  check_rms_norm(Reach::anywhere, x, weight, rope, num_heads, out);
+  check_counts("rms_norm", x);
   if (out.numel() == 0) return;
   const Input in(device, x);
   Output to(device, out);
@@ -188,22 +166,18 @@ void rms_norm(Device& device, const TensorView& x, const float* weight, float ep
 }
 
 void gelu_mul(Device& device, const TensorView& gate, const TensorView& up, const TensorView& out) {
-  LACUNA_CHECK(gate.rank >= 1, "gelu_mul: {}, expected 1 dimension or more", gate.describe());
+  check_gelu_mul(Reach::anywhere, gate, up, out);
   pairwise(device, "gelu_mul", gate, up, out);
 }
 
 void add(Device& device, const TensorView& a, const TensorView& b, const TensorView& out) {
+  check_add(a, b, out);
   pairwise(device, "add", a, b, out);
 }
 
 void channel_norm(Device& device, const TensorView& x, const float* gamma, bool silu,
                   const TensorView& out) {
-  check_real("channel_norm", x);
-  check_same_shape("channel_norm", x, out);
-  LACUNA_CHECK(x.rank >= 1 && x.dtype == out.dtype && x.contiguous() && out.contiguous(),
-               "channel_norm: {} to {}, expected contiguous and one dtype", x.describe(),
-               out.describe());
-  LACUNA_CHECK(gamma != nullptr, "channel_norm: gamma null");
+  check_channel_norm(Reach::anywhere, x, gamma, out);
   if (x.numel() == 0) return;
   const int64_t c = x.shape[x.rank - 1];
   const Input in(device, x);

@@ -13,6 +13,10 @@
 
 namespace lacuna::cuda {
 
+inline bool is_bf16(const TensorView& x) {
+  return x.dtype == DType::bf16;
+}
+
 // Strides are in elements. A host tensor lies packed on the device; dimensions of stride 0 stay so.
 // `only`: indices of dimension 0 that are copied, all if empty.
 class Operand {

@@ -7,52 +7,18 @@
 #include "lacuna/backend/compat_padding.h"
 #include "lacuna/backend/cuda/operand.h"
 #include "lacuna/backend/cuda/select_args.h"
-#include "lacuna/core/error.h"
+#include "lacuna/backend/select_check.h"
+#include "lacuna/core/round.h"
 
 namespace lacuna::cuda {
 namespace {
 
 constexpr const char* kModule = "select";
 
-int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-
-// [heads, tokens, channels] f32 or bf16, channels contiguous.
+// Kernels count tokens in 32 bits.
 void check_tokens(const char* who, const TensorView& x) {
-  LACUNA_CHECK(x.rank == 3 && (x.dtype == DType::f32 || x.dtype == DType::bf16) &&
-                   (x.stride[2] == 1 || x.shape[2] <= 1) && x.shape[1] < (1 << 30),
-               "{}: {}, expected [heads, tokens, channels] f32 or bf16, contiguous channels", who,
+  LACUNA_CHECK(x.shape[1] < (1 << 30), "{}: {} on cuda, expected below 2^30 tokens", who,
                x.describe());
-}
-
-void check_heads(const char* who, std::span<const int32_t> head_ids, const TensorView& x) {
-  for (int32_t h : head_ids)
-    LACUNA_CHECK(h >= 0 && h < x.shape[0], "{}: head {}, {} has heads 0 to {}", who, h,
-                 x.describe(), x.shape[0] - 1);
-}
-
-void check_out(const char* who, const TensorView& out, int64_t heads, int64_t rows,
-               int64_t columns) {
-  LACUNA_CHECK(out.rank == 3 && out.dtype == DType::f32 && out.shape[0] == heads &&
-                   out.shape[1] == rows && out.shape[2] == columns,
-               "{}: out {}, expected [{}, {}, {}] f32", who, out.describe(), heads, rows, columns);
-}
-
-// q and k of one call, and its score per pair of blocks.
-void check_pair(const char* who, const TensorView& q, const TensorView& k,
-                std::span<const int32_t> head_ids, const BlockLayout& q_layout,
-                const BlockLayout& k_layout, const TensorView& out) {
-  check_tokens(who, q);
-  check_tokens(who, k);
-  LACUNA_CHECK(q.shape[2] == k.shape[2] && q.dtype == k.dtype && q_layout.seq_len == q.shape[1] &&
-                   k_layout.seq_len == k.shape[1],
-               "{}: q {} and k {}, expected one head_dim and dtype, {} and {} tokens", who,
-               q.describe(), k.describe(), q_layout.seq_len, k_layout.seq_len);
-  check_out(who, out, static_cast<int64_t>(head_ids.size()), q_layout.num_blocks,
-            k_layout.num_blocks);
-  check_heads(who, head_ids, q);
-  check_heads(who, head_ids, k);
 }
 
 std::string entry(const char* name, DType dtype) {
@@ -109,13 +75,9 @@ Grid product_grid(int64_t blocks, int64_t blocks_y = 1) {
 
 void block_mean(Device& device, const TensorView& x, std::span<const int32_t> head_ids,
                 const BlockLayout& layout, const TensorView& out) {
-  constexpr const char* kWho = "block_mean";
-  check_tokens(kWho, x);
-  LACUNA_CHECK(layout.seq_len == x.shape[1], "{}: layout of {} tokens for {}", kWho, layout.seq_len,
-               x.describe());
+  check_block_mean(Reach::anywhere, x, head_ids, layout, out);
+  check_tokens("block_mean", x);
   const auto calls = static_cast<int64_t>(head_ids.size());
-  check_out(kWho, out, calls, layout.num_blocks, x.shape[2]);
-  check_heads(kWho, head_ids, x);
   if (out.numel() == 0) return;
   const Input in(device, x, head_ids);
   Output to(device, out);
@@ -142,16 +104,9 @@ void antidiagonal_scores(Device& device, const TensorView& q, const TensorView& 
                          std::span<const int32_t> head_ids, const BlockLayout& q_layout,
                          const BlockLayout& k_layout, float sm_scale, int32_t stride, bool compat,
                          const TensorView& out) {
-  constexpr const char* kWho = "antidiagonal_scores";
-  check_pair(kWho, q, k, head_ids, q_layout, k_layout, out);
-  LACUNA_CHECK(stride > 0, "{}: stride {}, expected 1 or more", kWho, stride);
-  for (const BlockLayout* layout : {&q_layout, &k_layout})
-    LACUNA_CHECK(layout->offsets.empty() && layout->block > 0 && layout->block % stride == 0 &&
-                     layout->seq_len > 0,
-                 "{}: {} tokens in blocks of {}, expected uniform, a multiple of stride {}, and 1 "
-                 "token or more",
-                 kWho, layout->seq_len, layout->block, stride);
-  if (out.numel() == 0 || q.shape[2] == 0) return;
+  check_antidiagonal(Reach::anywhere, q, k, head_ids, q_layout, k_layout, stride, out);
+  for (const TensorView* x : {&q, &k}) check_tokens("antidiagonal_scores", *x);
+  if (out.numel() == 0) return;
   const auto calls = static_cast<int64_t>(head_ids.size());
   const Input in_q(device, q, head_ids), in_k(device, k, head_ids);
   Output to(device, out);
@@ -188,10 +143,9 @@ void antidiagonal_scores(Device& device, const TensorView& q, const TensorView& 
 void block_mass(Device& device, const TensorView& q, const TensorView& k, const float* lse,
                 std::span<const int32_t> head_ids, const BlockLayout& q_layout,
                 const BlockLayout& k_layout, float sm_scale, const TensorView& out) {
-  constexpr const char* kWho = "block_mass";
-  check_pair(kWho, q, k, head_ids, q_layout, k_layout, out);
-  LACUNA_CHECK(lse != nullptr || out.numel() == 0, "{}: lse null", kWho);
-  if (out.numel() == 0 || q.shape[2] == 0) return;
+  check_block_mass(Reach::anywhere, q, k, lse, head_ids, q_layout, k_layout, out);
+  for (const TensorView* x : {&q, &k}) check_tokens("block_mass", *x);
+  if (out.numel() == 0) return;
   const auto calls = static_cast<int64_t>(head_ids.size());
   const Input in_q(device, q, head_ids), in_k(device, k, head_ids);
   Output to(device, out);
@@ -215,19 +169,9 @@ void block_mass(Device& device, const TensorView& q, const TensorView& k, const 
 
 void nearest_centroids(Device& device, const TensorView& x, std::span<const int32_t> head_ids,
                        const TensorView& centroids, const TensorView& labels) {
-  constexpr const char* kWho = "nearest_centroids";
-  check_tokens(kWho, x);
+  check_nearest(Reach::anywhere, x, head_ids, centroids, labels);
+  check_tokens("nearest_centroids", x);
   const auto calls = static_cast<int64_t>(head_ids.size());
-  LACUNA_CHECK(x.shape[2] >= 1 && centroids.rank == 3 && centroids.dtype == x.dtype &&
-                   centroids.contiguous() && centroids.shape[0] == calls &&
-                   centroids.shape[1] > 0 && centroids.shape[2] == x.shape[2],
-               "{}: centroids {}, expected [{}, 1 or more, {}] {}, contiguous", kWho,
-               centroids.describe(), calls, x.shape[2], dtype_name(x.dtype));
-  LACUNA_CHECK(labels.rank == 2 && labels.dtype == DType::i32 && labels.contiguous() &&
-                   labels.shape[0] == calls && labels.shape[1] == x.shape[1],
-               "{}: labels {}, expected [{}, {}] i32, contiguous", kWho, labels.describe(), calls,
-               x.shape[1]);
-  check_heads(kWho, head_ids, x);
   if (labels.numel() == 0) return;
   const Input in(device, x, head_ids), points(device, centroids);
   Output to(device, labels);

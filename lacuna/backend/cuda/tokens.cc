@@ -6,28 +6,17 @@
 #include "lacuna/backend/cuda/operand.h"
 #include "lacuna/backend/cuda/select.h"
 #include "lacuna/backend/cuda/select_args.h"
-#include "lacuna/core/error.h"
+#include "lacuna/backend/select_check.h"
 
 namespace lacuna::cuda {
 namespace {
 
 constexpr const char* kModule = "select";
 
-void check_scores(const char* who, const TensorView& scores, size_t num_params,
-                  const BlockMask& mask) {
-  LACUNA_CHECK(scores.rank == 3 && scores.dtype == DType::f32 &&
-                   scores.shape[0] == mask.num_heads() && scores.shape[1] == mask.num_q_blocks() &&
-                   scores.shape[2] == mask.num_k_blocks(),
-               "{}: scores {}, expected [{}, {}, {}] f32 as the mask", who, scores.describe(),
-               mask.num_heads(), mask.num_q_blocks(), mask.num_k_blocks());
-  LACUNA_CHECK(static_cast<int64_t>(num_params) == mask.num_heads(),
-               "{}: {} parameters, expected one for each of {} heads", who, num_params,
-               mask.num_heads());
-}
-
-// Fills in the scores and the mask; adds the bits found to it.
-void choose(Device& device, const char* who, const char* expected, const TensorView& scores,
-            SelectArgs args, BlockMask& mask) {
+// Fills in the scores and the mask; adds the bits found to it. `check` gets the first score of each
+// row that cannot be ranked, or 0.
+void choose(Device& device, const TensorView& scores, SelectArgs args,
+            void (*check)(float score, int64_t head, int64_t q_block), BlockMask& mask) {
   const int64_t rows = mask.num_heads() * mask.num_q_blocks();
   const Input in(device, scores);
   args.scores = in.as<float>();
@@ -53,9 +42,7 @@ void choose(Device& device, const char* who, const char* expected, const TensorV
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t head = row / mask.num_q_blocks();
     const auto q_block = static_cast<int32_t>(row % mask.num_q_blocks());
-    const float score = bad[static_cast<size_t>(row)];
-    LACUNA_CHECK(score == 0.0f, "{}: score {} at head {} query block {}, expected {}", who, score,
-                 head, q_block, expected);
+    check(bad[static_cast<size_t>(row)], head, q_block);
     const std::span<uint64_t> to = mask.row(head, q_block);
     for (size_t w = 0; w < to.size(); ++w) to[w] |= words[static_cast<size_t>(row) * to.size() + w];
   }
@@ -63,25 +50,14 @@ void choose(Device& device, const char* who, const char* expected, const TensorV
 
 void permute(Device& device, const char* who, const TensorView& x, const int32_t* order,
              int64_t order_head_stride, const TensorView& out, bool scatter) {
-  LACUNA_CHECK(x.rank == 3 && out.rank == 3 && x.shape[0] == out.shape[0] &&
-                   x.shape[2] == out.shape[2] && (!scatter || x.shape[1] == out.shape[1]) &&
-                   x.dtype == out.dtype && !is_quantized(x.dtype) &&
-                   (x.stride[2] == 1 || x.shape[2] <= 1) && (out.stride[2] == 1 || x.shape[2] <= 1),
-               "{}: {} to {}, expected [heads, tokens, channels] twice, one dtype, contiguous "
-               "channels, and for a scatter equal tokens",
-               who, x.describe(), out.describe());
+  check_permute(who, Reach::anywhere, x, order, out, scatter);
   if (out.numel() == 0) return;
-  LACUNA_CHECK(order != nullptr, "{}: order null", who);
   // A gather may take tokens more than once or not at all.
   const int64_t heads = x.shape[0], tokens = out.shape[1];
   const int64_t entries = (heads - 1) * order_head_stride + tokens;
   for (int64_t h = 0; h < (order_head_stride == 0 ? 1 : heads); ++h)
-    for (int64_t p = 0; p < tokens; ++p) {
-      const int32_t token = order[h * order_head_stride + p];
-      LACUNA_CHECK(token >= 0 && token < x.shape[1],
-                   "{}: order {} at head {} position {}, expected 0 to {}", who, token, h, p,
-                   x.shape[1] - 1);
-    }
+    for (int64_t p = 0; p < tokens; ++p)
+      check_token(who, order[h * order_head_stride + p], h, p, x.shape[1]);
   const Input from(device, x);
   InOut to(device, out);  // tokens that the order does not name stay
   const Vector<int32_t> on_device(device, order, entries);
@@ -117,24 +93,22 @@ void permute(Device& device, const char* who, const TensorView& x, const int32_t
 
 void select_top_p(Device& device, const TensorView& scores, std::span<const float> top_p,
                   BlockMask& mask) {
-  check_scores("select_top_p", scores, top_p.size(), mask);
-  for (float p : top_p)
-    LACUNA_CHECK(p >= 0.0f && p <= 1.0f, "select_top_p: top_p {}, expected 0 to 1", p);
+  check_top_p(Reach::anywhere, scores, top_p, mask);
   if (scores.numel() == 0) return;
   const Vector<float> shares(device, top_p.data(), static_cast<int64_t>(top_p.size()));
   SelectArgs args{};
   args.top_p = shares.data();
-  choose(device, "select_top_p", "finite, 0 or more", scores, args, mask);
+  choose(device, scores, args, check_top_p_score, mask);
 }
 
 void select_top_k(Device& device, const TensorView& scores, std::span<const int32_t> top_k,
                   BlockMask& mask) {
-  check_scores("select_top_k", scores, top_k.size(), mask);
+  check_top_k(Reach::anywhere, scores, top_k, mask);
   if (scores.numel() == 0) return;
   const Vector<int32_t> numbers(device, top_k.data(), static_cast<int64_t>(top_k.size()));
   SelectArgs args{};
   args.top_k = numbers.data();
-  choose(device, "select_top_k", "a number", scores, args, mask);
+  choose(device, scores, args, check_top_k_score, mask);
 }
 
 void gather_tokens(Device& device, const TensorView& x, const int32_t* order,
@@ -149,15 +123,8 @@ void scatter_tokens(Device& device, const TensorView& x, const int32_t* order,
 
 void merge_lse(Device& device, const TensorView& out_a, float* lse_a, const TensorView& out_b,
                const float* lse_b) {
-  for (const TensorView* x : {&out_a, &out_b})
-    LACUNA_CHECK(x->rank == 3 && (x->dtype == DType::f32 || x->dtype == DType::bf16) &&
-                     (x->stride[2] == 1 || x->shape[2] <= 1) && x->shape == out_a.shape &&
-                     x->dtype == out_a.dtype,
-                 "merge_lse: {} and {}, expected [heads, rows, head_dim] f32 or bf16 twice, "
-                 "contiguous channels",
-                 out_a.describe(), out_b.describe());
+  check_merge(Reach::anywhere, out_a, lse_a, out_b, lse_b);
   if (out_a.numel() == 0) return;
-  LACUNA_CHECK(lse_a != nullptr && lse_b != nullptr, "merge_lse: lse null");
   const int64_t heads = out_a.shape[0], rows = out_a.shape[1];
   InOut a(device, out_a), a_sums(device, make_view(lse_a, DType::f32, {heads, rows}));
   const Input b(device, out_b);

@@ -8,14 +8,12 @@
 
 #include "lacuna/backend/ref/numeric.h"
 #include "lacuna/backend/ref/ops.h"
+#include "lacuna/backend/select_check.h"
+#include "lacuna/core/round.h"
 #include "lacuna/core/threads.h"
 
 namespace lacuna::ref {
 namespace {
-
-int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 // Key length after the padding of the published code: a whole number of query chunks.
 int64_t padded_len(int64_t len) {
@@ -57,38 +55,13 @@ void softmax(std::vector<double>& z, int64_t num_zero) {
   for (double& x : z) x /= sum;
 }
 
-void check_side(const char* what, const TensorView& x, const BlockLayout& layout, int32_t stride) {
-  constexpr const char* kWho = "antidiagonal_scores";
-  check_real(kWho, x);
-  check_rank(kWho, x, 3);
-  check_channels(kWho, x);
-  LACUNA_CHECK(layout.offsets.empty() && layout.block > 0 && layout.block % stride == 0,
-               "{}: {} blocks of {}, expected uniform and a multiple of stride {}", kWho, what,
-               layout.block, stride);
-  LACUNA_CHECK(layout.seq_len == x.shape[1] && x.shape[1] > 0,
-               "{}: {} layout of {} tokens for {}, expected equal and 1 or more", kWho, what,
-               layout.seq_len, x.describe());
-}
-
 }  // namespace
 
 void antidiagonal_scores(const TensorView& q, const TensorView& k,
                          std::span<const int32_t> head_ids, const BlockLayout& q_layout,
                          const BlockLayout& k_layout, float sm_scale, int32_t stride, bool compat,
                          const TensorView& out) {
-  LACUNA_CHECK(stride > 0, "antidiagonal_scores: stride {}, expected 1 or more", stride);
-  check_side("query", q, q_layout, stride);
-  check_side("key", k, k_layout, stride);
-  LACUNA_CHECK(q.shape[2] == k.shape[2], "antidiagonal_scores: q {} and k {}", q.describe(),
-               k.describe());
-  check_rank("antidiagonal_scores", out, 3);
-  LACUNA_CHECK(out.dtype == DType::f32 && out.shape[0] == static_cast<int64_t>(head_ids.size()) &&
-                   out.shape[1] == q_layout.num_blocks && out.shape[2] == k_layout.num_blocks,
-               "antidiagonal_scores: out {}, expected [{}, {}, {}] f32", out.describe(),
-               head_ids.size(), q_layout.num_blocks, k_layout.num_blocks);
-  for (int32_t h : head_ids)
-    LACUNA_CHECK(h >= 0 && h < q.shape[0] && h < k.shape[0],
-                 "antidiagonal_scores: head {} of q {} and k {}", h, q.describe(), k.describe());
+  check_antidiagonal(Reach::host, q, k, head_ids, q_layout, k_layout, stride, out);
   const int64_t d = q.shape[2];
   const int64_t num_zero =
       compat ? ceil_div(padded_len(k.shape[1]), stride) - ceil_div(k.shape[1], stride) : 0;

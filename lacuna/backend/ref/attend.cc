@@ -8,6 +8,7 @@
 #include "lacuna/backend/ref/numeric.h"
 #include "lacuna/backend/ref/ops.h"
 #include "lacuna/backend/ref/skip_rule.h"
+#include "lacuna/backend/select_check.h"
 #include "lacuna/core/threads.h"
 
 namespace lacuna::ref {
@@ -244,13 +245,7 @@ void attend(const AttendParams& p) {
 }
 
 void merge_lse(const TensorView& out_a, float* lse_a, const TensorView& out_b, const float* lse_b) {
-  for (const TensorView* x : {&out_a, &out_b}) {
-    check_real("merge_lse", *x);
-    check_rank("merge_lse", *x, 3);
-    check_channels("merge_lse", *x);
-  }
-  check_same_shape("merge_lse", out_a, out_b);
-  LACUNA_CHECK(lse_a != nullptr && lse_b != nullptr, "merge_lse: lse null");
+  check_merge(Reach::host, out_a, lse_a, out_b, lse_b);
   const int64_t q_len = out_a.shape[1];
   parallel_tasks(out_a.shape[0] * q_len, [&](int64_t row, int) {
     const int64_t h = row / q_len, i = row % q_len;

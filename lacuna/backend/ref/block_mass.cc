@@ -5,6 +5,7 @@
 
 #include "lacuna/backend/ref/numeric.h"
 #include "lacuna/backend/ref/ops.h"
+#include "lacuna/backend/select_check.h"
 #include "lacuna/core/threads.h"
 
 namespace lacuna::ref {
@@ -12,25 +13,7 @@ namespace lacuna::ref {
 void block_mass(const TensorView& q, const TensorView& k, const float* lse,
                 std::span<const int32_t> head_ids, const BlockLayout& q_layout,
                 const BlockLayout& k_layout, float sm_scale, const TensorView& out) {
-  constexpr const char* kWho = "block_mass";
-  for (const TensorView* x : {&q, &k}) {
-    check_real(kWho, *x);
-    check_rank(kWho, *x, 3);
-    check_channels(kWho, *x);
-  }
-  check_rank(kWho, out, 3);
-  LACUNA_CHECK(
-      q.shape[2] == k.shape[2] && q_layout.seq_len == q.shape[1] && k_layout.seq_len == k.shape[1],
-      "{}: q {} and k {}, expected one head_dim and {} and {} tokens", kWho, q.describe(),
-      k.describe(), q_layout.seq_len, k_layout.seq_len);
-  LACUNA_CHECK(out.dtype == DType::f32 && out.shape[0] == static_cast<int64_t>(head_ids.size()) &&
-                   out.shape[1] == q_layout.num_blocks && out.shape[2] == k_layout.num_blocks,
-               "{}: out {}, expected [{}, {}, {}] f32", kWho, out.describe(), head_ids.size(),
-               q_layout.num_blocks, k_layout.num_blocks);
-  LACUNA_CHECK(lse != nullptr || out.numel() == 0, "{}: lse null", kWho);
-  for (int32_t h : head_ids)
-    LACUNA_CHECK(h >= 0 && h < q.shape[0] && h < k.shape[0], "{}: head {} of q {} and k {}", kWho,
-                 h, q.describe(), k.describe());
+  check_block_mass(Reach::host, q, k, lse, head_ids, q_layout, k_layout, out);
   const int64_t d = q.shape[2], num_q_blocks = q_layout.num_blocks;
   parallel_tasks(out.shape[0] * num_q_blocks, [&](int64_t task, int) {
     const int64_t i = task / num_q_blocks, head = head_ids[i];

@@ -2,6 +2,7 @@
 // Channels-last 3-D convolution.
 #include <vector>
 
+#include "lacuna/backend/network_check.h"
 #include "lacuna/backend/ref/numeric.h"
 #include "lacuna/backend/ref/ops.h"
 #include "lacuna/core/threads.h"
@@ -28,48 +29,11 @@ std::vector<float> channels_last(const TensorView& w) {
   return out;
 }
 
-int64_t out_size(int64_t in, int64_t pad, int64_t kernel, int64_t stride) {
-  return in + pad < kernel ? 0 : (in + pad - kernel) / stride + 1;
-}
-
-void check_conv(const TensorView& x, const TensorView& w, const ConvParams& conv,
-                const TensorView* residual, const TensorView& out) {
-  for (const TensorView* t : {&x, &w, &out}) {
-    check_real("conv3d", *t);
-    LACUNA_CHECK(t->dtype == x.dtype && t->contiguous(),
-                 "conv3d: {}, expected contiguous and x's dtype {}", t->describe(),
-                 dtype_name(x.dtype));
-  }
-  check_rank("conv3d", x, 4);
-  check_rank("conv3d", w, 5);
-  check_rank("conv3d", out, 4);
-  LACUNA_CHECK(conv.stride_t > 0 && conv.stride_h > 0 && conv.stride_w > 0,
-               "conv3d: strides {} {} {}, expected 1 or more", conv.stride_t, conv.stride_h,
-               conv.stride_w);
-  LACUNA_CHECK(
-      conv.pad_top >= 0 && conv.pad_bottom >= 0 && conv.pad_left >= 0 && conv.pad_right >= 0,
-      "conv3d: negative padding");
-  const int64_t t = out_size(x.shape[0], 0, w.shape[2], conv.stride_t);
-  const int64_t h =
-      out_size(x.shape[1], int64_t{conv.pad_top} + conv.pad_bottom, w.shape[3], conv.stride_h);
-  const int64_t width =
-      out_size(x.shape[2], int64_t{conv.pad_left} + conv.pad_right, w.shape[4], conv.stride_w);
-  LACUNA_CHECK(w.shape[1] == x.shape[3], "conv3d: x {} and w {}, expected equal input channels",
-               x.describe(), w.describe());
-  LACUNA_CHECK(
-      out.shape[0] == t && out.shape[1] == h && out.shape[2] == width && out.shape[3] == w.shape[0],
-      "conv3d: out {}, expected [{}, {}, {}, {}]", out.describe(), t, h, width, w.shape[0]);
-  if (residual == nullptr) return;
-  check_same_shape("conv3d", *residual, out);
-  check_real("conv3d", *residual);
-  LACUNA_CHECK(residual->contiguous(), "conv3d: residual strided, expected contiguous");
-}
-
 }  // namespace
 
 void conv3d(const TensorView& x, const TensorView& w, const float* bias, const ConvParams& conv,
             const TensorView* residual, const TensorView& out) {
-  check_conv(x, w, conv, residual, out);
+  check_conv3d(Reach::host, x, w, conv, residual, out);
   const Shape in = shape4(x), to = shape4(out);
   const int64_t kt = w.shape[2], kh = w.shape[3], kw = w.shape[4];
   const std::vector<float> weights = channels_last(w);

@@ -3,18 +3,13 @@
 #include <algorithm>
 #include <vector>
 
+#include "lacuna/backend/network_check.h"
 #include "lacuna/backend/ref/numeric.h"
 #include "lacuna/backend/ref/ops.h"
 #include "lacuna/core/threads.h"
 
 namespace lacuna::ref {
 namespace {
-
-void check_rows(const char* who, const TensorView& x) {
-  check_real(who, x);
-  check_rank(who, x, 2);
-  check_channels(who, x);
-}
 
 std::vector<double> load_row(const TensorView& x, int64_t row) {
   std::vector<double> values(static_cast<size_t>(x.shape[1]));
@@ -65,31 +60,12 @@ void rope_token(const RopeTables& rope, int64_t token, int64_t head_dim, std::ve
   }
 }
 
-void check_rope(const RopeTables& rope, const TensorView& x, int32_t num_heads) {
-  LACUNA_CHECK(num_heads > 0 && x.shape[1] % num_heads == 0,
-               "rms_norm: {} channels in {} heads, expected whole heads", x.shape[1], num_heads);
-  const int64_t pairs = int64_t{rope.pairs_frames} + rope.pairs_height + rope.pairs_width;
-  LACUNA_CHECK(rope.pairs_frames >= 0 && rope.pairs_height >= 0 && rope.pairs_width >= 0 &&
-                   2 * pairs == x.shape[1] / num_heads,
-               "rms_norm: {} rotary pairs, expected {} (half of head_dim)", pairs,
-               x.shape[1] / num_heads / 2);
-  LACUNA_CHECK(rope.frames > 0 && rope.height > 0 && rope.width > 0 &&
-                   rope.frames * rope.height * rope.width == x.shape[0],
-               "rms_norm: {} tokens, expected the grid's {}x{}x{}", x.shape[0], rope.frames,
-               rope.height, rope.width);
-}
-
 }  // namespace
 
 void linear(const TensorView& x, const TensorView& w, const float* bias, Epilogue epilogue,
             const float* gate, const TensorView& out) {
-  for (const TensorView* t : {&x, &w, &out}) check_rows("linear", *t);
+  check_linear(Reach::host, x, w, epilogue, out);
   const int64_t m = x.shape[0], k = x.shape[1], n = w.shape[0];
-  LACUNA_CHECK(w.shape[1] == k && w.dtype == x.dtype && out.shape[0] == m && out.shape[1] == n,
-               "linear: x {}, w {}, out {}, expected [m, k], [n, k] of one dtype, [m, n]",
-               x.describe(), w.describe(), out.describe());
-  LACUNA_CHECK(epilogue != Epilogue::residual || out.dtype == DType::f32,
-               "linear: residual into {}, expected f32", out.describe());
   std::vector<float> xs(static_cast<size_t>(m * k));
   for (int64_t i = 0; i < m; ++i) reader(x).row(i * x.stride[0], std::span(xs).subspan(i * k, k));
   parallel_ranges(n, 16, [&](int64_t begin, int64_t end) {
@@ -111,10 +87,7 @@ void linear(const TensorView& x, const TensorView& w, const float* bias, Epilogu
 
 void layer_norm(const TensorView& x, const float* weight, const float* bias, const float* scale,
                 const float* shift, float eps, const TensorView& out) {
-  check_rows("layer_norm", x);
-  check_rows("layer_norm", out);
-  check_same_shape("layer_norm", x, out);
-  LACUNA_CHECK(x.dtype == DType::f32, "layer_norm: x {}, expected f32", x.describe());
+  check_layer_norm(Reach::host, x, out);
   const auto d = static_cast<size_t>(x.shape[1]);
   parallel_tasks(x.shape[0], [&](int64_t i, int) {
     std::vector<double> row = load_row(x, i);
@@ -138,11 +111,7 @@ void layer_norm(const TensorView& x, const float* weight, const float* bias, con
 
 void rms_norm(const TensorView& x, const float* weight, float eps, const RopeTables* rope,
               int32_t num_heads, const TensorView& out) {
-  check_rows("rms_norm", x);
-  check_rows("rms_norm", out);
-  check_same_shape("rms_norm", x, out);
-  LACUNA_CHECK(weight != nullptr, "rms_norm: weight null");
-  if (rope != nullptr) check_rope(*rope, x, num_heads);
+  check_rms_norm(Reach::host, x, weight, rope, num_heads, out);
   parallel_tasks(x.shape[0], [&](int64_t i, int) {
     std::vector<double> row = load_row(x, i);
     double sum = 0.0;
@@ -155,12 +124,7 @@ void rms_norm(const TensorView& x, const float* weight, float eps, const RopeTab
 }
 
 void gelu_mul(const TensorView& gate, const TensorView& up, const TensorView& out) {
-  for (const TensorView* t : {&gate, &up, &out}) {
-    check_real("gelu_mul", *t);
-    check_same_shape("gelu_mul", gate, *t);
-    LACUNA_CHECK(t->dtype == gate.dtype && t->rank >= 1, "gelu_mul: {} and {}, expected one dtype",
-                 gate.describe(), t->describe());
-  }
+  check_gelu_mul(Reach::host, gate, up, out);
   const int last = gate.rank - 1;
   const int64_t d = gate.shape[last];
   if (gate.numel() == 0) return;
@@ -182,12 +146,7 @@ void gelu_mul(const TensorView& gate, const TensorView& up, const TensorView& ou
 }
 
 void channel_norm(const TensorView& x, const float* gamma, bool with_silu, const TensorView& out) {
-  check_real("channel_norm", x);
-  check_same_shape("channel_norm", x, out);
-  LACUNA_CHECK(x.rank >= 1 && x.dtype == out.dtype && x.contiguous() && out.contiguous(),
-               "channel_norm: {} to {}, expected contiguous and one dtype", x.describe(),
-               out.describe());
-  LACUNA_CHECK(gamma != nullptr, "channel_norm: gamma null");
+  check_channel_norm(Reach::host, x, gamma, out);
   const int64_t c = x.shape[x.rank - 1];
   if (x.numel() == 0) return;
   parallel_ranges(x.numel() / c, 64, [&](int64_t begin, int64_t end) {

@@ -7,7 +7,6 @@
 #include <span>
 
 #include "lacuna/core/bf16.h"
-#include "lacuna/core/error.h"
 #include "lacuna/core/tensor.h"
 
 namespace lacuna::ref {
@@ -39,31 +38,6 @@ struct Writer {
     }
   }
 };
-
-// Throws Error unless the view is f32 or bf16 memory of the host.
-inline void check_real(const char* who, const TensorView& x) {
-  LACUNA_CHECK(x.device == Device::cpu && (x.dtype == DType::f32 || x.dtype == DType::bf16),
-               "{}: {} on {}, expected f32 or bf16 on the host", who, x.describe(),
-               x.device == Device::cpu ? "the host" : "a device");
-}
-
-inline void check_rank(const char* who, const TensorView& x, int rank) {
-  LACUNA_CHECK(x.rank == rank, "{}: {}, expected {} dimensions", who, x.describe(), rank);
-}
-
-// The kernels of this library need contiguous channels.
-inline void check_channels(const char* who, const TensorView& x) {
-  const int last = x.rank - 1;
-  LACUNA_CHECK(last >= 0 && (x.stride[last] == 1 || x.shape[last] <= 1),
-               "{}: channel stride {} of {}, expected 1", who, last < 0 ? 0 : x.stride[last],
-               x.describe());
-}
-
-inline void check_same_shape(const char* who, const TensorView& a, const TensorView& b) {
-  bool same = a.rank == b.rank;
-  for (int i = 0; same && i < a.rank; ++i) same = a.shape[i] == b.shape[i];
-  LACUNA_CHECK(same, "{}: {} and {}, expected equal shapes", who, a.describe(), b.describe());
-}
 
 inline Reader reader(const TensorView& x) {
   return {x.data, x.dtype == DType::bf16};

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "lacuna/core/error.h"
+#include "lacuna/core/round.h"
 
 namespace lacuna {
 namespace {
@@ -17,10 +18,6 @@ TensorView last_tap(Context& ctx, const TensorView& stored) {
                         {weight.shape[0], weight.shape[1], 1, weight.shape[3], weight.shape[4]});
   ctx.backend.copy(weight.narrow(2, taps - 1, 1), tap);
   return tap;
-}
-
-int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
 }
 
 // One head of width c over the positions of one frame: qkv [n, 3c] -> out [n, c].

@@ -4,14 +4,11 @@
 #include <algorithm>
 
 #include "lacuna/core/error.h"
+#include "lacuna/core/round.h"
 #include "lacuna/core/threads.h"
 
 namespace lacuna {
 namespace {
-
-int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 // Equal parts of at most `most` cells, in whole latent cells so that every level divides.
 std::vector<Span> equal_parts(int64_t latent_size, int64_t most_latent) {
