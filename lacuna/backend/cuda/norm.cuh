@@ -34,18 +34,27 @@ LACUNA_DEVICE Float4 kept_quad(const float* row, int c) {
   return *reinterpret_cast<const Float4*>(row + c);
 }
 
+// Keeps this thread's quads of a row of x; returns the sum of their values, or of their squares.
+template <bool kSquares>
+LACUNA_DEVICE float keep_row(const void* x, int64_t begin, int d, bool bf16, bool vector,
+                             float* row) {
+  float sum = 0.0f;
+  for (int c = thread_id() * 4; c < d; c += kRowThreads * 4) {
+    float v[4];
+    load_quad(x, begin + c, 1, quad_count(c, d), bf16, vector, v);
+    keep_quad(row, c, v);
+    sum += kSquares ? (v[0] * v[0] + v[1] * v[1]) + (v[2] * v[2] + v[3] * v[3])
+                    : (v[0] + v[1]) + (v[2] + v[3]);
+  }
+  return sum;
+}
+
 LACUNA_DEVICE void layer_norm(const LayerNormArgs& p) {
   auto& s = *reinterpret_cast<RowShared*>(shared_memory());
   float* row = s.row();
-  const int64_t x_begin = block_id() * p.x_stride, out_begin = block_id() * p.out_stride;
+  const int64_t out_begin = block_id() * p.out_stride;
   const int begin = thread_id() * 4, step = kRowThreads * 4;
-  float sum = 0.0f;
-  for (int c = begin; c < p.d; c += step) {
-    float v[4];
-    load_quad(p.x, x_begin + c, 1, quad_count(c, p.d), false, p.vector, v);
-    keep_quad(row, c, v);
-    sum += (v[0] + v[1]) + (v[2] + v[3]);
-  }
+  const float sum = keep_row<false>(p.x, block_id() * p.x_stride, p.d, false, p.vector, row);
   const float mean = block_sum(s, 0, sum) / static_cast<float>(p.d);
   float squares = 0.0f;
   for (int c = begin; c < p.d; c += step) {
@@ -107,15 +116,9 @@ LACUNA_DEVICE void rotate(const RmsNormArgs& p, int token, int c, float& a, floa
 LACUNA_DEVICE void rms_norm(const RmsNormArgs& p) {
   auto& s = *reinterpret_cast<RowShared*>(shared_memory());
   float* row = s.row();
-  const int64_t x_begin = block_id() * p.x_stride, out_begin = block_id() * p.out_stride;
+  const int64_t out_begin = block_id() * p.out_stride;
   const int begin = thread_id() * 4, step = kRowThreads * 4;
-  float sum = 0.0f;
-  for (int c = begin; c < p.d; c += step) {
-    float v[4];
-    load_quad(p.x, x_begin + c, 1, quad_count(c, p.d), p.bf16, p.vector, v);
-    keep_quad(row, c, v);
-    sum += (v[0] * v[0] + v[1] * v[1]) + (v[2] * v[2] + v[3] * v[3]);
-  }
+  const float sum = keep_row<true>(p.x, block_id() * p.x_stride, p.d, p.bf16, p.vector, row);
   const float inv = 1.0f / square_root(block_sum(s, 0, sum) / static_cast<float>(p.d) + p.eps);
   for (int c = begin; c < p.d; c += step) {
     const Float4 q = kept_quad(row, c);
