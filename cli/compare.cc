@@ -159,7 +159,7 @@ void run(const Options& o) {
     const Comparison comparison = compare_attention(*model, ctx, task, hooks);
     bar.reset();
     const Json report = comparison_report(comparison, task, model->name(), machine_info(*backend),
-                                          command_line(), o.report.empty() ? 0 : kPictureBytes);
+                                          o.report.empty() ? 0 : kPictureBytes);
     if (!o.output.empty()) write_video(o, task, comparison, ctx);
     if (!o.report.empty()) write_report(o.report, report);
     if (o.json) {

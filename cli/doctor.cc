@@ -17,6 +17,8 @@
 #include "lacuna/engine/presets.h"
 #include "lacuna/engine/recording.h"
 #include "lacuna/report/dense_pass.h"
+#include "lacuna/report/machine_info.h"
+#include "lacuna/report/sections.h"
 
 namespace lacuna::cli {
 namespace {
@@ -182,19 +184,16 @@ Json check_section(const Diagnosis& diagnosis, const DenseTiming& dense, const P
   const auto row = [](const char* what, double expected, double measured) {
     return Json{{"what", what}, {"expected", expected}, {"measured", measured}};
   };
-  const auto column = [](const char* key, const char* unit, int digits) {
-    return Json{{"key", key}, {"name", key}, {"unit", unit}, {"digits", digits}};
-  };
-  Json what = {{"key", "what"}, {"name", ""}};
-  return {{"kind", "table"},
-          {"title", "Check: one generation with the profile"},
-          {"note", "Against the median step of the dense generation; no frame was decoded."},
-          {"columns", Json::array({what, column("expected", "", 3), column("measured", "", 3)})},
-          {"rows", Json::array({row("speed-up of attention", diagnosis.attention_speedup,
-                                    dense.attention_ms * num_steps / sparse.attention_ms),
-                                row("speed-up of a step", diagnosis.step_speedup.value_or(1.0),
-                                    dense.step_ms * num_steps / sparse.total_ms),
-                                row("density", diagnosis.density, sparse.density)})}};
+  Json rows = Json::array({row("speed-up of attention", diagnosis.attention_speedup,
+                               dense.attention_ms * num_steps / sparse.attention_ms),
+                           row("speed-up of a step", diagnosis.step_speedup.value_or(1.0),
+                               dense.step_ms * num_steps / sparse.total_ms),
+                           row("density", diagnosis.density, sparse.density)});
+  return table_section(
+      "Check: one generation with the profile",
+      "Against the median step of the dense generation; no frame was decoded.",
+      {{"what", ""}, {"expected", "expected", "", "", 3}, {"measured", "measured", "", "", 3}},
+      std::move(rows));
 }
 
 void save(const Options& o, const Profile& profile) {
@@ -229,7 +228,7 @@ void diagnose_and_report(const Options& o, Backend& backend, const Examined& exa
   found.settings["dense_steps"] = found.dense_steps;
   found.settings["tokens"] = found.tokens;
   o.look.finish(make_report("Can sparse attention pay here?", verdict(diagnosis, *found.cost),
-                            backend, found.settings, std::move(sections)));
+                            machine_info(backend), found.settings, std::move(sections)));
 }
 
 void check_options(const Options& o) {

@@ -6,7 +6,6 @@
 
 #include "cli/command.h"
 #include "cli/options.h"
-#include "lacuna/report/machine_info.h"
 #include "lacuna/report/page.h"
 #include "lacuna/report/text.h"
 
@@ -23,9 +22,7 @@ struct Options {
 void run(const Options& o) {
   const auto backend = o.machine.open();
   const std::vector<std::filesystem::path> files(o.files.begin(), o.files.end());
-  nlohmann::ordered_json report = inspect(files, *backend);
-  report["command"] = command_line();
-  if (!report["machine"].contains("version")) report["machine"]["version"] = LACUNA_VERSION;
+  const nlohmann::ordered_json report = inspect(files, *backend);
   if (!o.report.empty()) write_report(o.report, report);
   if (o.json) {
     fmt::print("{}\n",

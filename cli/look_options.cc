@@ -8,7 +8,6 @@
 #include "cli/prompts.h"
 #include "lacuna/core/atomic_file.h"
 #include "lacuna/core/error.h"
-#include "lacuna/report/machine_info.h"
 #include "lacuna/report/page.h"
 #include "lacuna/report/text.h"
 
@@ -88,17 +87,6 @@ Json LookedModel::settings() const {
       {"seed", request_.seed},
       {"dtype", request_.dtype}};
   return settings;
-}
-
-Json make_report(const std::string& title, const std::string& summary, const Backend& backend,
-                 Json settings, Json sections) {
-  return {{"lacuna_report", 1},
-          {"command", command_line()},
-          {"title", title},
-          {"summary", summary},
-          {"machine", machine_info(backend)},
-          {"settings", std::move(settings)},
-          {"sections", std::move(sections)}};
 }
 
 }  // namespace lacuna::cli

@@ -48,8 +48,4 @@ class LookedModel {
   std::unique_ptr<PipelineSubject> subject_;
 };
 
-// Contract of reports: docs/formats.md.
-Json make_report(const std::string& title, const std::string& summary, const Backend& backend,
-                 Json settings, Json sections);
-
 }  // namespace lacuna::cli

@@ -12,6 +12,8 @@
 #include "lacuna/core/error.h"
 #include "lacuna/engine/recording.h"
 #include "lacuna/report/dense_pass.h"
+#include "lacuna/report/machine_info.h"
+#include "lacuna/report/sections.h"
 
 namespace lacuna::cli {
 namespace {
@@ -105,7 +107,7 @@ void run(const Options& o) {
     std::string summary;
     for (const std::string& sentence : sentences)
       summary += (summary.empty() ? "" : " ") + sentence;
-    o.look.finish(make_report("Sparse attention methods compared", summary, *backend,
+    o.look.finish(make_report("Sparse attention methods compared", summary, machine_info(*backend),
                               inputs.settings, tournament_sections(result)));
   } catch (const Cancelled&) {
     work.end();

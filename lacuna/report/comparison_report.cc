@@ -7,16 +7,14 @@
 #include <cmath>
 #include <functional>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <span>
 #include <string_view>
 
+#include "lacuna/report/sections.h"
 #include "lacuna/report/sprite.h"
 
 namespace lacuna {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 enum class Worst : uint8_t { none, low, high };
 
@@ -98,13 +96,11 @@ std::vector<const CompareSubject*> with_role(const Comparison& comparison, Compa
   return list;
 }
 
-void add_columns(const Metric& metric, bool spread, Json& columns) {
+void add_columns(const Metric& metric, bool spread, std::vector<Column>& columns) {
   const auto add = [&](std::string_view ending, std::string_view what) {
-    columns.push_back({{"key", fmt::format("{}{}", metric.key, ending)},
-                       {"name", fmt::format("{}{}", metric.name, what)},
-                       {"unit", metric.unit},
-                       {"digits", metric.digits},
-                       {"help", metric.help}});
+    columns.push_back({fmt::format("{}{}", metric.key, ending),
+                       fmt::format("{}{}", metric.name, what), std::string(metric.unit),
+                       std::string(metric.help), metric.digits});
   };
   add("", "");
   if (!spread) return;
@@ -126,7 +122,7 @@ void add_cells(const Metric& metric, const CompareSubject& subject, Json& row) {
 Json table(const Comparison& comparison, std::span<const Metric> metrics, bool with_dense,
            const std::string& title, const std::string& note) {
   const bool spread = comparison.subjects.front().runs.size() > 1;
-  Json columns = {{{"key", "name"}, {"name", "attention"}}};
+  std::vector<Column> columns = {{"name", "attention"}};
   for (const Metric& metric : metrics) add_columns(metric, spread, columns);
   Json rows = Json::array();
   for (const CompareSubject& subject : comparison.subjects) {
@@ -136,8 +132,7 @@ Json table(const Comparison& comparison, std::span<const Metric> metrics, bool w
     for (const Metric& metric : metrics) add_cells(metric, subject, row);
     rows.push_back(std::move(row));
   }
-  return {
-      {"kind", "table"}, {"title", title}, {"note", note}, {"columns", columns}, {"rows", rows}};
+  return table_section(title, note, columns, std::move(rows));
 }
 
 // Mean, low and high over runs at each index.
@@ -182,8 +177,8 @@ Json lines(const Comparison& comparison, std::vector<double> Quality::*member, J
   return section;
 }
 
-Json labels(size_t count) {
-  Json list = Json::array();
+std::vector<std::string> labels(size_t count) {
+  std::vector<std::string> list;
   for (size_t i = 0; i < count; ++i) list.push_back(std::to_string(i));
   return list;
 }
@@ -200,20 +195,15 @@ Json heatmap(const CompareSubject& subject) {
     }
     values.push_back(std::move(row));
   }
-  return {
-      {"kind", "heatmap"},
-      {"title", "Density: " + subject.name},
-      {"note", "Share of (query, key) pairs that were computed (P V), mean over runs; 1 = dense"},
-      {"rows", {{"name", "layer"}, {"labels", labels(first.size())}}},
-      {"columns", {{"name", "step"}, {"labels", labels(first.front().size())}}},
-      {"values", std::move(values)},
-      {"unit", "density"},
-      {"min", 0},
-      {"max", 1}};
+  return heatmap_section(
+      "Density: " + subject.name,
+      "Share of (query, key) pairs that were computed (P V), mean over runs; 1 = dense", "layer",
+      labels(first.size()), "step", labels(first.front().size()), std::move(values), "density");
 }
 
 Json bars(const Comparison& comparison) {
-  Json categories = Json::array(), selection = Json::array(), attention = Json::array();
+  std::vector<std::string> categories;
+  std::vector<double> selection, attention;
   const size_t layers = comparison.subjects.front().runs.front().layers.size();
   for (size_t l = 0; l < layers; ++l)
     for (const CompareSubject& subject : comparison.subjects) {
@@ -227,14 +217,9 @@ Json bars(const Comparison& comparison) {
       selection.push_back(select_ms);
       attention.push_back(attend_ms);
     }
-  return {{"kind", "bars"},
-          {"title", "Time per layer"},
-          {"note", "Selection and attention of one denoising step, mean over steps and runs"},
-          {"unit", "ms"},
-          {"categories", std::move(categories)},
-          {"series",
-           {{{"name", "selection"}, {"values", std::move(selection)}},
-            {{"name", "attention"}, {"values", std::move(attention)}}}}};
+  return time_bars_section(
+      "Time per layer", "Selection and attention of one denoising step, mean over steps and runs",
+      categories, selection, attention);
 }
 
 std::string thread_sentence(const ThreadCheck& check) {
@@ -245,7 +230,7 @@ std::string thread_sentence(const ThreadCheck& check) {
 }
 
 Json floor_text(const Comparison& comparison) {
-  Json paragraphs = {
+  std::vector<std::string> paragraphs = {
       "The floor is dense attention against dense attention of the same noise: the same "
       "mathematics, sums rounded in another order. A diffusion model amplifies such differences, "
       "so "
@@ -264,7 +249,7 @@ Json floor_text(const Comparison& comparison) {
   for (const CompareSubject* floor : floors)
     paragraphs.push_back(fmt::format("Floor, {}: {}, latents rel. L2 {:.4f}.", floor->name,
                                      psnr_text(*floor), mean_of(*floor, kQuality[3].value)));
-  return {{"kind", "text"}, {"title", "Noise floor"}, {"paragraphs", std::move(paragraphs)}};
+  return text_section("Noise floor", std::move(paragraphs));
 }
 
 std::string describe(const CompareSubject& subject) {
@@ -359,7 +344,7 @@ std::vector<std::string> clip_label(const CompareSubject& subject) {
 
 Json comparison_report(const Comparison& comparison, const CompareTask& task,
                        const std::string& model_name, const Json& machine,
-                       const std::string& command, size_t max_picture_bytes) {
+                       size_t max_picture_bytes) {
   const auto candidates = with_role(comparison, CompareRole::candidate);
   const size_t runs = comparison.subjects.front().runs.size();
   const std::string over =
@@ -385,15 +370,11 @@ Json comparison_report(const Comparison& comparison, const CompareTask& task,
   for (const CompareSubject* candidate : candidates) sections.push_back(heatmap(*candidate));
   sections.push_back(bars(comparison));
   const Request& r = task.request;
-  const Json report = {{"lacuna_report", 1},
-                       {"command", command},
-                       {"title", fmt::format("Sparse against dense: {}, {} frames of {}x{}",
-                                             model_name, r.frames, r.width, r.height)},
-                       {"summary", summary(comparison)},
-                       {"machine", machine},
-                       {"settings", settings(comparison, task, model_name)},
-                       {"sections", std::move(sections)},
-                       {"runs", every_run(comparison)}};
+  Json report = make_report(fmt::format("Sparse against dense: {}, {} frames of {}x{}", model_name,
+                                        r.frames, r.width, r.height),
+                            summary(comparison), machine, settings(comparison, task, model_name),
+                            std::move(sections));
+  report["runs"] = every_run(comparison);
   // A prompt is a stranger's bytes; invalid UTF-8 is replaced instead of thrown at.
   return Json::parse(report.dump(-1, ' ', false, Json::error_handler_t::replace));
 }

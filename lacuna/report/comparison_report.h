@@ -12,12 +12,12 @@ namespace lacuna {
 
 // All sections: quality and cost per candidate with the noise floor apart, what the floor means,
 // frames side by side (if clips were kept), PSNR and flicker per frame, density over steps and
-// layers, time per layer. `machine` and `command` as machine_info() and command_line() give them.
-// Pictures take at most max_picture_bytes; 0 leaves them out.
+// layers, time per layer. `machine` as machine_info() gives it. Pictures take at most
+// max_picture_bytes; 0 leaves them out.
 nlohmann::ordered_json comparison_report(const Comparison& comparison, const CompareTask& task,
                                          const std::string& model_name,
                                          const nlohmann::ordered_json& machine,
-                                         const std::string& command, size_t max_picture_bytes);
+                                         size_t max_picture_bytes);
 
 // True when the candidate's mean latents error and PSNR are no worse than those of the worst row of
 // the floor; false without a floor.

@@ -7,18 +7,11 @@
 #include <set>
 
 #include "lacuna/report/doctor.h"
+#include "lacuna/report/sections.h"
 
 namespace lacuna {
 
 namespace {
-
-Json text_column(const char* name) {
-  return {{"key", name}, {"name", name}};
-}
-
-Json column(const char* key, const char* name, const char* unit, int digits, const char* help) {
-  return {{"key", key}, {"name", name}, {"unit", unit}, {"digits", digits}, {"help", help}};
-}
 
 std::vector<int> layers_of(const Diagnosis& d) {
   std::set<int> layers;
@@ -71,22 +64,19 @@ Json layer_table(const Diagnosis& d, const MeasuredCost& cost) {
           mean_of(d, layer, [](const Decision& x) { return x.sparse ? x.density : 1.0; })},
          {"decision", decision_text(d, layer)}});
   }
-  return {{"kind", "table"},
-          {"title", "Layers"},
-          {"note",
-           fmt::format("Means over the examined steps. A head's need is the least density at which "
-                       "its output is within rel_l1 {:.4g} of dense.",
-                       d.target)},
-          {"columns",
-           Json::array(
-               {column("layer", "layer", "", 0, ""),
-                column("needed", "needed density", "", 3, "mean over heads"),
-                column("loss", "rel_l1", "", 4, "of the layer's output, largest over the steps"),
-                column("dense_ms", "dense", "ms", 2, "one call"),
-                column("sparse_ms", "sparse", "ms", 2, "one call expected, selection counted"),
-                column("density", "density", "", 3, "as decided; 1 = dense"),
-                text_column("decision")})},
-          {"rows", rows}};
+  return table_section(
+      "Layers",
+      fmt::format("Means over the examined steps. A head's need is the least density at which its "
+                  "output is within rel_l1 {:.4g} of dense.",
+                  d.target),
+      {{"layer", "layer"},
+       {"needed", "needed density", "", "mean over heads", 3},
+       {"loss", "rel_l1", "", "of the layer's output, largest over the steps", 4},
+       {"dense_ms", "dense", "ms", "one call", 2},
+       {"sparse_ms", "sparse", "ms", "one call expected, selection counted", 2},
+       {"density", "density", "", "as decided; 1 = dense", 3},
+       {"decision", "decision"}},
+      std::move(rows));
 }
 
 std::string faster_when(double break_even) {
@@ -110,30 +100,17 @@ Json cost_table(const Diagnosis& d, const MeasuredCost& cost) {
                     {"attend_ms", p->ms},
                     {"speedup", model.dense_ms() / (model.select_ms() + p->ms)}});
   const double break_even = model.break_even();
-  return {{"kind", "table"},
-          {"title", "What attention costs on this machine"},
-          {"note", fmt::format("One call at {} tokens, measured on {} heads. {}.", d.tokens,
-                               cost.heads, faster_when(break_even))},
-          {"columns", Json::array({text_column("attention"),
-                                   column("density", "density", "", 3, "share of pairs computed"),
-                                   column("select_ms", "selection", "ms", 2, ""),
-                                   column("attend_ms", "attention", "ms", 2, ""),
-                                   column("speedup", "speed-up", "x", 2, "selection counted")})},
-          {"rows", rows},
-          {"break_even", break_even}};
-}
-
-Json heatmap(const char* title, const char* note, const char* columns, const Json& row_labels,
-             const Json& column_labels, const Json& values) {
-  return {{"kind", "heatmap"},
-          {"title", title},
-          {"note", note},
-          {"rows", {{"name", "layer"}, {"labels", row_labels}}},
-          {"columns", {{"name", columns}, {"labels", column_labels}}},
-          {"values", values},
-          {"unit", "density"},
-          {"min", 0},
-          {"max", 1}};
+  Json table = table_section("What attention costs on this machine",
+                             fmt::format("One call at {} tokens, measured on {} heads. {}.",
+                                         d.tokens, cost.heads, faster_when(break_even)),
+                             {{"attention", "attention"},
+                              {"density", "density", "", "share of pairs computed", 3},
+                              {"select_ms", "selection", "ms", "", 2},
+                              {"attend_ms", "attention", "ms", "", 2},
+                              {"speedup", "speed-up", "x", "selection counted", 2}},
+                             std::move(rows));
+  table["break_even"] = break_even;
+  return table;
 }
 
 double needed(const HeadNeed& head) {
@@ -148,7 +125,8 @@ Json needed_map(const Examined& examined, const std::vector<int>& layers, bool b
     steps.insert(f.step);
     heads = std::max(heads, f.heads.size());
   }
-  Json row_labels = Json::array(), column_labels = Json::array(), values = Json::array();
+  std::vector<std::string> row_labels, column_labels;
+  Json values = Json::array();
   if (by_head) {
     for (size_t h = 0; h < heads; ++h) column_labels.push_back(fmt::format("{}", h));
   } else {
@@ -170,15 +148,16 @@ Json needed_map(const Examined& examined, const std::vector<int>& layers, bool b
       row.push_back(count[i] > 0.0 ? Json(sum[i] / count[i]) : Json());
     values.push_back(std::move(row));
   }
-  return by_head
-             ? heatmap("Density each head needs", "Mean over the examined steps; 1 = stays dense.",
-                       "head", row_labels, column_labels, values)
-             : heatmap("Density each layer needs", "Mean over its heads, by examined step.", "step",
-                       row_labels, column_labels, values);
+  return heatmap_section(by_head ? "Density each head needs" : "Density each layer needs",
+                         by_head ? "Mean over the examined steps; 1 = stays dense."
+                                 : "Mean over its heads, by examined step.",
+                         "layer", row_labels, by_head ? "head" : "step", column_labels,
+                         std::move(values), "density");
 }
 
 Json layer_bars(const Diagnosis& d, const MeasuredCost& cost) {
-  Json categories = Json::array(), select = Json::array(), attend = Json::array();
+  std::vector<std::string> categories;
+  std::vector<double> select, attend;
   for (const int layer : layers_of(d)) {
     categories.push_back(fmt::format("layer {}, dense", layer));
     select.push_back(0.0);
@@ -188,25 +167,18 @@ Json layer_bars(const Diagnosis& d, const MeasuredCost& cost) {
     attend.push_back(mean_of(d, layer, [](const Decision& x) { return x.sparse_ms; }) -
                      cost.model.select_ms());
   }
-  const Json selection = {{"name", "selection"}, {"values", select}};
-  const Json attention = {{"name", "attention"}, {"values", attend}};
-  return {{"kind", "bars"},
-          {"title", "Expected time of one call"},
-          {"note", "Dense beside sparse at the density that the layer's heads need."},
-          {"unit", "ms"},
-          {"categories", categories},
-          {"series", Json::array({selection, attention})}};
+  return time_bars_section("Expected time of one call",
+                           "Dense beside sparse at the density that the layer's heads need.",
+                           categories, select, attend);
 }
 
 }  // namespace
 
 Json doctor_sections(const Diagnosis& d, const Examined& examined, const MeasuredCost& cost) {
   const std::vector<int> layers = layers_of(d);
-  const Json text = {
-      {"kind", "text"}, {"title", "Verdict"}, {"paragraphs", Json::array({verdict(d, cost)})}};
-  return Json::array({text, layer_table(d, cost), cost_table(d, cost),
-                      needed_map(examined, layers, true), needed_map(examined, layers, false),
-                      layer_bars(d, cost)});
+  return Json::array({text_section("Verdict", {verdict(d, cost)}), layer_table(d, cost),
+                      cost_table(d, cost), needed_map(examined, layers, true),
+                      needed_map(examined, layers, false), layer_bars(d, cost)});
 }
 
 }  // namespace lacuna

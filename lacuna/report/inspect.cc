@@ -157,27 +157,24 @@ Json inspect(std::span<const fs::path> files, Backend& backend) {
     open(file, found);
     names += (names.empty() ? "" : ", ") + file.filename().string();
   }
-  Json report = {{"lacuna_report", 1}, {"command", ""}, {"title", names}};
-  report["summary"] = summary_of(found);
-  report["machine"] = machine_info(backend);
+  Json machine = machine_info(backend);
   Json settings = Json::object(), sections = Json::array();
   if (found.trace) settings = settings_of(found.trace->header.target);
   if (found.masks) settings = settings_of(found.masks->target());
   if (found.profile) settings = settings_of(found.profile->target);
   if (found.recording) settings = settings_of(found.recording->calls().front());
   if (found.trace) {
-    report["machine"] = found.trace->header.machine;
-    report["machine"]["version"] = found.trace->header.version;
-    report["machine"]["date"] = found.trace->header.date;
+    machine = found.trace->header.machine;
+    machine["version"] = found.trace->header.version;
+    machine["date"] = found.trace->header.date;
     add_request(found.trace->header.request, settings);
     add_trace_sections(*found.trace, sections);
   }
   if (found.masks) add_masks(found, sections);
   if (found.profile) add_profile_sections(*found.profile, sections);
   if (found.recording) add_recording_sections(found.recording->calls(), backend, sections);
-  report["settings"] = std::move(settings);
-  report["sections"] = std::move(sections);
-  return report;
+  return make_report(names, summary_of(found), std::move(machine), std::move(settings),
+                     std::move(sections));
 }
 
 }  // namespace lacuna

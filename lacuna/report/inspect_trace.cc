@@ -85,20 +85,14 @@ Json layer_step_map(std::string_view title, std::string_view note, std::string_v
 }
 
 Json time_bars(const std::map<int, Sum>& layers) {
-  Json names = Json::array(), select = Json::array(), attend = Json::array();
+  std::vector<std::string> names;
+  std::vector<double> select, attend;
   for (const auto& [layer, sum] : layers) {
     names.push_back(fmt::format("layer {}", layer));
     select.push_back(sum.select_ms);
     attend.push_back(sum.attend_ms);
   }
-  return {
-      {"kind", "bars"},
-      {"title", "Time per layer"},
-      {"note", "Over all steps and branches."},
-      {"unit", "ms"},
-      {"categories", names},
-      {"series",
-       {{{"name", "selection"}, {"values", select}}, {{"name", "attention"}, {"values", attend}}}}};
+  return time_bars_section("Time per layer", "Over all steps and branches.", names, select, attend);
 }
 
 Json explain_table(const TraceFile& trace) {

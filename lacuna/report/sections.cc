@@ -1,10 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lacuna/report/sections.h"
 
+#include "lacuna/report/machine_info.h"
+
 namespace lacuna {
 
+Json make_report(std::string_view title, std::string_view summary, Json machine, Json settings,
+                 Json sections) {
+  return {{"lacuna_report", 1},
+          {"command", command_line()},
+          {"title", title},
+          {"summary", summary},
+          {"machine", std::move(machine)},
+          {"settings", std::move(settings)},
+          {"sections", std::move(sections)}};
+}
+
 Json table_section(std::string_view title, std::string_view note,
-                   std::initializer_list<Column> columns, Json rows) {
+                   const std::vector<Column>& columns, Json rows) {
   Json json = {{"kind", "table"}, {"title", title}, {"note", note}};
   json["columns"] = Json::array();
   for (const Column& column : columns) {
@@ -33,6 +46,19 @@ Json heatmap_section(std::string_view title, std::string_view note, std::string_
   json["min"] = 0;
   json["max"] = 1;
   return json;
+}
+
+Json time_bars_section(std::string_view title, std::string_view note,
+                       const std::vector<std::string>& categories,
+                       const std::vector<double>& selection, const std::vector<double>& attention) {
+  return {{"kind", "bars"},
+          {"title", title},
+          {"note", note},
+          {"unit", "ms"},
+          {"categories", categories},
+          {"series",
+           {{{"name", "selection"}, {"values", selection}},
+            {{"name", "attention"}, {"values", attention}}}}};
 }
 
 }  // namespace lacuna

@@ -9,6 +9,7 @@
 
 #include "lacuna/core/error.h"
 #include "lacuna/report/front.h"
+#include "lacuna/report/sections.h"
 
 namespace lacuna {
 
@@ -93,14 +94,6 @@ std::vector<Rank> ranking(const Tournament& t) {
   return ranks;
 }
 
-Json text_column(const char* name) {
-  return {{"key", name}, {"name", name}};
-}
-
-Json column(const char* key, const char* name, const char* unit, int digits, const char* help) {
-  return {{"key", key}, {"name", name}, {"unit", unit}, {"digits", digits}, {"help", help}};
-}
-
 Json row_json(const ReplayRow& row, const std::optional<double>& target, const char* front) {
   Json json = {
       {"attention", row.name},        {"parameter", row.parameter},   {"target", nullptr},
@@ -130,37 +123,30 @@ Json density_table(const Tournament& t) {
     row["floor"] = true;
     rows.push_back(std::move(row));
   }
-  return {
-      {"kind", "table"},
-      {"title", "At equal density"},
-      {"note",
-       "Means over the recorded calls, least loss first; the last rows are dense attention, the "
-       "noise floor."},
-      {"columns",
-       Json::array(
-           {text_column("attention"),
-            column("target", "wanted", "", 2, "density of P V that was searched for"),
-            column("qk_density", "QK", "", 3, "share of query-key products that is computed"),
-            column("pv_density", "PV", "", 3, "share of products with values that is computed"),
-            column("recall", "recall", "", 4, "softmax mass of what was kept"),
-            column("rel_l1", "rel_l1", "", 4, "sum |o - o'| / sum |o|, against dense f32"),
-            column("select_ms", "select", "ms", 2, "one selection"),
-            column("attend_ms", "attend", "ms", 2, "one attention call without its selection"),
-            column("speedup", "speed-up", "x", 2, "over dense, selection counted"),
-            text_column("parameter"), text_column("front")})},
-      {"rows", rows}};
+  return table_section(
+      "At equal density",
+      "Means over the recorded calls, least loss first; the last rows are dense attention, the "
+      "noise floor.",
+      {{"attention", "attention"},
+       {"target", "wanted", "", "density of P V that was searched for", 2},
+       {"qk_density", "QK", "", "share of query-key products that is computed", 3},
+       {"pv_density", "PV", "", "share of products with values that is computed", 3},
+       {"recall", "recall", "", "softmax mass of what was kept", 4},
+       {"rel_l1", "rel_l1", "", "sum |o - o'| / sum |o|, against dense f32", 4},
+       {"select_ms", "select", "ms", "one selection", 2},
+       {"attend_ms", "attend", "ms", "one attention call without its selection", 2},
+       {"speedup", "speed-up", "x", "over dense, selection counted", 2},
+       {"parameter", "parameter"},
+       {"front", "front"}},
+      std::move(rows));
 }
 
 Json time_table(const Tournament& t) {
-  Json columns = Json::array();
-  columns.push_back(text_column("attention"));
-  for (const double time : t.settings.times) {
-    const std::string name = fmt::format("{:.4g} % of dense", 100.0 * time);
-    columns.push_back({{"key", fmt::format("at_{:.4g}", time)},
-                       {"name", name},
-                       {"digits", 4},
-                       {"help", "rel_l1 in this time, selection counted"}});
-  }
+  std::vector<Column> columns = {{"attention", "attention"}};
+  for (const double time : t.settings.times)
+    columns.push_back({fmt::format("at_{:.4g}", time),
+                       fmt::format("{:.4g} % of dense", 100.0 * time), "",
+                       "rel_l1 in this time, selection counted", 4});
   Json rows = Json::array();
   for (const std::string& name : contestants(t)) {
     Json row = {{"attention", name}};
@@ -172,13 +158,11 @@ Json time_table(const Tournament& t) {
     }
     if (any) rows.push_back(std::move(row));
   }
-  return {{"kind", "table"},
-          {"title", "At equal time"},
-          {"note",
-           "rel_l1 at a share of dense attention's time, selection counted, read between the "
-           "measured points (log rel_l1 is taken as linear in time). Empty: not in that range."},
-          {"columns", columns},
-          {"rows", rows}};
+  return table_section(
+      "At equal time",
+      "rel_l1 at a share of dense attention's time, selection counted, read between the measured "
+      "points (log rel_l1 is taken as linear in time). Empty: not in that range.",
+      columns, std::move(rows));
 }
 
 Json ranking_table(const Tournament& t) {
@@ -191,22 +175,17 @@ Json ranking_table(const Tournament& t) {
                     {"speedup", best != nullptr ? Json(best->row.speedup()) : Json()},
                     {"density", best != nullptr ? Json(best->row.pv_density) : Json()}});
   }
-  return {
-      {"kind", "table"},
-      {"title", "Ranking"},
-      {"note",
-       fmt::format("Loss over the least loss at the same density, geometric mean over the "
-                   "densities reached; and the largest speed-up over dense with rel_l1 at most "
-                   "{:.4g}.",
-                   t.settings.loss)},
-      {"columns",
-       Json::array({text_column("attention"),
-                    column("behind", "loss / best", "x", 2, "1 = least at every density"),
-                    column("reached", "densities", "", 0, "how many of the densities it reached"),
-                    column("speedup", "speed-up", "x", 2,
-                           "the largest with a small loss; selection counted"),
-                    column("density", "at density", "", 3, "of that point")})},
-      {"rows", rows}};
+  return table_section(
+      "Ranking",
+      fmt::format("Loss over the least loss at the same density, geometric mean over the densities "
+                  "reached; and the largest speed-up over dense with rel_l1 at most {:.4g}.",
+                  t.settings.loss),
+      {{"attention", "attention"},
+       {"behind", "loss / best", "x", "1 = least at every density", 2},
+       {"reached", "densities", "", "how many of the densities it reached"},
+       {"speedup", "speed-up", "x", "the largest with a small loss; selection counted", 2},
+       {"density", "at density", "", "of that point", 3}},
+      std::move(rows));
 }
 
 Json front_section(const Tournament& t, bool time) {
@@ -362,11 +341,11 @@ std::vector<std::string> missed_sentences(const Tournament& t) {
 }  // namespace
 
 Json tournament_sections(const Tournament& t) {
-  Json paragraphs = tournament_sentences(t);
+  std::vector<std::string> paragraphs = tournament_sentences(t);
   for (std::string& line : missed_sentences(t)) paragraphs.push_back(std::move(line));
-  const Json text = {{"kind", "text"}, {"title", "Result"}, {"paragraphs", paragraphs}};
-  return Json::array({text, ranking_table(t), density_table(t), time_table(t),
-                      front_section(t, false), front_section(t, true)});
+  return Json::array({text_section("Result", std::move(paragraphs)), ranking_table(t),
+                      density_table(t), time_table(t), front_section(t, false),
+                      front_section(t, true)});
 }
 
 }  // namespace lacuna

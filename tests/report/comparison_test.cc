@@ -13,6 +13,7 @@
 #include "lacuna/core/error.h"
 #include "lacuna/core/threads.h"
 #include "lacuna/report/comparison_report.h"
+#include "lacuna/report/machine_info.h"
 
 namespace lacuna {
 namespace {
@@ -222,7 +223,7 @@ TEST(Spread, IsThatOfASample) {
 
 nlohmann::ordered_json report_of(const Comparison& comparison, const CompareTask& task,
                                  size_t pictures) {
-  return comparison_report(comparison, task, "tiny", {{"cpu", "x"}}, "lacuna compare", pictures);
+  return comparison_report(comparison, task, "tiny", {{"cpu", "x"}}, pictures);
 }
 
 TEST(CompareReport, HasEverySection) {
@@ -230,7 +231,7 @@ TEST(CompareReport, HasEverySection) {
   task.prompts = {"bytes \xff of a stranger"};
   const auto report = report_of(three(), task, 1 << 20);
   EXPECT_EQ(report["lacuna_report"], 1);
-  EXPECT_EQ(report["command"], "lacuna compare");
+  EXPECT_EQ(report["command"], command_line());
   EXPECT_EQ(report["settings"]["seeds"], "3");
   std::vector<std::string> kinds;
   for (const auto& section : report["sections"]) kinds.push_back(section["kind"]);
