@@ -90,10 +90,11 @@ function(lacuna_cuda_tests)
   if(NOT LACUNA_SANITIZE)
     lacuna_library(cuda_emulator lacuna/backend/cuda/emulator LIBS lacuna_backend_cuda)
     target_compile_options(lacuna_cuda_emulator PRIVATE -O3)
-    lacuna_test(cuda tests/backend/cuda LIBS lacuna_cuda_emulator lacuna_backend)
+    lacuna_test(cuda tests/backend/cuda LIBS lacuna_cuda_emulator lacuna_engine)
     lacuna_test(cuda_models tests/models/cuda LIBS lacuna_cuda_emulator lacuna_pipeline)
     # Contracts of every backend, here on the CUDA backend (backends_test.cc).
-    target_sources(test_cuda PRIVATE tests/backend/contract_nn_test.cc tests/backend/contract_select_test.cc)
+    target_sources(test_cuda PRIVATE tests/backend/contract_check_test.cc tests/backend/contract_nn_test.cc
+      tests/backend/contract_select_test.cc tests/methods/contract_backends_test.cc tests/engine/compensate_test.cc)
   endif()
   find_package(Python3 COMPONENTS Interpreter QUIET)
   if(LACUNA_HAS_CUDA AND Python3_FOUND)

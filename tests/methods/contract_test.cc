@@ -1,52 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 // What every method promises, over all_methods(): a new method is covered without an edit here.
+#include "tests/methods/contract.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
 
 #include "lacuna/core/threads.h"
 #include "lacuna/methods/selection.h"
-#include "tests/methods/fixtures.h"
 
 namespace lacuna::test {
 namespace {
-
-// Ragged in every way: short last blocks, border tiles, text that shares a block with video.
-const Shape kShapes[] = {
-    {{5, 8, 9}, 0, 3}, {{5, 8, 9}, 21, 3}, {{3, 8, 16}, 0, 2}, {{1, 1, 1}, 0, 1}, {{2, 3, 5}, 5, 2},
-};
 
 struct ThreadCount {
   const int before = num_threads();
   explicit ThreadCount(int n) { set_num_threads(n); }
   ~ThreadCount() { set_num_threads(before); }
 };
-
-// Masks for `fixed`: checkers plus the diagonal.
-Selection checkers(const Shape& shape) {
-  Selection all;
-  all.q_layout = all.k_layout = BlockLayout::uniform(shape.seq_len(), 32);
-  const int32_t blocks = all.q_layout.num_blocks;
-  all.mask = BlockMask(shape.num_heads, blocks, blocks);
-  for (int64_t h = 0; h < shape.num_heads; ++h)
-    for (int32_t qb = 0; qb < blocks; ++qb)
-      for (int32_t kb = 0; kb < blocks; ++kb)
-        if ((qb + kb + h) % 2 == 0 || qb == kb) all.mask.set(h, qb, kb);
-  return all;
-}
-
-// Small blocks where the method has that parameter, so that tests see many blocks.
-Params small_blocks(const Method& method) {
-  Params params(method.specs());
-  for (const ParamSpec& spec : method.specs()) {
-    if (spec.name.starts_with("block")) params.set(spec.name, 32);
-    if (spec.name.ends_with("_clusters")) params.set(spec.name, 12);
-    if (spec.name == "first_iterations") params.set(spec.name, 5);
-    if (spec.name.starts_with("tile_")) params.set(spec.name, spec.name == "tile_frames" ? 2 : 3);
-    if (spec.name.starts_with("window_")) params.set(spec.name, 1);
-  }
-  return params;
-}
 
 bool has_param(const Method& method, std::string_view name) {
   const auto specs = method.specs();
@@ -64,11 +34,9 @@ void expect_equal(const Selection& a, const Selection& b) {
 
 class MethodContract : public testing::TestWithParam<const Method*> {
  protected:
-  Selection run(const Input& in, const Params& params, std::vector<int32_t> heads = {},
-                Backend* backend = nullptr) {
+  Selection run(const Input& in, const Params& params, std::vector<int32_t> heads = {}) {
     const Selection masks = checkers(in.shape);
-    return select(method_, params, in, backend == nullptr ? *ref_ : *backend, std::move(heads),
-                  &masks);
+    return select(method_, params, in, *ref_, std::move(heads), &masks);
   }
 
   const Method& method_ = *GetParam();
@@ -112,26 +80,6 @@ TEST_P(MethodContract, DropsSomething) {
   if (s.mask.empty()) GTEST_SKIP() << method_.name() << " is dense";
   EXPECT_LT(s.mask.density(s.q_layout, s.k_layout), 1.0)
       << "no block of " << s.mask.num_k_blocks() << " was dropped";
-}
-
-// Estimates may differ in the last bit between backends, so near ties a block may flip.
-TEST_P(MethodContract, BackendsSelectTheSameBlocks) {
-  for (std::string_view name : {"cpu", "ref"}) {  // cuda does not select yet
-    const std::unique_ptr<Backend> backend = make_backend(name);
-    for (const Shape& shape : kShapes) {
-      SCOPED_TRACE(testing::Message() << name << " " << shape);
-      const Input in = make_input(shape);
-      const Selection want = run(in, small_blocks(method_));
-      const Selection got = run(in, small_blocks(method_), {}, backend.get());
-      ASSERT_EQ(got.mask.empty(), want.mask.empty());
-      int64_t differ = 0, total = 0;
-      for (int64_t h = 0; h < want.mask.num_heads(); ++h)
-        for (int32_t qb = 0; qb < want.mask.num_q_blocks(); ++qb)
-          for (int32_t kb = 0; kb < want.mask.num_k_blocks(); ++kb, ++total)
-            differ += want.mask.get(h, qb, kb) != got.mask.get(h, qb, kb);
-      EXPECT_LE(differ, total / 500) << "of " << total;
-    }
-  }
 }
 
 TEST_P(MethodContract, DensityDoesNotFallAsTopPRises) {

@@ -16,6 +16,7 @@
 #include "lacuna/core/rng.h"
 #include "lacuna/core/workspace.h"
 #include "lacuna/methods/method.h"
+#include "tests/support/error_of.h"
 
 namespace lacuna::test {
 
@@ -155,7 +156,7 @@ class Steps {
   const Params params_;
   Backend& backend_;
   const Selection* fixed_;
-  Workspace workspace_;
+  Workspace workspace_{backend_};
   const std::unique_ptr<State> state_ = method_.make_state();
 };
 
@@ -184,16 +185,5 @@ inline std::vector<std::string> picture(const BlockMask& mask, int64_t head = 0)
 }
 
 using Picture = std::vector<std::string>;
-
-// Text of the Error that `body` throws; "" when it throws none.
-template <typename Body>
-std::string error_of(Body&& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
 
 }  // namespace lacuna::test

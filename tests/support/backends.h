@@ -27,9 +27,16 @@ inline void PrintTo(const BackendChoice& choice, std::ostream* out) {  // NOLINT
   *out << choice.name;
 }
 
-// What the contract tests of this binary run on, beside the reference: the CPU backend at each of
-// its levels (tests/backend), CUDA on the emulator and on a GPU (tests/backend/cuda).
+// What the contract tests of this binary run on, beside the reference: CUDA on the emulator and on
+// a GPU in test_cuda (tests/backend/cuda), the CPU backend at each of its levels in the others
+// (tests/backend).
 std::vector<BackendChoice> backends_under_test();
+
+inline std::vector<BackendChoice> backends_and_reference() {
+  std::vector<BackendChoice> list = backends_under_test();
+  list.push_back({"ref", make_ref_backend});
+  return list;
+}
 
 inline std::string choice_name(const testing::TestParamInfo<BackendChoice>& info) {
   return info.param.name;
