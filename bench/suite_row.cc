@@ -15,16 +15,15 @@ const char* dtype_of(const SuiteRow& row) {
   return row.bf16 ? "bf16" : "f32";
 }
 
-SuiteRow make_row(std::string name, SuiteGroup group, bool bf16, RatioKind kind, double must,
-                  double reach) {
-  SuiteRow row;
-  row.name = fmt::format("{} {}", name, bf16 ? "bf16" : "f32");
-  row.group = group;
-  row.bf16 = bf16;
-  row.kind = kind;
-  row.must = must;
-  row.reach = reach;
-  return row;
+SuiteRow& add_row(std::vector<SuiteRow>& rows, const std::string& name, SuiteGroup group, bool bf16,
+                  RatioKind kind, double must, double reach) {
+  rows.push_back({.name = fmt::format("{} {}", name, bf16 ? "bf16" : "f32"),
+                  .group = group,
+                  .bf16 = bf16,
+                  .kind = kind,
+                  .must = must,
+                  .reach = reach});
+  return rows.back();
 }
 
 void add_dense_rows(std::vector<SuiteRow>& rows) {
@@ -40,11 +39,10 @@ void add_dense_rows(std::vector<SuiteRow>& rows) {
         Dense{Isa::avx512, false, 128, 0.80, 0.85}, Dense{Isa::avx512, false, 64, 0.75, 0.80},
         Dense{Isa::avx512_bf16, true, 128, 0, 0}, Dense{Isa::amx, true, 128, 0.45, 0.60},
         Dense{Isa::amx, true, 64, 0.30, 0.45}}) {
-    SuiteRow row = make_row(fmt::format("dense d{}", d.head_dim), SuiteGroup::dense, d.bf16,
+    SuiteRow& row = add_row(rows, fmt::format("dense d{}", d.head_dim), SuiteGroup::dense, d.bf16,
                             RatioKind::share, d.must, d.reach);
     row.isa = d.isa;
     row.head_dim = d.head_dim;
-    rows.push_back(std::move(row));
   }
 }
 
@@ -54,12 +52,10 @@ void add_sparse_rows(std::vector<SuiteRow>& rows) {
   };
   for (bool bf16 : {false, true})
     for (const Sparse& s : {Sparse{0.5, 0.97, 0.92, 0.97}, Sparse{0.25, 0.95, 0.85, 0.93},
-                            Sparse{0.1, 0.93, 0.75, 0.90}, Sparse{0.05, 0.87, 0.65, 0.82}}) {
-      rows.push_back(make_row(fmt::format("sparse {}", s.density), SuiteGroup::sparse, bf16,
-                              RatioKind::efficiency, bf16 ? s.bf16_must : s.f32_must,
-                              bf16 ? s.bf16_reach : 0.98));
-      rows.back().density = s.density;
-    }
+                            Sparse{0.1, 0.93, 0.75, 0.90}, Sparse{0.05, 0.87, 0.65, 0.82}})
+      add_row(rows, fmt::format("sparse {}", s.density), SuiteGroup::sparse, bf16,
+              RatioKind::efficiency, bf16 ? s.bf16_must : s.f32_must, bf16 ? s.bf16_reach : 0.98)
+          .density = s.density;
 }
 
 std::string text_of(const SuiteRow& row, double x) {
@@ -91,34 +87,30 @@ nlohmann::ordered_json number(const std::optional<double>& x) {
 std::vector<SuiteRow> suite_rows(Isa best) {
   std::vector<SuiteRow> rows;
   add_dense_rows(rows);
-  const auto add = [&](const char* name, SuiteGroup group, bool bf16, RatioKind kind, double must,
-                       double reach) {
-    rows.push_back(make_row(name, group, bf16, kind, must, reach));
+  const auto add = [&](const std::string& name, auto... rest) -> SuiteRow& {
+    return add_row(rows, name, rest...);
   };
   add("vs oneDNN", SuiteGroup::onednn, false, RatioKind::speed_up, 1.35, 1.45);
   // The bar is one for AMX: vdpbf16ps leaves oneDNN's softmax a smaller share of the time.
   const bool amx = best == Isa::amx;
   add("vs oneDNN", SuiteGroup::onednn, true, RatioKind::speed_up, amx ? 3.4 : 0, amx ? 4.5 : 0);
   add_sparse_rows(rows);
-  add("64-blocks", SuiteGroup::blocks64, true, RatioKind::efficiency, 0.90, 0.97);
-  rows.back().isa = Isa::amx;
-  rows.back().density = 0.25;
+  SuiteRow& small = add("64-blocks", SuiteGroup::blocks64, true, RatioKind::efficiency, 0.90, 0.97);
+  small.isa = Isa::amx;
+  small.density = 0.25;
   add("xattention select", SuiteGroup::selection, true, RatioKind::part, 0.05, 0.03);
   for (bool bf16 : {false, true}) {
     add("4x tokens", SuiteGroup::length, bf16, RatioKind::efficiency, 0.95, 1.0);
     add("2 threads", SuiteGroup::threads, bf16, RatioKind::speed_up, 1.9, 1.97);
     add("block mass", SuiteGroup::mass, bf16, RatioKind::extra, 0.35, 0.20);
     for (const char* rule : {"running_max", "running_lse", "recall"}) {
-      const std::string none = fmt::format("{} at 0 %", rule);
-      const std::string most = fmt::format("{} at 80 %", rule);
-      add(none.c_str(), SuiteGroup::skip, bf16, RatioKind::extra, 0.04, 0.02);
-      add(most.c_str(), SuiteGroup::skip, bf16, RatioKind::speed_up, 1.45, 1.6);
+      add(fmt::format("{} at 0 %", rule), SuiteGroup::skip, bf16, RatioKind::extra, 0.04, 0.02);
+      add(fmt::format("{} at 80 %", rule), SuiteGroup::skip, bf16, RatioKind::speed_up, 1.45, 1.6);
     }
   }
-  for (Isa isa : {Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::amx}) {
-    add("extreme logits", SuiteGroup::extreme, isa >= Isa::avx512_bf16, RatioKind::share, 0, 0);
-    rows.back().isa = isa;
-  }
+  for (Isa isa : {Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::amx})
+    add("extreme logits", SuiteGroup::extreme, isa >= Isa::avx512_bf16, RatioKind::share, 0, 0)
+        .isa = isa;
   return rows;
 }
 

@@ -6,30 +6,12 @@
 #include "lacuna/core/threads.h"
 #include "tests/support/backends.h"
 #include "tests/support/compare.h"
+#include "tests/support/rows.h"
 
 namespace lacuna::test {
 namespace {
 
 using NnContract = BackendTest;
-
-// A [m, n] view with rows further apart than they need to be, all else NaN.
-struct Rows {
-  Tensor memory;
-  TensorView view;
-  Rows(DType dtype, int64_t m, int64_t n, int64_t pad, uint64_t seed)
-      : memory(dtype, {m, n + pad}), view(memory.view()) {
-    for (int64_t i = 0; i < memory.numel(); ++i) put(memory, i, std::nan(""));
-    view.shape[1] = n;
-    fill_normal(view, seed);
-  }
-  // True when the padding is still NaN.
-  bool intact() const {
-    for (int64_t i = 0; i < memory.view().shape[0]; ++i)
-      for (int64_t c = view.shape[1]; c < memory.view().shape[1]; ++c)
-        if (!std::isnan(get(memory, i * memory.view().shape[1] + c))) return false;
-    return true;
-  }
-};
 
 TEST_P(NnContract, Linear) {
   const int64_t shapes[][3] = {{1, 1, 1},     {1, 64, 48},    {5, 33, 17},    {64, 128, 96},

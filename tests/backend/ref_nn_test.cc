@@ -5,6 +5,7 @@
 #include "lacuna/backend/ref/ref_backend.h"
 #include "lacuna/core/error.h"
 #include "tests/support/compare.h"
+#include "tests/support/rows.h"
 
 namespace lacuna::test {
 namespace {
@@ -18,18 +19,6 @@ double naive_gelu(double x) {
   return x /
          (1.0 + std::exp(-2.0 * std::sqrt(2.0 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
 }
-
-// Rows of a [m, n] view that are `pad` elements further apart than they need to be.
-struct Rows {
-  Tensor memory;
-  TensorView view;
-  Rows(DType dtype, int64_t m, int64_t n, int64_t pad, uint64_t seed)
-      : memory(dtype, {m, n + pad}), view(memory.view()) {
-    for (int64_t i = 0; i < memory.numel(); ++i) put(memory, i, std::nan(""));
-    view.shape[1] = n;
-    fill_normal(view, seed);
-  }
-};
 
 TEST_P(RefNn, LinearWithEveryEpilogue) {
   const Rows x(GetParam(), 5, 19, 3, 1), w(GetParam(), 7, 19, 2, 2);

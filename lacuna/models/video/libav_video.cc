@@ -119,13 +119,7 @@ class LibavVideo : public VideoWriter {
     frame_->width = info_.width;
     frame_->height = info_.height;
     check_av(av_frame_get_buffer(frame_, 0), "could not allocate a frame for", file_.path());
-    scaler_ = sws_getContext(info_.width, info_.height, AV_PIX_FMT_RGB24, info_.width, info_.height,
-                             AV_PIX_FMT_YUV420P, SWS_AREA | SWS_ACCURATE_RND | SWS_BITEXACT,
-                             nullptr, nullptr, nullptr);
-    LACUNA_CHECK(scaler_ != nullptr, "output: libswscale cannot convert {}x{} RGB frames",
-                 info_.width, info_.height);
-    const int* bt709 = sws_getCoefficients(SWS_CS_ITU709);
-    sws_setColorspaceDetails(scaler_, bt709, 1, bt709, 0, 0, 1 << 16, 1 << 16);
+    scaler_ = bt709_scaler(info_, AV_PIX_FMT_YUV420P, SWS_AREA);
   }
 
   void encode(const AVFrame* frame) {
@@ -166,6 +160,18 @@ class LibavVideo : public VideoWriter {
 };
 
 }  // namespace
+
+SwsContext* bt709_scaler(const VideoInfo& info, int pixel_format, int filter) {
+  SwsContext* scaler =
+      sws_getContext(info.width, info.height, AV_PIX_FMT_RGB24, info.width, info.height,
+                     static_cast<AVPixelFormat>(pixel_format),
+                     filter | SWS_ACCURATE_RND | SWS_BITEXACT, nullptr, nullptr, nullptr);
+  LACUNA_CHECK(scaler != nullptr, "output: libswscale cannot convert {}x{} RGB frames", info.width,
+               info.height);
+  const int* bt709 = sws_getCoefficients(SWS_CS_ITU709);
+  sws_setColorspaceDetails(scaler, bt709, 1, bt709, 0, 0, 1 << 16, 1 << 16);
+  return scaler;
+}
 
 std::unique_ptr<VideoWriter> open_libav_video(const std::filesystem::path& path,
                                               const VideoInfo& info) {

@@ -54,13 +54,7 @@ class Y4mVideo : public VideoWriter {
     out_ << "YUV4MPEG2 W" << info.width << " H" << info.height << " F" << info.fps
          << ":1 Ip A1:1 C444 XCOLORRANGE=LIMITED" << kY4mComment << percent_encode(info.comment)
          << "\n";
-    scaler_ = sws_getContext(info.width, info.height, AV_PIX_FMT_RGB24, info.width, info.height,
-                             AV_PIX_FMT_YUV444P, SWS_POINT | SWS_ACCURATE_RND | SWS_BITEXACT,
-                             nullptr, nullptr, nullptr);
-    LACUNA_CHECK(scaler_ != nullptr, "output: libswscale cannot convert {}x{} RGB frames",
-                 info.width, info.height);
-    const int* bt709 = sws_getCoefficients(SWS_CS_ITU709);
-    sws_setColorspaceDetails(scaler_, bt709, 1, bt709, 0, 0, 1 << 16, 1 << 16);
+    scaler_ = bt709_scaler(info, AV_PIX_FMT_YUV444P, SWS_POINT);
     planes_.resize(size_t{3} * info.width * info.height);
   }
   ~Y4mVideo() override { sws_freeContext(scaler_); }

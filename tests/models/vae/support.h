@@ -18,8 +18,12 @@
 #include "lacuna/core/tensor.h"
 #include "lacuna/models/vae/video_decoder.h"
 #include "lacuna/models/weights.h"
+#include "tests/models/recorder.h"
+#include "tests/support/error_of.h"
 
 namespace lacuna::testing {
+
+using test::error_of;
 
 inline bool has_backend(std::string_view name) {
   const auto names = backend_names();
@@ -75,35 +79,5 @@ class MemorySource : public WeightSource {
     return {view.shape.begin(), view.shape.begin() + view.rank};
   }
 };
-
-// Notes the names and shapes that a model asks for; values are the hash's.
-class Recorder : public WeightSource {
- public:
-  std::map<std::string, std::vector<int64_t>> asked;
-
-  std::string describe() const override { return "recorder"; }
-  bool has(std::string_view) const override { return true; }
-  std::vector<std::string> names() const override { return {}; }
-  std::vector<int64_t> shape(std::string_view) const override { return {}; }
-  TensorView load(std::string_view name, std::span<const int64_t> shape) override {
-    asked.emplace(name, std::vector<int64_t>(shape.begin(), shape.end()));
-    return values_->load(name, shape);
-  }
-
- private:
-  std::unique_ptr<WeightSource> values_ = hash_weights("w:", DType::f32);
-};
-
-// The message of the Error that `action` throws; a test failure when it throws none.
-template <typename Action>
-std::string error_of(const Action& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  ADD_FAILURE() << "no Error thrown";
-  return {};
-}
 
 }  // namespace lacuna::testing

@@ -18,8 +18,12 @@
 #include "lacuna/models/wan/dit.h"
 #include "lacuna/models/wan/names.h"
 #include "lacuna/models/weights.h"
+#include "tests/models/recorder.h"
+#include "tests/support/error_of.h"
 
 namespace lacuna::testing {
+
+using test::error_of;
 
 // Numbers that the upstream module gave in f32 (models.md 10.3).
 struct Golden {
@@ -71,23 +75,6 @@ class FakeFile : public WeightSource {
   }
 };
 
-// Notes what a model asks for.
-class Recorder : public WeightSource {
- public:
-  std::map<std::string, std::vector<int64_t>> asked;
-  std::string describe() const override { return "recorder"; }
-  bool has(std::string_view) const override { return true; }
-  std::vector<std::string> names() const override { return {}; }
-  std::vector<int64_t> shape(std::string_view) const override { return {}; }
-  TensorView load(std::string_view name, std::span<const int64_t> shape) override {
-    asked.emplace(name, std::vector<int64_t>(shape.begin(), shape.end()));
-    return values_->load(name, shape);
-  }
-
- private:
-  std::unique_ptr<WeightSource> values_ = hash_weights("w:", DType::f32);
-};
-
 inline std::map<std::string, std::vector<int64_t>> tensors_of(const WanConfig& config) {
   Recorder recorder;
   WeightReader reader(recorder);
@@ -105,18 +92,6 @@ inline FakeFile make_file(const WanConfig& config, const WanNames& names) {
     file.diffusers[in_file] = name;
   }
   return file;
-}
-
-// The message of the Error that `action` throws; a test failure when it throws none.
-template <typename Action>
-std::string error_of(const Action& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  ADD_FAILURE() << "no Error thrown";
-  return {};
 }
 
 }  // namespace lacuna::testing
