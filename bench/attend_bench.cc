@@ -21,6 +21,7 @@
 #include "cli/command.h"
 #include "cli/work.h"
 #include "lacuna/backend/cpu/attend.h"
+#include "lacuna/backend/cpu/attend_levels.h"
 #include "lacuna/backend/cpu/cpu_backend.h"
 #include "lacuna/core/error.h"
 #include "lacuna/core/threads.h"
@@ -44,8 +45,11 @@ struct Options {
   std::vector<double> densities = {1.0, 0.5, 0.25, 0.1, 0.05};
 };
 
-cpu::Isa parse_isa(const std::string& name) {
-  if (name.empty()) return cpu::active_isa();
+cpu::Isa parse_isa(const Options& o) {
+  const std::string& name = o.isa;
+  if (name.empty())
+    return cpu::active_attend_levels().of(o.bf16 ? AttendDType::bf16 : AttendDType::f32,
+                                          static_cast<int32_t>(o.head_dim));
   for (cpu::Isa isa : {cpu::Isa::avx2, cpu::Isa::avx512, cpu::Isa::avx512_bf16, cpu::Isa::amx})
     if (cpu::isa_name(isa) == name && isa <= cpu::machine_isa()) return isa;
   fail("bench attend: isa {}, expected one that this machine has", name);
@@ -114,7 +118,7 @@ std::vector<double> time_calls(const Options& o, const AttendParams& p, cpu::Isa
 
 void run(const Options& o) {
   set_num_threads(o.threads);
-  const cpu::Isa isa = parse_isa(o.isa);
+  const cpu::Isa isa = parse_isa(o);
   const CpuPeak peak = measure_cpu_peak(cpu::machine_isa());
   AttendData data({o.heads, o.seq_len, o.head_dim, o.bf16});
   AttendParams p = data.params(o.block);
@@ -154,8 +158,34 @@ void run(const Options& o) {
   }
 }
 
+// Which level serves which type, and the rates that this was chosen by.
+nlohmann::ordered_json levels_json(const cpu::AttendLevels& levels) {
+  nlohmann::ordered_json json = {{"source", levels.source}};
+  for (const bool bf16 : {false, true}) {
+    const AttendDType dtype = bf16 ? AttendDType::bf16 : AttendDType::f32;
+    nlohmann::ordered_json& type = json[bf16 ? "bf16" : "f32"];
+    type["level"] = isa_name(levels.of(dtype, cpu::kLevelHeadDim));
+    for (const cpu::LevelRate& rate : bf16 ? levels.rates.bf16 : levels.rates.f32)
+      type["gflops"][std::string(isa_name(rate.isa))] = std::round(10 * rate.gflops) / 10;
+  }
+  return json;
+}
+
+// "f32 avx512 (avx2 105.5, avx512 108.7)"
+std::string level_text(const nlohmann::ordered_json& levels, const char* dtype) {
+  const nlohmann::ordered_json& type = levels[dtype];
+  std::string rates;
+  if (type.contains("gflops"))
+    for (const auto& [level, gflops] : type["gflops"].items())
+      rates += fmt::format("{}{} {}", rates.empty() ? "" : ", ", level, gflops.get<double>());
+  return fmt::format("{} {}{}", dtype, type["level"].get<std::string>(),
+                     rates.empty() ? "" : fmt::format(" ({})", rates));
+}
+
 void print_suite_machine(const Options& o, const CpuPeak& peak, const Backend& backend) {
   nlohmann::ordered_json machine = machine_info(backend);
+  const nlohmann::ordered_json levels = levels_json(cpu::active_attend_levels());
+  machine["levels"] = levels;
   if (o.json) {
     for (const PeakUnit unit : kPeakUnits)
       machine[peak_key(unit)] = std::round(10 * peak.of(unit)) / 10;
@@ -164,6 +194,8 @@ void print_suite_machine(const Options& o, const CpuPeak& peak, const Backend& b
   }
   fmt::print("{}, {}\n", machine["cpu"].get<std::string>(), backend.description());
   fmt::print("peak, one core, GFLOP/s: {}\n", peak.text());
+  fmt::print("attention levels, GFLOP/s, {}: {}; {}\n", levels["source"].get<std::string>(),
+             level_text(levels, "f32"), level_text(levels, "bf16"));
   fmt::print("{} tokens, one head, one thread; ratios are medians of pairs\n{}\n", o.seq_len,
              suite_table_head());
 }
@@ -235,7 +267,7 @@ void add_attend_bench(CLI::App& bench) {
   command->add_option("--head-dim", o->head_dim)->check(CLI::PositiveNumber)->capture_default_str();
   command->add_flag("--bf16", o->bf16, "bf16 q, k, v; default f32");
   command->add_option("--isa", o->isa,
-                      "avx2, avx512, avx512_bf16, amx; default: LACUNA_ISA or the best");
+                      "avx2, avx512, avx512_bf16, amx; default: LACUNA_ISA or the fastest");
   command->add_option("-t,--threads", o->threads)
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

@@ -15,6 +15,7 @@
 #include "bench/onednn_attend.h"
 #include "bench/timing_backend.h"
 #include "lacuna/backend/cpu/attend.h"
+#include "lacuna/backend/cpu/attend_levels.h"
 #include "lacuna/core/error.h"
 #include "lacuna/core/threads.h"
 
@@ -136,6 +137,12 @@ int allowed_cores() {
   return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
 }
 
+// The level that a row names, or the one that the backend takes for such a call.
+cpu::Isa level_of(const SuiteRow& row) {
+  return row.isa.value_or(cpu::active_attend_levels().of(
+      row.bf16 ? AttendDType::bf16 : AttendDType::f32, row.head_dim));
+}
+
 class Suite {
  public:
   Suite(const SuiteSettings& settings, const CpuPeak& peak, Backend& backend,
@@ -176,7 +183,7 @@ class Suite {
 void Suite::measure(std::span<SuiteRow> rows, double seconds) {
   seconds_ = seconds;
   SuiteRow& row = rows.front();
-  isa_ = row.isa.value_or(cpu::active_isa());
+  isa_ = level_of(row);
   switch (row.group) {
     case SuiteGroup::dense:
       return dense(row);
@@ -388,6 +395,12 @@ bool together(const SuiteRow& a, const SuiteRow& b) {
   return a.group == b.group && a.bf16 == b.bf16 && a.isa == b.isa && a.head_dim == b.head_dim;
 }
 
+// Why a row cannot be measured, or empty. oneDNN chooses its own level.
+std::string missing(const SuiteRow& row, cpu::Isa best, int cores) {
+  const bool any = row.isa || row.group == SuiteGroup::onednn;
+  return suite_row_missing(row, any ? best : level_of(row), cores);
+}
+
 }  // namespace
 
 void run_attend_suite(const SuiteSettings& settings, const CpuPeak& peak, Backend& backend,
@@ -404,20 +417,20 @@ void run_attend_suite(const SuiteSettings& settings, const CpuPeak& peak, Backen
   }
   const auto total =
       static_cast<int>(std::count_if(groups.begin(), groups.end(), [&](const auto& group) {
-        return suite_row_missing(group[0], best, cores).empty();
+        return missing(group[0], best, cores).empty();
       }));
   int done = 0;
   const double end_ms = now_ms() + 1e3 * settings.seconds;
   set_num_threads(1);
   Suite suite(settings, peak, backend, events.poll);
   for (const std::span<SuiteRow>& group : groups) {
-    const std::string missing = suite_row_missing(group[0], best, cores);
+    const std::string why = missing(group[0], best, cores);
     for (SuiteRow& row : group) {
-      row.level = isa_name(row.isa.value_or(best));
+      row.level = isa_name(level_of(row));
       row.seq_len = settings.seq_len;
-      row.skipped = missing;
+      row.skipped = why;
     }
-    if (missing.empty()) {
+    if (why.empty()) {
       events.next(done, total, group[0]);
       const double left = std::max(0.0, 1e-3 * (end_ms - now_ms()));
       suite.measure(group, left / (total - done));

@@ -6,6 +6,7 @@
 
 #include "cli/command.h"
 #include "cli/default_model.h"
+#include "lacuna/core/cache_folder.h"
 #include "lacuna/core/error.h"
 #include "lacuna/core/threads.h"
 
@@ -114,12 +115,8 @@ Tiling DecodeSettings::tiling() const {
 }
 
 std::filesystem::path prompt_cache_folder() {
-  if (const char* xdg = std::getenv("XDG_CACHE_HOME"); xdg != nullptr && *xdg != '\0') {
-    return std::filesystem::path(xdg) / "lacuna" / "prompts";
-  }
-  const char* home = std::getenv("HOME");
-  return home == nullptr ? std::filesystem::path()
-                         : std::filesystem::path(home) / ".cache" / "lacuna" / "prompts";
+  const std::filesystem::path folder = cache_folder();
+  return folder.empty() ? folder : folder / "prompts";
 }
 
 }  // namespace lacuna::cli

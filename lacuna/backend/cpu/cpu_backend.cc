@@ -2,6 +2,7 @@
 #include "lacuna/backend/cpu/cpu_backend.h"
 
 #include "lacuna/backend/cpu/attend.h"
+#include "lacuna/backend/cpu/attend_levels.h"
 #include "lacuna/backend/cpu/nn.h"
 #include "lacuna/backend/cpu/select.h"
 #include "lacuna/core/error.h"
@@ -22,17 +23,19 @@ void translate(const char* who, F&& f) {
 
 class CpuBackend final : public Backend {
  public:
-  explicit CpuBackend(cpu::Isa isa) : isa_(isa), dnn_(isa) {}
+  CpuBackend(cpu::Isa isa, cpu::AttendLevels levels) : levels_(std::move(levels)), dnn_(isa) {}
 
   std::string_view name() const override { return "cpu"; }
   std::string description() const override {
-    return fmt::format("cpu {}, {} threads", cpu::isa_name(isa_), num_threads());
+    return fmt::format("cpu {}, {} threads", levels_.text(), num_threads());
   }
   std::string unsupported(const AttendParams& params) const override {
     return cpu::attend_unsupported(params);
   }
 
-  void attend(const AttendParams& params) override { cpu::attend(params, isa_); }
+  void attend(const AttendParams& params) override {
+    cpu::attend(params, levels_.of(params.dtype, params.head_dim));
+  }
   void merge_lse(const TensorView& out_a, float* lse_a, const TensorView& out_b,
                  const float* lse_b) override {
     cpu::merge_lse(out_a, lse_a, out_b, lse_b);
@@ -54,11 +57,11 @@ class CpuBackend final : public Backend {
   void block_mass(const TensorView& q, const TensorView& k, const float* lse,
                   std::span<const int32_t> head_ids, const BlockLayout& q_layout,
                   const BlockLayout& k_layout, float sm_scale, const TensorView& out) override {
-    cpu::block_mass(q, k, lse, head_ids, q_layout, k_layout, sm_scale, isa_, out);
+    cpu::block_mass(q, k, lse, head_ids, q_layout, k_layout, sm_scale, level_of(q), out);
   }
   void nearest_centroids(const TensorView& x, std::span<const int32_t> head_ids,
                          const TensorView& centroids, const TensorView& labels) override {
-    cpu::nearest_centroids(dnn_, x, head_ids, centroids, labels);
+    cpu::nearest_centroids(dnn_, x, head_ids, centroids, level_of(x), labels);
   }
   void select_top_p(const TensorView& scores, std::span<const float> top_p,
                     BlockMask& mask) override {
@@ -105,22 +108,32 @@ class CpuBackend final : public Backend {
   }
 
  private:
-  cpu::Isa isa_;
+  // Of the attention kernels on such rows.
+  cpu::Isa level_of(const TensorView& rows) const {
+    return levels_.of(rows.dtype == DType::f32 ? AttendDType::f32 : AttendDType::bf16,
+                      static_cast<int32_t>(rows.shape[2]));
+  }
+
+  cpu::AttendLevels levels_;
   cpu::OneDnn dnn_;
 };
+
+std::unique_ptr<Backend> make(cpu::Isa isa, const cpu::AttendLevels& levels) {
+  std::unique_ptr<Backend> backend;
+  translate("cpu", [&] { backend = std::make_unique<CpuBackend>(isa, levels); });
+  return backend;
+}
 
 }  // namespace
 
 std::unique_ptr<Backend> make_cpu_backend() {
-  return make_cpu_backend(cpu::active_isa());
+  return make(cpu::active_isa(), cpu::active_attend_levels());
 }
 
 std::unique_ptr<Backend> make_cpu_backend(cpu::Isa isa) {
   LACUNA_CHECK(isa <= cpu::machine_isa(), "cpu: level {}, this machine has at most {}",
                cpu::isa_name(isa), cpu::isa_name(cpu::machine_isa()));
-  std::unique_ptr<Backend> backend;
-  translate("cpu", [&] { backend = std::make_unique<CpuBackend>(isa); });
-  return backend;
+  return make(isa, {.widest = isa});
 }
 
 }  // namespace lacuna

@@ -9,10 +9,12 @@
 
 namespace lacuna {
 
-// At cpu::active_isa(). Throws Error if LACUNA_ISA is wrong.
+// At cpu::active_isa(), attention at cpu::active_attend_levels(). Throws Error if LACUNA_ISA is
+// wrong.
 std::unique_ptr<Backend> make_cpu_backend();
-// At a given level, for tests. Own kernels and the choice of data types follow `isa`; oneDNN's
-// level is one for the whole process and follows LACUNA_ISA. Throws Error if the machine has less.
+// At a given level, attention too, for tests. Own kernels and the choice of data types follow
+// `isa`; oneDNN's level is one for the whole process and follows LACUNA_ISA. Throws Error if the
+// machine has less.
 std::unique_ptr<Backend> make_cpu_backend(cpu::Isa isa);
 
 }  // namespace lacuna

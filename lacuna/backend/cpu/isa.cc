@@ -63,9 +63,9 @@ Isa detect() {
 }
 
 Isa detect_active() {
-  const char* wanted = std::getenv("LACUNA_ISA");
   const Isa machine = machine_isa();
-  if (wanted == nullptr || *wanted == '\0') return machine;
+  if (!isa_is_forced()) return machine;
+  const char* wanted = std::getenv("LACUNA_ISA");
   for (size_t i = 0; i < kNames.size(); ++i) {
     if (kNames[i] != wanted) continue;
     LACUNA_CHECK(i <= static_cast<size_t>(machine), "LACUNA_ISA: {}, this machine has at most {}",
@@ -73,6 +73,21 @@ Isa detect_active() {
     return static_cast<Isa>(i);
   }
   fail("LACUNA_ISA: {}, expected avx2, avx512, avx512_bf16 or amx", wanted);
+}
+
+// "AMD EPYC 9B14 96-Core Processor": three leaves of 16 characters, padded with zeros or blanks.
+std::string processor_name() {
+  std::string name;
+  for (uint32_t leaf = 0x80000002; leaf <= 0x80000004; ++leaf) {
+    const CpuidLeaf part = cpuid(leaf, 0);
+    for (const uint32_t word : {part.eax, part.ebx, part.ecx, part.edx})
+      for (int byte = 0; byte < 4; ++byte) {
+        const char c = static_cast<char>(word >> (8 * byte) & 0x7f);
+        if (c >= ' ' && (c != ' ' || !name.empty())) name += c;
+      }
+  }
+  name.erase(name.find_last_not_of(' ') + 1);
+  return name;
 }
 
 }  // namespace
@@ -87,8 +102,20 @@ Isa active_isa() {
   return isa;
 }
 
+bool isa_is_forced() {
+  const char* wanted = std::getenv("LACUNA_ISA");
+  return wanted != nullptr && *wanted != '\0';
+}
+
 std::string_view isa_name(Isa isa) {
   return kNames[static_cast<size_t>(isa)];
+}
+
+std::string machine_identity() {
+  const CpuidLeaf one = cpuid(1, 0), seven = cpuid(7, 0), seven_one = cpuid(7, 1);
+  return fmt::format("{}, {:08x} {:08x} {:08x} {:08x} {:08x} {:08x} {:08x}, {}", processor_name(),
+                     one.eax, one.ecx, one.edx, seven.ebx, seven.ecx, seven.edx, seven_one.eax,
+                     isa_name(machine_isa()));
 }
 
 }  // namespace lacuna::cpu

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 namespace lacuna::cpu {
@@ -19,6 +20,11 @@ Isa machine_isa();
 // machine_isa() lowered by LACUNA_ISA=avx2|avx512|avx512_bf16|amx. Throws Error if the variable is
 // unknown or asks for more than the machine has.
 Isa active_isa();
+// Whether LACUNA_ISA is set: then its level is used even where a lower one is faster.
+bool isa_is_forced();
 std::string_view isa_name(Isa isa);
+// The processor's name and everything that machine_isa() is made of, as text: what a measurement of
+// this machine's kernels holds for.
+std::string machine_identity();
 
 }  // namespace lacuna::cpu

@@ -107,7 +107,6 @@ class OneDnn {
   // other code in this process made a primitive first.
   explicit OneDnn(Isa isa);
 
-  Isa isa() const { return isa_; }
   bool native_bf16() const { return isa_ >= Isa::avx512_bf16; }
   // Whether Epilogue::residual with a gate has a fast kernel.
   bool fast_gate() const { return isa_ >= Isa::avx512 && active_isa() >= Isa::avx512; }

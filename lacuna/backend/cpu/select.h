@@ -22,9 +22,10 @@ void antidiagonal_scores(OneDnn& dnn, const TensorView& q, const TensorView& k,
 void block_mass(const TensorView& q, const TensorView& k, const float* lse,
                 std::span<const int32_t> head_ids, const BlockLayout& q_layout,
                 const BlockLayout& k_layout, float sm_scale, Isa isa, const TensorView& out);
-// By the score pass of the attention kernels, so at their rate; see select_nearest.cc.
+// By the score pass of the attention kernels at level `isa`, so at their rate; see
+// select_nearest.cc.
 void nearest_centroids(OneDnn& dnn, const TensorView& x, std::span<const int32_t> head_ids,
-                       const TensorView& centroids, const TensorView& labels);
+                       const TensorView& centroids, Isa isa, const TensorView& labels);
 // Scores must be finite and not negative.
 void select_top_p(const TensorView& scores, std::span<const float> top_p, BlockMask& mask);
 // Scores must not be NaN.

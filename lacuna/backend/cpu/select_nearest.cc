@@ -108,14 +108,14 @@ void label_tile(const Assignment& a, int64_t i, int64_t first, float* own) {
 }  // namespace
 
 void nearest_centroids(OneDnn& dnn, const TensorView& x, std::span<const int32_t> head_ids,
-                       const TensorView& centroids, const TensorView& labels) {
+                       const TensorView& centroids, Isa isa, const TensorView& labels) {
   check_nearest(Reach::host, x, head_ids, centroids, labels);
   LACUNA_CHECK(x.shape[2] <= 1024, "nearest_centroids: {}, expected head_dim 1 to 1024",
                x.describe());
   const auto heads = static_cast<int64_t>(head_ids.size());
   if (heads == 0 || x.shape[1] == 0) return;
   const AttendDType dtype = x.dtype == DType::f32 ? AttendDType::f32 : AttendDType::bf16;
-  Assignment a{.ops = attend_kernel(dtype, static_cast<int32_t>(x.shape[2]), dnn.isa()),
+  Assignment a{.ops = attend_kernel(dtype, static_cast<int32_t>(x.shape[2]), isa),
                .x = x,
                .head_ids = head_ids,
                .centroids = centroids,
