@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// CPU attention at every instruction set level of this machine, and the AMX kernel on its software
-// tile unit, against a plain double-precision attention, on buffers whose unused elements are NaN.
+// CPU attention at every instruction set level of this machine, the AMX kernel on its software tile
+// unit and the f32 kernel on sixteen plain lanes, against a plain double-precision attention, on
+// buffers whose unused elements are NaN.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -16,6 +17,7 @@
 #include "lacuna/core/error.h"
 #include "lacuna/core/threads.h"
 #include "tests/backend/cpu_attend_truth.h"
+#include "tests/backend/kernel_vec_lanes16.h"
 
 namespace lacuna::cpu {
 namespace {
@@ -102,8 +104,8 @@ class CpuAttend : public testing::TestWithParam<Way> {
     if (GetParam().needs > machine_isa())
       GTEST_SKIP() << "this machine lacks " << isa_name(GetParam().needs);
   }
-  // What the kernel takes: attend() takes all.
-  static bool emulated() { return GetParam().ops != nullptr; }
+  // The AMX kernel takes bf16 only, the others all.
+  static bool emulated() { return GetParam().ops == &kAttendBf16AmxEmulated; }
   static std::vector<bool> dtypes() {
     return emulated() ? std::vector<bool>{true} : std::vector<bool>{false, true};
   }
@@ -113,7 +115,8 @@ INSTANTIATE_TEST_SUITE_P(Kernels, CpuAttend,
                          testing::Values(Way{"avx2", Isa::avx2}, Way{"avx512", Isa::avx512},
                                          Way{"avx512_bf16", Isa::avx512_bf16}, Way{"amx", Isa::amx},
                                          Way{"amx_emulated", Isa::avx512_bf16,
-                                             &kAttendBf16AmxEmulated}),
+                                             &kAttendBf16AmxEmulated},
+                                         Way{"plain_lanes", Isa::avx2, &kAttendLanes16}),
                          [](const auto& info) { return std::string(info.param.name); });
 
 TEST_P(CpuAttend, DenseLengthsAndHeadDims) {

@@ -58,60 +58,109 @@ struct TileKernel {
     }
   }
 
+  // Rows [row, row + have) and units [unit, unit + n) of x, lanes and vectors exchanged: r[j] is
+  // unit
+  // + j of every row, zero where there is none. Whole squares are compiled apart: their loads,
+  // shuffles and stores need no branch and no memory in between.
+  template <bool kWhole>
+  static void load_square(const RowsView& x, int64_t row, int have, int unit, int n,
+                          F (&r)[kLanes]) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i)
+      r[i] = kWhole || i < have ? load_units(x, row + i, unit, kWhole ? kLanes : n) : V::zero();
+    V::transpose(r);
+  }
+
   // --- packing -------------------------------------------------------------------------------
+  template <bool kWhole>
+  static void pack_q_square(const RowsView& q, int row, int have, int unit, int n, float scale,
+                            float* out) {
+    F r[kLanes];
+    load_square<kWhole>(q, row, have, unit, n, r);
+#pragma GCC unroll 16
+    for (int j = 0; j < kLanes; ++j) {
+      if (!kWhole && j >= n) break;
+      if constexpr (!V::kPairs) r[j] = V::mul(r[j], V::set(scale));
+      V::store(out + int64_t{unit + j} * kGranule, r[j]);
+    }
+  }
+
   static void pack_q(const RowsView& q, int32_t rows, int32_t head_dim, float scale, void* packed) {
     const int depth = head_dim / kUnit;
     float* dst = static_cast<float*>(packed);
     for (int vector = 0; vector < granules(rows) * kPerGranule; ++vector) {
       float* out = dst + vector_offset(vector, int64_t{depth} * kGranule);
-      for (int unit = 0; unit < depth; unit += kLanes) {
+      const int row = vector * kLanes, have = rows - row;
+      int unit = 0;
+      if (have >= kLanes)
+        for (; unit + kLanes <= depth; unit += kLanes)
+          pack_q_square<true>(q, row, have, unit, kLanes, scale, out);
+      for (; unit < depth; unit += kLanes) {
         const int n = depth - unit < kLanes ? depth - unit : kLanes;
-        F r[kLanes];
-        for (int i = 0; i < kLanes; ++i) {
-          const int row = vector * kLanes + i;
-          r[i] = row < rows ? load_units(q, row, unit, n) : V::zero();
-          if constexpr (!V::kPairs) r[i] = V::mul(r[i], V::set(scale));
-        }
-        V::transpose(r);
-        for (int j = 0; j < n; ++j) V::store(out + int64_t{unit + j} * kGranule, r[j]);
+        pack_q_square<false>(q, row, have, unit, n, scale, out);
       }
     }
+  }
+
+  // A vector of which `width` lanes belong to `at`: the others may be rubbish for what is packed
+  // next, but not past the end.
+  static void store_packed(float* at, const float* end, F x, int width) {
+    V::store_n(at, x, at + kLanes <= end ? kLanes : width);
+  }
+
+  template <bool kWhole>
+  static void pack_k_square(const RowsView& k, int key, int width, int unit, int n, float* dst,
+                            const float* end) {
+    F r[kLanes];
+    load_square<kWhole>(k, key, width, unit, n, r);
+#pragma GCC unroll 16
+    for (int j = 0; j < kLanes; ++j)
+      if (kWhole || j < n) store_packed(dst + int64_t{unit + j} * width, end, r[j], width);
   }
 
   static void pack_k(const RowsView& k, int32_t keys, int32_t head_dim, void* packed) {
     const int depth = head_dim / kUnit;
     float* dst = static_cast<float*>(packed);
+    const float* end = dst + int64_t{keys} * depth;
     for (int key = 0; key < keys;) {
       const int width = panel_width(keys - key);
-      for (int unit = 0; unit < depth; unit += kLanes) {
+      int unit = 0;
+      // Keys past the panel are read with it and written again with their own.
+      if (keys - key >= kLanes)
+        for (; unit + kLanes <= depth; unit += kLanes)
+          pack_k_square<true>(k, key, width, unit, kLanes, dst, end);
+      for (; unit < depth; unit += kLanes) {
         const int n = depth - unit < kLanes ? depth - unit : kLanes;
-        F r[kLanes];
-        for (int i = 0; i < kLanes; ++i)
-          r[i] = i < width ? load_units(k, key + i, unit, n) : V::zero();
-        V::transpose(r);
-        for (int j = 0; j < n; ++j) V::store_n(dst + int64_t{unit + j} * width, r[j], width);
+        pack_k_square<false>(k, key, width, unit, n, dst, end);
       }
       dst += int64_t{width} * depth;
       key += width;
     }
   }
 
+  // Channels [channel, channel + n) of one key, or of the pair of keys that makes a unit.
+  static F load_value(const RowsView& v, int32_t keys, int unit, int channel, int n) {
+    if constexpr (V::kPairs) {
+      const uint16_t* row = static_cast<const uint16_t*>(v.data) + 2 * unit * v.stride + channel;
+      const bool odd = 2 * unit + 1 < keys;  // the second key of the last pair may not exist
+      return V::interleave_bf16(row, odd ? row + v.stride : nullptr, n);
+    } else {
+      return load_units(v, unit, channel, n);
+    }
+  }
+
   static void pack_v(const RowsView& v, int32_t keys, int32_t head_dim, void* packed) {
+    static_assert(V::kPanel <= kLanes);
     const int units = (keys + kUnit - 1) / kUnit;
     for (int unit = 0; unit < units; ++unit) {
       float* dst = static_cast<float*>(packed);
-      for (int channel = 0; channel < head_dim;) {
+      int channel = 0;
+      if (unit * V::kPanel + kLanes <= units * V::kPanel)
+        for (; channel + kLanes <= head_dim; channel += V::kPanel, dst += V::kPanel * units)
+          V::store_n(dst + unit * V::kPanel, load_value(v, keys, unit, channel, kLanes), kLanes);
+      while (channel < head_dim) {
         const int width = panel_width(head_dim - channel);
-        F x;
-        if constexpr (V::kPairs) {
-          const uint16_t* row =
-              static_cast<const uint16_t*>(v.data) + 2 * unit * v.stride + channel;
-          const bool odd = 2 * unit + 1 < keys;  // the second key of the last pair may not exist
-          x = V::interleave_bf16(row, odd ? row + v.stride : nullptr, width);
-        } else {
-          x = load_units(v, unit, channel, width);
-        }
-        V::store_n(dst + int64_t{unit} * width, x, width);
+        V::store_n(dst + int64_t{unit} * width, load_value(v, keys, unit, channel, width), width);
         dst += int64_t{width} * units;
         channel += width;
       }
@@ -348,30 +397,46 @@ struct TileKernel {
   }
 
   // --- out = O / l ----------------------------------------------------------------------------
+  // Channels [channel, channel + n) of `count` rows.
+  template <bool kWhole>
+  static void finish_square(const float* o, F scale, int count, int channel, int n, void* out,
+                            int64_t out_stride, AttendDType dtype) {
+    F r[kLanes];
+#pragma GCC unroll 16
+    for (int j = 0; j < kLanes; ++j)
+      r[j] = kWhole || (o != nullptr && j < n)
+                 ? V::mul(V::load(o + int64_t{channel + j} * kGranule), scale)
+                 : V::zero();
+    V::transpose(r);
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) {
+      if (!kWhole && i >= count) break;
+      const int64_t at = i * out_stride + channel;
+      if (dtype == AttendDType::bf16) {
+        V::store_bf16(static_cast<uint16_t*>(out) + at, r[i], kWhole ? kLanes : n);
+      } else {
+        V::store_n(static_cast<float*>(out) + at, r[i], kWhole ? kLanes : n);
+      }
+    }
+  }
+
   static void finish(const float* o, int32_t rows, int32_t head_dim, const TileRows* state,
                      void* out, int64_t out_stride, AttendDType dtype) {
-    const bool bf16 = dtype == AttendDType::bf16;
+    const int64_t element = dtype == AttendDType::bf16 ? 2 : 4;
     for (int v = 0; v < granules(rows) * kPerGranule; ++v) {
       const F scale = V::inverse_or_zero(V::load(state->l + v * kLanes));
-      const int row = v * kLanes;
-      const int count = rows - row < kLanes ? rows - row : kLanes;
-      for (int channel = 0; channel < head_dim; channel += kLanes) {
+      const int row = v * kLanes, count = rows - row;
+      if (count <= 0) break;
+      const float* from =
+          o != nullptr ? o + vector_offset(v, int64_t{head_dim} * kGranule) : nullptr;
+      char* to = static_cast<char*>(out) + row * out_stride * element;
+      int channel = 0;
+      if (o != nullptr && count >= kLanes)
+        for (; channel + kLanes <= head_dim; channel += kLanes)
+          finish_square<true>(from, scale, count, channel, kLanes, to, out_stride, dtype);
+      for (; channel < head_dim; channel += kLanes) {
         const int n = head_dim - channel < kLanes ? head_dim - channel : kLanes;
-        F r[kLanes];
-        for (int j = 0; j < kLanes; ++j) {
-          const float* x =
-              o + vector_offset(v, int64_t{head_dim} * kGranule) + int64_t{channel + j} * kGranule;
-          r[j] = o != nullptr && j < n ? V::mul(V::load(x), scale) : V::zero();
-        }
-        V::transpose(r);
-        for (int i = 0; i < count; ++i) {
-          const int64_t at = (row + i) * out_stride + channel;
-          if (bf16) {
-            V::store_bf16(static_cast<uint16_t*>(out) + at, r[i], n);
-          } else {
-            V::store_n(static_cast<float*>(out) + at, r[i], n);
-          }
-        }
+        finish_square<false>(from, scale, count, channel, n, to, out_stride, dtype);
       }
     }
   }
