@@ -76,7 +76,7 @@ if(LACUNA_HAS_CUDA)
     lacuna_cuda_module(lacuna_backend_cuda attend_sm80_${dtype} 120)
     lacuna_cuda_module(lacuna_backend_cuda attend_sm90_${dtype} 90a)
   endforeach()
-  foreach(module attend_any network select)  # general kernels, as in modules.h
+  foreach(module attend_any decode network select)  # general kernels, as in modules.h
     foreach(arch 80 90a 120)
       lacuna_cuda_module(lacuna_backend_cuda ${module} ${arch})
     endforeach()
@@ -91,7 +91,7 @@ function(lacuna_cuda_tests)
     lacuna_library(cuda_emulator lacuna/backend/cuda/emulator LIBS lacuna_backend_cuda)
     target_compile_options(lacuna_cuda_emulator PRIVATE -O3)
     lacuna_test(cuda tests/backend/cuda LIBS lacuna_cuda_emulator lacuna_engine)
-    lacuna_test(cuda_models tests/models/cuda LIBS lacuna_cuda_emulator lacuna_pipeline)
+    lacuna_test(cuda_models tests/models/cuda LIBS lacuna_cuda_emulator lacuna_pipeline lacuna_calibrate)
     # Contracts of every backend, here on the CUDA backend (backends_test.cc).
     target_sources(test_cuda PRIVATE tests/backend/contract_check_test.cc tests/backend/contract_nn_test.cc
       tests/backend/contract_select_test.cc tests/methods/contract_backends_test.cc tests/engine/compensate_test.cc)

@@ -164,9 +164,12 @@ bool is_plain(DType dtype) {
 void check_copy(const TensorView& from, const TensorView& to) {
   LACUNA_CHECK(same_shape(from, to), "copy: {} to {}, expected equal shapes", from.describe(),
                to.describe());
-  LACUNA_CHECK(from.dtype == to.dtype || (is_plain(from.dtype) && is_plain(to.dtype)),
-               "copy: {} to {}, expected equal dtypes, or f32 and bf16", from.describe(),
-               to.describe());
+  const bool decodes =
+      from.dtype != DType::boolean && from.contiguous() && to.contiguous() && is_plain(to.dtype);
+  LACUNA_CHECK(from.dtype == to.dtype || (is_plain(from.dtype) && is_plain(to.dtype)) || decodes,
+               "copy: {} to {}, expected equal dtypes, f32 and bf16, or contiguous numbers to one "
+               "of them",
+               from.describe(), to.describe());
   LACUNA_CHECK(!is_quantized(to.dtype) || (from.contiguous() && to.contiguous()),
                "copy: strided {}, expected contiguous blocks", to.describe());
 }

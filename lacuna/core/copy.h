@@ -7,9 +7,10 @@
 namespace lacuna {
 
 // to = from, element by element, parallel: views in host memory of one shape, rank <= 5, any
-// strides; stride 0 in `from` repeats. f32 <-> bf16 convert (round to nearest even); otherwise
-// equal dtypes, block-quantised ones contiguous. The views do not overlap, except that a copy of a
-// view to itself does nothing. Throws Error on unequal shapes or dtypes it cannot convert.
+// strides; stride 0 in `from` repeats. f32 <-> bf16 convert (round to nearest even), and what
+// convert() reads does, contiguous, to contiguous f32 or bf16; otherwise equal dtypes,
+// block-quantised ones contiguous. The views do not overlap, except that a copy of a view to itself
+// does nothing. Throws Error on unequal shapes or dtypes it cannot convert.
 void copy_elements(const TensorView& from, const TensorView& to);
 
 // out = a + b, element by element, parallel: views in host memory of one shape and dtype (f32 or

@@ -13,6 +13,7 @@ namespace {
 
 // Kernels read through typed pointers; a tensor inside a mapped file may start at any byte.
 bool element_aligned(const TensorView& view) {
+  if (is_quantized(view.dtype)) return true;  // read byte by byte
   const auto element = static_cast<uintptr_t>(storage_bytes(view.dtype, 1));
   return reinterpret_cast<uintptr_t>(view.data) % element == 0;
 }
@@ -25,10 +26,9 @@ TensorView weight_as(Context& ctx, const TensorView& stored, DType dtype, std::s
   const TensorView scratch = ctx.workspace.get(slot, dtype, {stored.numel()});
   TensorView result = make_view(scratch.data, dtype, shape);
   result.device = scratch.device;
-  const bool plain = stored.dtype == DType::f32 || stored.dtype == DType::bf16;
-  if (plain && element_aligned(stored)) {
+  if (element_aligned(stored)) {
     ctx.backend.copy(stored, result);
-  } else {  // only the host can read these
+  } else {
     const TensorView decoded = ctx.workspace.mirror("decoded weight", result);
     convert(stored, decoded, 1.0f, "weight");
     ctx.backend.copy(decoded, result);

@@ -5,7 +5,9 @@
 
 #include <optional>
 
+#include "lacuna/backend/cuda/decode_args.h"
 #include "lacuna/backend/cuda/walk.h"
+#include "lacuna/core/convert.h"
 #include "lacuna/core/copy.h"
 #include "lacuna/core/error.h"
 
@@ -16,7 +18,27 @@ size_t bytes_of(const TensorView& view) {
   return static_cast<size_t>(storage_bytes(view.dtype, view.numel()));
 }
 
+bool is_plain(DType dtype) {
+  return dtype == DType::f32 || dtype == DType::bf16;
+}
+
+void decode(Device& device, const TensorView& from, const TensorView& to) {
+  LACUNA_CHECK(reads(from.dtype), "copy: {}, expected a type that kernels read", from.describe());
+  DecodeArgs args{};
+  args.from = from.data;
+  args.to = to.data;
+  args.elements = to.numel();
+  args.to_bf16 = to.dtype == DType::bf16;
+  args.vector = whole_quads(to.data, args.to_bf16, 0);
+  constexpr int64_t kPerBlock = int64_t{kDecodeThreads} * kDecodeGroup;
+  device.launch("decode", fmt::format("decode_{}", dtype_name(from.dtype)),
+                {.blocks = static_cast<int32_t>((args.elements + kPerBlock - 1) / kPerBlock),
+                 .threads = kDecodeThreads},
+                args);
+}
+
 void copy_on_device(Device& device, const TensorView& from, const TensorView& to) {
+  if (from.dtype != to.dtype && !is_plain(from.dtype)) return decode(device, from, to);
   Loops loops({from, to});
   const bool convert = from.dtype != to.dtype;
   CopyArgs args{};
@@ -38,6 +60,10 @@ void copy_on_device(Device& device, const TensorView& from, const TensorView& to
 }
 
 void copy_in(Device& device, const TensorView& from, const TensorView& to) {
+  if (from.dtype != to.dtype && !reads(from.dtype)) {
+    const Tensor converted_here = converted(from, to.dtype, 1.0f, "copy");
+    return copy_in(device, converted_here, to);
+  }
   Tensor pack;
   TensorView source = from;
   if (!from.contiguous()) {
@@ -69,7 +95,9 @@ void copy_out(Device& device, const TensorView& from, const TensorView& to) {
 // Staged memory is bounded: the longest dimension is halved until a piece is small enough.
 void copy_staged(Device& device, const TensorView& from, const TensorView& to,
                  int64_t piece_bytes) {
-  const bool plain = from.contiguous() && to.contiguous() && from.dtype == to.dtype;
+  // As it is, or in blocks that cannot be cut anywhere.
+  const bool plain =
+      from.contiguous() && to.contiguous() && (from.dtype == to.dtype || !is_plain(from.dtype));
   int longest = 0;
   for (int i = 0; i < to.rank; ++i)
     if (to.shape[i] > to.shape[longest]) longest = i;
@@ -92,15 +120,20 @@ void copy_staged(Device& device, const TensorView& from, const TensorView& to,
   }
 }
 
-// Blocks of quantised types are bytes to a copy, which takes them only contiguous.
-TensorView as_bytes(const TensorView& view) {
-  if (!is_quantized(view.dtype)) return view;
+// Blocks of quantised types are bytes to a copy that keeps them, which takes them only contiguous.
+TensorView as_bytes(const TensorView& view, DType other) {
+  if (!is_quantized(view.dtype) || view.dtype != other) return view;
   TensorView bytes = make_view(view.data, DType::u8, {storage_bytes(view.dtype, view.numel())});
   bytes.device = view.device;
   return bytes;
 }
 
 }  // namespace
+
+bool reads(DType dtype) {
+  return is_plain(dtype) || is_quantized(dtype) || dtype == DType::f16 || dtype == DType::f8_e4m3 ||
+         dtype == DType::f8_e5m2;
+}
 
 TensorView packed(const TensorView& like, DType dtype, void* data, lacuna::Device where) {
   TensorView view =
@@ -113,7 +146,8 @@ void copy(Device& device, const TensorView& from_view, const TensorView& to_view
           int64_t piece_bytes) {
   check_copy(from_view, to_view);
   if (to_view.numel() == 0) return;
-  const TensorView from = as_bytes(from_view), to = as_bytes(to_view);
+  const TensorView from = as_bytes(from_view, to_view.dtype),
+                   to = as_bytes(to_view, from_view.dtype);
   if (from.data == to.data && from.dtype == to.dtype && from.stride == to.stride) return;
   for (const TensorView* view : {&from, &to})
     LACUNA_CHECK(view->device == lacuna::Device::cpu || device.owns(view->data),

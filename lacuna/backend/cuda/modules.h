@@ -8,5 +8,6 @@
 
 #define LACUNA_CUDA_MODULES(X) \
   X(attend_any)                \
+  X(decode)                    \
   X(network)                   \
   X(select)

@@ -2,13 +2,16 @@
 // Copies between host and device memory against the same copy on the host.
 #include "lacuna/backend/cuda/copy.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 
 #include "lacuna/backend/cuda/driver.h"
 #include "lacuna/backend/cuda/emulator/emulated_device.h"
 #include "lacuna/backend/cuda/walk.h"
+#include "lacuna/core/convert.h"
 #include "lacuna/core/copy.h"
 #include "lacuna/core/error.h"
 #include "tests/support/random.h"
@@ -51,6 +54,19 @@ struct Layout {
 };
 
 using Bytes = std::vector<unsigned char>;
+
+// Bit for bit, but for what a NaN holds.
+bool same_numbers(const TensorView& a, const TensorView& b) {
+  const auto size = static_cast<size_t>(storage_bytes(a.dtype, 1));
+  const std::vector<double> x = values(a), y = values(b);
+  for (size_t i = 0; i < x.size(); ++i) {
+    if (std::isnan(x[i]) && std::isnan(y[i])) continue;
+    if (std::memcmp(static_cast<char*>(a.data) + i * size, static_cast<char*>(b.data) + i * size,
+                    size) != 0)
+      return false;
+  }
+  return true;
+}
 
 Bytes pattern(int64_t elements, DType dtype, uint64_t seed) {
   Bytes bytes(static_cast<size_t>(storage_bytes(dtype, elements)));
@@ -121,6 +137,39 @@ TEST_P(CudaCopy, AnyStridesAnySides) {
                 << (to_device ? " to device" : "") << " pieces of " << piece;
           }
     }
+}
+
+// Stored types, of random bytes and of every 8-bit pattern: the bits of the host's conversion.
+TEST_P(CudaCopy, StoredTypesDecodeAsOnTheHost) {
+  for (const DType dtype :
+       {DType::f16, DType::f8_e4m3, DType::f8_e5m2, DType::q8_0, DType::q4_0, DType::q4_1,
+        DType::q5_0, DType::q5_1, DType::q4_k, DType::q5_k, DType::q6_k, DType::i16})
+    for (const DType wide : {DType::f32, DType::bf16})
+      for (const int64_t rows : {1, 9}) {
+        const int64_t columns = is_quantized(dtype) ? 256 : 261;
+        Bytes from(static_cast<size_t>(storage_bytes(dtype, rows * columns)));
+        Rng rng(7);
+        for (unsigned char& b : from) b = static_cast<unsigned char>(rng.next());
+        for (size_t i = 0; i < 256 && !is_quantized(dtype); ++i)
+          from[i] = static_cast<unsigned char>(i);
+        const TensorView stored = make_view(from.data(), dtype, {rows, columns});
+        const Tensor expected = converted(stored, wide);
+        const std::string context =
+            fmt::format("{} {} to {}", rows, dtype_name(dtype), dtype_name(wide));
+        const cuda::DeviceMemory remote_from(*device_, from),
+            remote_to(*device_, static_cast<size_t>(storage_bytes(wide, rows * columns)));
+        const TensorView to = cuda::packed(expected, wide, remote_to.as<void>(), Device::cuda);
+        Tensor result(wide, {rows, columns});
+        cuda::copy(*device_, stored, to);
+        cuda::copy(*device_, to, result);
+        EXPECT_TRUE(same_numbers(result, expected)) << context << " from the host";
+        if (!cuda::reads(dtype)) continue;
+        TensorView there = stored;
+        there.data = remote_from.as<void>();
+        there.device = Device::cuda;
+        cuda::copy(*device_, there, result);
+        EXPECT_TRUE(same_numbers(result, expected)) << context << " from the device";
+      }
 }
 
 TEST_P(CudaCopy, NamesWhatItCannotDo) {
