@@ -63,11 +63,22 @@ class Backend : public Memory {
   //
   // to = from, element by element: views of one shape, rank <= 5, any strides (stride 0 in `from`
   // repeats), each in host or backend memory, not overlapping. f32 <-> bf16 convert (round to
-  // nearest even); otherwise equal dtypes. A copy of a view to itself does nothing.
+  // nearest even), and so do all dtypes that convert() reads, contiguous, to contiguous f32 or
+  // bf16; otherwise equal dtypes. A copy of a view to itself does nothing.
   virtual void copy(const TensorView& from, const TensorView& to) { copy_elements(from, to); }
   // These bytes of host memory do not change until forget(): a backend may keep a copy of them.
   virtual void constant(const void* /*begin*/, size_t /*bytes*/) {}
   virtual void forget(const void* /*begin*/) {}
+  // Of memory of its own, in bytes: what it may hold, holds and held at most, and what crossed
+  // between it and the host. Zeros for a backend that computes in host memory.
+  struct MemoryUse {
+    int64_t limit = 0, held = 0, most = 0;
+    int64_t to_backend = 0, to_host = 0;
+  };
+  virtual MemoryUse memory_use() const { return {}; }
+  // Holds at most so many bytes from now on: copies of what is constant make room and come again
+  // when they are used. What needs more throws Error.
+  virtual void limit_memory(int64_t /*bytes*/) {}
 
   // --- attention -----------------------------------------------------------------------------
   // out = softmax(sm_scale q k^T + bias) v over the kept blocks; see attend_params.h.

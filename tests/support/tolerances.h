@@ -55,4 +55,11 @@ inline constexpr Limits network(DType dtype) {
   return {24 * kEpsF32, 160 * kEpsF32, 0.999999};
 }
 
+// Latents of a whole generation by another backend: guidance and steps add up what each forward is
+// off by.
+inline constexpr Limits generation(DType dtype) {
+  if (dtype == DType::bf16) return {4.0 * kEpsBf16, 16.0 * kEpsBf16, 0.999};
+  return {400 * kEpsF32, 4000 * kEpsF32, 0.999999};
+}
+
 }  // namespace lacuna::test

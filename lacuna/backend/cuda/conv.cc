@@ -120,7 +120,7 @@ void conv3d(Device& device, Resident& weights, const TensorView& x, const Tensor
     g.out = to.as<char>() + begin * w.shape[0] * size;
     if (added) g.base = added->as<char>() + begin * w.shape[0] * size;
     g.m = static_cast<int32_t>(count);
-    gemm(device, g);
+    gemm(device, g, scratch_bytes(device, kGemmPartBytes));
   }
   to.store();
 }

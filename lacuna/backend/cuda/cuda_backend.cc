@@ -15,9 +15,12 @@ namespace {
 
 class CudaBackend final : public Backend {
  public:
-  CudaBackend(std::unique_ptr<cuda::Device> device, std::optional<size_t> weight_budget)
-      : device_(std::move(device)),
-        weights_(*device_, weight_budget.value_or(device_->free_memory() / 100 * 85)) {}
+  CudaBackend(std::unique_ptr<cuda::Device> device, std::optional<size_t> memory_limit)
+      : device_(std::move(device)), weights_(*device_) {
+    const auto held = static_cast<size_t>(device_->use().held);
+    most_ = memory_limit.value_or(held + device_->free_memory() / 10 * 9);
+    device_->set_limit(most_);
+  }
 
   std::string_view name() const override { return "cuda"; }
   std::string description() const override { return "cuda " + device_->description(); }
@@ -30,9 +33,14 @@ class CudaBackend final : public Backend {
   void release(void* memory) override {
     if (memory != nullptr) device_->release(memory);
   }
+  MemoryUse memory_use() const override { return device_->use(); }
+  void limit_memory(int64_t bytes) override {
+    device_->set_limit(std::min(static_cast<size_t>(bytes), most_));
+  }
   void copy(const TensorView& from, const TensorView& to) override {
-    // Weights of another type than is computed with are converted at every use: from what is kept.
-    if (to.device == lacuna::Device::cpu || is_quantized(from.dtype) || !weights_.is_constant(from))
+    // Weights of another type than is computed with are converted at every use: from what is kept,
+    // which is as they are stored.
+    if (to.device == lacuna::Device::cpu || !cuda::reads(from.dtype) || !weights_.is_constant(from))
       return cuda::copy(*device_, from, to);
     const cuda::Resident::Weight weight = weights_.get(from);
     TensorView kept = from;
@@ -108,7 +116,8 @@ class CudaBackend final : public Backend {
   }
   void conv3d(const TensorView& x, const TensorView& w, const float* bias, const ConvParams& conv,
               const TensorView* residual, const TensorView& out) override {
-    cuda::conv3d(*device_, weights_, x, w, bias, conv, residual, out);
+    cuda::conv3d(*device_, weights_, x, w, bias, conv, residual, out,
+                 cuda::scratch_bytes(*device_, cuda::kPatchBytes));
   }
   void channel_norm(const TensorView& x, const float* gamma, bool silu,
                     const TensorView& out) override {
@@ -118,6 +127,7 @@ class CudaBackend final : public Backend {
  private:
   std::unique_ptr<cuda::Device> device_;
   cuda::Resident weights_;
+  size_t most_;  // of device memory, whatever else is said
 };
 
 }  // namespace
@@ -127,8 +137,8 @@ std::unique_ptr<Backend> make_cuda_backend() {
 }
 
 std::unique_ptr<Backend> make_cuda_backend(std::unique_ptr<cuda::Device> device,
-                                           std::optional<size_t> weight_budget) {
-  return std::make_unique<CudaBackend>(std::move(device), weight_budget);
+                                           std::optional<size_t> memory_limit) {
+  return std::make_unique<CudaBackend>(std::move(device), memory_limit);
 }
 
 }  // namespace lacuna

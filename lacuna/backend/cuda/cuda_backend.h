@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CUDA backend. So far: attention and selection; every other op throws, naming itself.
+// The CUDA backend.
 #pragma once
 
 #include <memory>
@@ -12,9 +12,9 @@ namespace lacuna {
 
 // On the GPU of this machine. Throws Error saying why there is none.
 std::unique_ptr<Backend> make_cuda_backend();
-// On a given device. Constant weights are kept in at most `weight_budget` bytes of its memory;
-// default: 85 % of what is free now.
+// On a given device, of whose memory it holds at most `memory_limit` bytes; default: what it holds
+// already and 90 % of what is free.
 std::unique_ptr<Backend> make_cuda_backend(std::unique_ptr<cuda::Device> device,
-                                           std::optional<size_t> weight_budget = std::nullopt);
+                                           std::optional<size_t> memory_limit = std::nullopt);
 
 }  // namespace lacuna

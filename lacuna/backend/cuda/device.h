@@ -2,11 +2,15 @@
 // What host code needs of a GPU. Two implementations: the CUDA driver, and the emulator for tests.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
+#include "lacuna/backend/backend.h"
 #include "lacuna/backend/cuda/launch.h"
 #include "lacuna/backend/cuda/network_args.h"
 
@@ -32,12 +36,32 @@ class Device {
   // Everything below happens in one order, that of the calls: memory released here is still good
   // for what was launched before. Host memory may be reused when upload() returns and is complete
   // when download() returns.
-  virtual void* allocate(size_t bytes) = 0;  // 256-byte aligned; throws Error
-  virtual void release(void* p) = 0;
-  virtual void upload(void* to, const void* from, size_t bytes) = 0;
-  virtual void download(void* to, const void* from, size_t bytes) = 0;
-  virtual bool owns(const void* p) const = 0;  // inside an allocation of this device
-  virtual void synchronize() = 0;              // until all of it has run
+  //
+  // 256-byte aligned. Throws Error when it cannot be had, or when more than the limit would be
+  // held.
+  void* allocate(size_t bytes) { return allocate(bytes, false); }
+  void release(void* p);
+  void upload(void* to, const void* from, size_t bytes);
+  void download(void* to, const void* from, size_t bytes);
+  bool owns(const void* p) const;  // inside an allocation of this device
+  virtual void synchronize() = 0;  // until all of it has run
+
+  // Copies that overlap with kernels, where the device can; `from` may be reused on return.
+  // load() brings one into memory of its own: only what comes after it waits. stream() copies into
+  // `to` once all that came before the last stream_done(slot) has run; what comes after waits for
+  // it. `slot` is 0 or 1.
+  void* load(const void* from, size_t bytes);
+  void stream(int slot, void* to, const void* from, size_t bytes);
+  virtual void stream_done(int /*slot*/) {}
+
+  // At most so many bytes are held. Before an allocation of `bytes` gives up, `make_room`, if
+  // given, is asked to release `least` of what can come again.
+  using MakeRoom = std::function<void(size_t bytes, size_t least)>;
+  void set_limit(size_t bytes) { limit_ = bytes; }
+  size_t limit() const { return limit_; }
+  void set_make_room(MakeRoom make_room) { make_room_ = std::move(make_room); }
+  Backend::MemoryUse use() const;
+  virtual size_t free_memory() const = 0;  // bytes that others left
 
   // Runs a kernel of a general module (modules.h), whose only parameter is the struct at `args`.
   // Does not wait. An empty grid runs nothing.
@@ -53,15 +77,6 @@ class Device {
   // done, where there is no library or it refuses: gemm.h has kernels for the rest.
   virtual bool gemm(const Gemm& gemm) = 0;
 
-  // Copies that overlap with kernels, where the device can. stream() copies into `to` once all that
-  // came before the last stream_done(slot) has run; what comes after waits for it. `slot` is 0 or
-  // 1. `from` may be reused on return.
-  virtual void stream(int /*slot*/, void* to, const void* from, size_t bytes) {
-    upload(to, from, bytes);
-  }
-  virtual void stream_done(int /*slot*/) {}
-  virtual size_t free_memory() const = 0;  // bytes
-
   // [heads, tokens, channels] of 16-bit elements, boxes of 64 tokens x 64 channels, 128-byte
   // swizzle, zeros outside. Strides in elements. sm90 only.
   virtual TensorMap tensor_map(const void* base, int64_t channels, int64_t tokens, int64_t heads,
@@ -70,7 +85,30 @@ class Device {
   // q, k, v, out (sm90). Returns milliseconds on the device.
   virtual double launch(const KernelId& kernel, const TensorMap (&maps)[4],
                         const AttendArgs& args) = 0;
+
+ protected:
+  // How the device does it. take() gives null when there is no memory left. `beside`: for
+  // copy_beside(), which does not wait for what came before.
+  virtual void* take(size_t bytes, bool beside) = 0;
+  virtual void give_back(void* p) = 0;
+  virtual void copy_in(void* to, const void* from, size_t bytes) = 0;
+  virtual void copy_out(void* to, const void* from, size_t bytes) = 0;
+  virtual void copy_beside(void* to, const void* from, size_t bytes) = 0;
+  virtual void wait_for_slot(int /*slot*/) {}  // of what copy_beside() does next
+
+ private:
+  void* allocate(size_t bytes, bool beside);
+
+  std::map<const char*, size_t> held_;  // allocations
+  size_t bytes_held_ = 0, limit_ = SIZE_MAX;
+  MakeRoom make_room_;
+  Backend::MemoryUse use_;
 };
+
+// What an op may take at a time for what it can also do in parts: `most`, less on a small device.
+inline int64_t scratch_bytes(const Device& device, int64_t most) {
+  return static_cast<int64_t>(std::min(static_cast<size_t>(most), device.limit() / 16));
+}
 
 // Device memory that goes when it goes out of scope.
 class DeviceMemory {
@@ -82,6 +120,8 @@ class DeviceMemory {
       : DeviceMemory(device, values.size() * sizeof(T)) {
     if (data_ != nullptr) device.upload(data_, values.data(), values.size() * sizeof(T));
   }
+  // Takes over memory of the device.
+  DeviceMemory(Device& device, void* data) : device_(device), data_(data) {}
   ~DeviceMemory() {
     if (data_ != nullptr) device_.release(data_);
   }

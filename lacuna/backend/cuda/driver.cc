@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <iterator>
 #include <map>
 #include <string>
 
@@ -59,6 +58,7 @@ struct Api {
   decltype(&cuMemFreeAsync) release_async;
   decltype(&cuDeviceGetDefaultMemPool) memory_pool;
   decltype(&cuMemPoolSetAttribute) set_pool_attribute;
+  decltype(&cuMemPoolTrimTo) trim_pool;
   decltype(&cuModuleLoadData) load_module;
   decltype(&cuModuleGetFunction) get_function;
   decltype(&cuFuncSetAttribute) set_function_attribute;
@@ -108,6 +108,7 @@ Api open_driver() {
   find(a.library, "cuMemFreeAsync", false, &a.release_async);
   find(a.library, "cuDeviceGetDefaultMemPool", false, &a.memory_pool);
   find(a.library, "cuMemPoolSetAttribute", false, &a.set_pool_attribute);
+  find(a.library, "cuMemPoolTrimTo", false, &a.trim_pool);
   find(a.library, "cuModuleLoadData", true, &a.load_module);
   find(a.library, "cuModuleGetFunction", true, &a.get_function);
   find(a.library, "cuFuncSetAttribute", true, &a.set_function_attribute);
@@ -172,55 +173,6 @@ class DriverDevice final : public Device {
   Family family() const override { return major_ == 9 ? Family::sm90 : Family::sm80; }
   int multiprocessors() const override { return multiprocessors_; }
 
-  void* allocate(size_t bytes) override {
-    enter();
-    CUdeviceptr p = 0;
-    const CUresult result =
-        pooled_ ? api_.allocate_async(&p, bytes, stream_) : api_.allocate(&p, bytes);
-    LACUNA_CHECK(result == CUDA_SUCCESS,
-                 "cuda: {} bytes of device memory, expected them to be "
-                 "free ({})",
-                 bytes, text(result));
-    allocations_[p] = bytes;
-    return reinterpret_cast<void*>(p);
-  }
-  void release(void* p) override {
-    // Called from destructors: nothing to be done about a failure.
-    const auto address = reinterpret_cast<CUdeviceptr>(p);
-    allocations_.erase(address);
-    api_.set_context(context_);
-    if (pooled_) {
-      api_.release_async(address, stream_);
-    } else {
-      api_.synchronize(stream_);
-      api_.release(address);
-    }
-  }
-  bool owns(const void* p) const override {
-    const auto address = reinterpret_cast<CUdeviceptr>(p);
-    const auto next = allocations_.upper_bound(address);
-    return next != allocations_.begin() &&
-           address - std::prev(next)->first < std::prev(next)->second;
-  }
-  void upload(void* to, const void* from, size_t bytes) override {
-    enter();
-    const auto address = reinterpret_cast<CUdeviceptr>(to);
-    if (bytes > kStagedBytes) {
-      check(api_.to_device(address, from, bytes, stream_), "copy to device");
-      synchronize();  // the caller may reuse its memory
-      return;
-    }
-    // Small ones go through pinned memory that nobody else writes: no wait until it is full.
-    if (staged_ + bytes > kStagingBytes) synchronize();
-    std::memcpy(staging_ + staged_, from, bytes);
-    check(api_.to_device(address, staging_ + staged_, bytes, stream_), "copy to device");
-    staged_ += (bytes + 63) / 64 * 64;
-  }
-  void download(void* to, const void* from, size_t bytes) override {
-    enter();
-    check(api_.to_host(to, reinterpret_cast<CUdeviceptr>(from), bytes, stream_), "copy to host");
-    synchronize();
-  }
   void synchronize() override {
     enter();
     check(api_.synchronize(stream_), "cuStreamSynchronize");
@@ -253,24 +205,6 @@ class DriverDevice final : public Device {
     return free;
   }
 
-  // Pageable memory -> two pinned buffers in turn -> device, on a stream of its own.
-  void stream(int slot, void* to, const void* from, size_t bytes) override {
-    enter();
-    if (copies_ == nullptr) make_copies();
-    check(api_.stream_wait(copies_, slot_done_[slot], 0), "cuStreamWaitEvent");
-    for (size_t at = 0; at < bytes; at += kPieceBytes) {
-      Piece& piece = pieces_[next_piece_];
-      next_piece_ ^= 1;
-      const size_t size = std::min(kPieceBytes, bytes - at);
-      check(api_.wait_event(piece.copied), "cuEventSynchronize");
-      std::memcpy(piece.memory, static_cast<const char*>(from) + at, size);
-      check(api_.to_device(reinterpret_cast<CUdeviceptr>(to) + at, piece.memory, size, copies_),
-            "copy to device");
-      check(api_.record_event(piece.copied, copies_), "cuEventRecord");
-    }
-    check(api_.record_event(arrived_, copies_), "cuEventRecord");
-    check(api_.stream_wait(stream_, arrived_, 0), "cuStreamWaitEvent");
-  }
   void stream_done(int slot) override {
     // Called from destructors, like release().
     api_.set_context(context_);
@@ -323,6 +257,80 @@ class DriverDevice final : public Device {
     float ms = 0.0f;
     check(api_.elapsed(&ms, start_, stop_), "cuEventElapsedTime");
     return ms;
+  }
+
+ protected:
+  // Memory for copies beside kernels comes in the order of those copies: the pool gives out nothing
+  // there that kernels under way still use, and the copy need not wait for them.
+  void* take(size_t bytes, bool beside) override {
+    enter();
+    if (beside && copies_ == nullptr) make_copies();
+    const CUstream order = beside ? copies_ : stream_;
+    CUdeviceptr p = 0;
+    const auto attempt = [&] {
+      return pooled_ ? api_.allocate_async(&p, bytes, order) : api_.allocate(&p, bytes);
+    };
+    CUresult result = attempt();
+    if (result == CUDA_ERROR_OUT_OF_MEMORY) {
+      synchronize();  // what was released comes back now, in whatever pieces it was
+      if (pooled_) check(api_.trim_pool(pool_, 0), "cuMemPoolTrimTo");
+      result = attempt();
+    }
+    if (result == CUDA_ERROR_OUT_OF_MEMORY) return nullptr;
+    check(result, "allocation");
+    return reinterpret_cast<void*>(p);
+  }
+  void give_back(void* p) override {
+    // Called from destructors: nothing to be done about a failure.
+    const auto address = reinterpret_cast<CUdeviceptr>(p);
+    api_.set_context(context_);
+    if (pooled_) {
+      api_.release_async(address, stream_);
+    } else {
+      api_.synchronize(stream_);
+      api_.release(address);
+    }
+  }
+  void copy_in(void* to, const void* from, size_t bytes) override {
+    enter();
+    const auto address = reinterpret_cast<CUdeviceptr>(to);
+    if (bytes > kStagedBytes) {
+      check(api_.to_device(address, from, bytes, stream_), "copy to device");
+      synchronize();  // the caller may reuse its memory
+      return;
+    }
+    // Small ones go through pinned memory that nobody else writes: no wait until it is full.
+    if (staged_ + bytes > kStagingBytes) synchronize();
+    std::memcpy(staging_ + staged_, from, bytes);
+    check(api_.to_device(address, staging_ + staged_, bytes, stream_), "copy to device");
+    staged_ += (bytes + 63) / 64 * 64;
+  }
+  void copy_out(void* to, const void* from, size_t bytes) override {
+    enter();
+    check(api_.to_host(to, reinterpret_cast<CUdeviceptr>(from), bytes, stream_), "copy to host");
+    synchronize();
+  }
+  // Pageable memory -> two pinned buffers in turn -> device, on a stream of its own.
+  void copy_beside(void* to, const void* from, size_t bytes) override {
+    enter();
+    if (copies_ == nullptr) make_copies();
+    for (size_t at = 0; at < bytes; at += kPieceBytes) {
+      Piece& piece = pieces_[next_piece_];
+      next_piece_ ^= 1;
+      const size_t size = std::min(kPieceBytes, bytes - at);
+      check(api_.wait_event(piece.copied), "cuEventSynchronize");
+      std::memcpy(piece.memory, static_cast<const char*>(from) + at, size);
+      check(api_.to_device(reinterpret_cast<CUdeviceptr>(to) + at, piece.memory, size, copies_),
+            "copy to device");
+      check(api_.record_event(piece.copied, copies_), "cuEventRecord");
+    }
+    check(api_.record_event(arrived_, copies_), "cuEventRecord");
+    check(api_.stream_wait(stream_, arrived_, 0), "cuStreamWaitEvent");
+  }
+  void wait_for_slot(int slot) override {
+    enter();
+    if (copies_ == nullptr) make_copies();
+    check(api_.stream_wait(copies_, slot_done_[slot], 0), "cuStreamWaitEvent");
   }
 
  private:
@@ -399,12 +407,11 @@ class DriverDevice final : public Device {
   void choose_pool() {
     if (api_.allocate_async == nullptr || api_.release_async == nullptr ||
         api_.memory_pool == nullptr || api_.set_pool_attribute == nullptr ||
-        attribute(CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED) == 0)
+        api_.trim_pool == nullptr || attribute(CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED) == 0)
       return;
-    CUmemoryPool pool = nullptr;
-    check(api_.memory_pool(&pool, device_), "cuDeviceGetDefaultMemPool");
+    check(api_.memory_pool(&pool_, device_), "cuDeviceGetDefaultMemPool");
     cuuint64_t keep = UINT64_MAX;
-    check(api_.set_pool_attribute(pool, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, &keep),
+    check(api_.set_pool_attribute(pool_, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, &keep),
           "cuMemPoolSetAttribute");
     pooled_ = true;
   }
@@ -427,7 +434,7 @@ class DriverDevice final : public Device {
   unsigned char* staging_ = nullptr;  // pinned
   size_t staged_ = 0;                 // bytes of it that copies under way may still read
   bool pooled_ = false;               // memory in the order of the stream
-  std::map<CUdeviceptr, size_t> allocations_;
+  CUmemoryPool pool_ = nullptr;
   std::unique_ptr<MatrixLibrary> library_;
   std::string products_;  // who makes them
   std::string name_;

@@ -112,7 +112,7 @@ void linear(Device& device, Resident& weights, const TensorView& x, const Tensor
   g.k = static_cast<int32_t>(x.shape[1]);
   g.bf16 = is_bf16(x), g.out_bf16 = is_bf16(out);
   g.activation = residual ? Activation::none : static_cast<Activation>(epilogue);
-  gemm(device, g);
+  gemm(device, g, scratch_bytes(device, kGemmPartBytes));
   if (sum) sum->store();
   if (plain) plain->store();
 }

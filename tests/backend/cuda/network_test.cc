@@ -26,7 +26,7 @@ class CudaNetwork : public testing::TestWithParam<Place> {
                     ? cuda::make_driver_device()
                     : cuda::emulator::make_emulated_device(cuda::Family::sm80, 1,
                                                            GetParam() == Place::emulated);
-      weights_.emplace(*device_, size_t{1} << 20);
+      weights_.emplace(*device_);
     } catch (const Error& e) {
       GTEST_SKIP() << e.what();
     }

@@ -64,8 +64,8 @@ const Kernel& find_kernel(const char* module, const char* name) {
 
 class EmulatedDevice final : public Device {
  public:
-  EmulatedDevice(Family family, uint64_t seed, bool library)
-      : family_(family), seed_(seed), library_(library) {}
+  EmulatedDevice(Family family, uint64_t seed, bool library, Transfers* transfers)
+      : family_(family), seed_(seed), library_(library), transfers_(transfers) {}
 
   std::string description() const override {
     return family_ == Family::sm90 ? "emulated sm90" : "emulated sm80";
@@ -73,15 +73,6 @@ class EmulatedDevice final : public Device {
   Family family() const override { return family_; }
   int multiprocessors() const override { return 1; }
 
-  void* allocate(size_t bytes) override { return memory_.allocate(bytes); }
-  void release(void* p) override { memory_.release(p); }
-  void upload(void* to, const void* from, size_t bytes) override {
-    LACUNA_CHECK(memory_.owns(to, bytes), "emulator: upload of {} bytes, expected device memory",
-                 bytes);
-    std::memcpy(to, from, bytes);
-  }
-  void download(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
-  bool owns(const void* p) const override { return memory_.owns(p, 1); }
   void synchronize() override {}
   bool gemm(const Gemm& g) override { return library_ && library_gemm(g); }
   size_t free_memory() const override { return size_t{1} << 30; }
@@ -126,17 +117,43 @@ class EmulatedDevice final : public Device {
     return 0.0;
   }
 
+ protected:
+  void* take(size_t bytes, bool) override { return memory_.allocate(bytes); }
+  void give_back(void* p) override { memory_.release(p); }
+  void copy_in(void* to, const void* from, size_t bytes) override {
+    LACUNA_CHECK(memory_.owns(to, bytes), "emulator: upload of {} bytes, expected device memory",
+                 bytes);
+    std::memcpy(to, from, bytes);
+    note(Transfer::in, from, bytes);
+  }
+  void copy_out(void* to, const void* from, size_t bytes) override {
+    std::memcpy(to, from, bytes);
+    note(Transfer::out, to, bytes);
+  }
+  void copy_beside(void* to, const void* from, size_t bytes) override {
+    LACUNA_CHECK(memory_.owns(to, bytes), "emulator: copy of {} bytes, expected device memory",
+                 bytes);
+    std::memcpy(to, from, bytes);
+    note(Transfer::beside, from, bytes);
+  }
+
  private:
+  void note(Transfer::Kind kind, const void* host, size_t bytes) {
+    if (transfers_ != nullptr) transfers_->push_back({kind, host, bytes});
+  }
+
   Family family_;
   uint64_t seed_;
   bool library_;
+  Transfers* transfers_;
   GlobalMemory memory_;
 };
 
 }  // namespace
 
-std::unique_ptr<Device> make_emulated_device(Family family, uint64_t seed, bool library) {
-  return std::make_unique<EmulatedDevice>(family, seed, library);
+std::unique_ptr<Device> make_emulated_device(Family family, uint64_t seed, bool library,
+                                             Transfers* transfers) {
+  return std::make_unique<EmulatedDevice>(family, seed, library, transfers);
 }
 
 }  // namespace lacuna::cuda::emulator
