@@ -25,9 +25,32 @@ struct Times {
   std::vector<double> select, attend;
 };
 
+// The call with its tensors where the backend computes, so that no clock sees them travel; on the
+// host those of the recording.
+class PlacedCall {
+ public:
+  PlacedCall(Backend& backend, const RecordedCall& recorded) : call(recorded) {
+    for (TensorView* x : {&call.q, &call.k, &call.v}) {
+      if (x->device == backend.device()) continue;
+      const Tensor& placed =
+          tensors_.emplace_back(x->dtype, std::span(x->shape.data(), 3), backend);
+      backend.copy(*x, placed);
+      *x = placed;
+    }
+    out = Tensor(call.q.dtype, std::span(call.q.shape.data(), 3), backend);
+  }
+
+  RecordedCall call;
+  Tensor out;
+
+ private:
+  std::vector<Tensor> tensors_;
+};
+
 // `steps` calls by one engine; the times of all but the first `warm`.
-void run_engine(Backend& backend, const RecordedCall& call, const Plan& plan, int warm, int steps,
+void run_engine(Backend& backend, const PlacedCall& placed, const Plan& plan, int warm, int steps,
                 const std::function<void()>& between, CallOutcome& outcome, Times& times) {
+  const RecordedCall& call = placed.call;
   Policy policy;
   Rule rule;
   rule.plan = plan;
@@ -38,7 +61,7 @@ void run_engine(Backend& backend, const RecordedCall& call, const Plan& plan, in
   for (int i = 0; i < steps; ++i, ++site.step) {
     if (between) between();
     if (i + 1 == steps) engine.write_lse(outcome.lse);
-    engine.attend(site, call.grid, call.text_tokens, call.q, call.k, call.v, outcome.out);
+    engine.attend(site, call.grid, call.text_tokens, call.q, call.k, call.v, placed.out);
   }
   const auto& entries = engine.trace().entries();
   double last_select = 0.0;
@@ -67,17 +90,23 @@ double median(std::vector<double> values) {
 CallOutcome replay_call(Backend& backend, const RecordedCall& call, const Plan& plan, int repeats,
                         const std::function<void()>& between) {
   const int64_t heads = call.q.shape[0], tokens = call.q.shape[1];
+  PlacedCall placed(backend, call);
   CallOutcome outcome;
-  outcome.out = Tensor(call.q.dtype, {heads, tokens, call.q.shape[2]});
   outcome.lse.resize(static_cast<size_t>(heads * tokens));
   Times times;
   const int wanted = std::max(repeats, 1);
   if (forgets(plan)) {
     const int warm = repeats > 0 ? 1 : 0;
-    run_engine(backend, call, plan, warm, warm + wanted, between, outcome, times);
+    run_engine(backend, placed, plan, warm, warm + wanted, between, outcome, times);
   } else {
     for (int i = 0; i < wanted; ++i)
-      run_engine(backend, call, plan, kSettled, kSettled + 1, between, outcome, times);
+      run_engine(backend, placed, plan, kSettled, kSettled + 1, between, outcome, times);
+  }
+  if (backend.device() == Device::cpu) {
+    outcome.out = std::move(placed.out);
+  } else {
+    outcome.out = Tensor(call.q.dtype, {heads, tokens, call.q.shape[2]});
+    backend.copy(placed.out, outcome.out);
   }
   outcome.select_ms = median(std::move(times.select));
   outcome.attend_ms = median(std::move(times.attend));
