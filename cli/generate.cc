@@ -76,7 +76,10 @@ void add_output_options(CLI::App& command, Options& o) {
                      "(branches: cond)");
   output->add_flag("--no-prompt-cache", o.no_prompt_cache,
                    "Do not keep prompt embeddings in the cache folder");
-  output->add_option("--max-memory", o.max_memory_gb, "Refuse to need more, in GB")
+  output
+      ->add_option("--max-memory", o.max_memory_gb,
+                   "GB that may be used. On a GPU weights that have no room are copied there "
+                   "when they are used; what needs more is refused")
       ->check(CLI::PositiveNumber);
   output->add_flag("--json", o.json, "Print the summary as one JSON object");
   output->add_flag("-q,--quiet", o.quiet, "Print nothing but errors");
@@ -108,6 +111,12 @@ void print_summary(const Options& o, const Request& request, const GenerationRes
                                    {"selection_seconds", selection_s},
                                    {"decode_seconds", result.decode_seconds},
                                    {"request", nlohmann::ordered_json::parse(request.to_json())}};
+    const Backend::MemoryUse& m = result.memory;
+    if (m.limit > 0)
+      json["device_memory"] = {{"limit", m.limit},
+                               {"most", m.most},
+                               {"to_device", m.to_backend},
+                               {"to_host", m.to_host}};
     if (explains) json["explain"] = explain_json(result, planned);
     fmt::print("{}\n", json.dump());
     return;
@@ -121,6 +130,11 @@ void print_summary(const Options& o, const Request& request, const GenerationRes
       request.replay_masks.empty() ? request.attention : "as in " + request.replay_masks,
       trace.qk_density(), trace.pv_density(), result.sample_seconds, attention_s, selection_s,
       result.decode_seconds);
+  if (result.memory.limit > 0)
+    fmt::print("device memory: {} at most, {} copied there and {} back\n",
+               format_bytes(static_cast<double>(result.memory.most)),
+               format_bytes(static_cast<double>(result.memory.to_backend)),
+               format_bytes(static_cast<double>(result.memory.to_host)));
 }
 
 void run(const Options& o) {

@@ -69,13 +69,30 @@ class CliTest(unittest.TestCase):
                 (["-a", "xattention:top_p=2"], "top_p"), (["-a", "xattention:stride"], ""),
                 (["--skip", "recall:r=7"], "r"), (["--dense-steps", "77"], ""), (["--dense-layers", "x"], ""),
                 (["--sampler", "ddim"], "unipc"), (["--backend", "tpu"], "cpu"), (["--profile", "none.json"], "none.json"),
-                (["--backend", "cuda"], "cuda: .*expected"), (["--max-memory", "0.001"], "may be used")):
+                (["--max-memory", "0.001"], "may be used")):
             self.fails(1, "generate", *TINY, *extra, *out, says=says)
         self.fails(1, "generate", *TINY, "-o", self.dir / "none" / "a.mp4", says="folder")
         self.fails(1, "generate", *TINY, "-o", self.dir / "a.avi", says=r"\.mp4")
         self.fails(1, "generate", "--synthetic", "wan9", "-p", "x", *out, says="tiny")
         self.fails(1, "generate", *TINY, *out, env=dict(os.environ, LACUNA_ISA="sse2"), says="LACUNA_ISA")
         self.fails(1, "generate", *TINY, *out, env=dict(os.environ, LACUNA_THREADS="many"), says="LACUNA_THREADS")
+
+    def test_without_a_gpu(self):
+        """A build with CUDA kernels starts anywhere; what cannot run there says why, in one line, before any work."""
+        needed = subprocess.run(["readelf", "-d", LACUNA], capture_output=True, text=True).stdout
+        self.assertNotRegex(needed, r"libcu(da|blas|dnn)")
+        if lacuna("bench", "generate", *TINY[:8], "--steps", 1, "--backend", "cuda").returncode == 0:
+            self.skipTest("there is a GPU")
+        recording = self.dir / "a.st"
+        made = lacuna("generate", *TINY, "--no-decode", "--latents", self.dir / "l.st", "--record", recording, "--record-sites",
+                      "steps=1;layers=0")
+        self.assertEqual(made.returncode, 0, made.stderr)
+        left = ["a.st", "l.st"]
+        for command in (["generate", *TINY, "-o", self.dir / "a.mp4"], ["compare", *TINY, "-a", "xattention"],
+                        ["doctor", *TINY], ["replay", recording], ["bench", "generate", *TINY[:8]], ["verify"]):
+            self.fails(1, *command, "--backend", "cuda", leaves=left, says="^lacuna: cuda: .*expected")
+        self.fails(1, "generate", *TINY, "-o", self.dir / "a.mp4", leaves=left, says="^lacuna: cuda: .*expected",
+                   env=dict(os.environ, LACUNA_BACKEND="cuda"))
 
     def test_hostile_checkpoints(self):
         self.fails(1, "info", self.dir / "missing", says="missing")

@@ -152,20 +152,53 @@ int64_t available_memory() {
 
 MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tiling) {
   const auto latent = model.latent_shape(request.width, request.height, request.frames);
+  const WanConfig& config = model.transformer_config();
   const DType compute = compute_dtype(request);
+  const double stored = static_cast<double>(model.transformer_bytes()) /
+                        static_cast<double>(config.num_parameters());  // bytes of a parameter
+  const WanPassing passing = passing_weights(config, compute, stored);
   MemoryPlan plan;
   plan.weights = model.transformer_bytes();
-  plan.activations =
-      activation_bytes(model.transformer_config(), model.grid(latent).tokens(), compute);
+  plan.activations = activation_bytes(config, model.grid(latent).tokens(), compute) +
+                     text_bytes(config, compute) * (request.guided() ? 2 : 1) + passing.converted;
   plan.decoder =
       model.decoder().memory_bytes(latent.frames, latent.height, latent.width, compute, tiling);
+  plan.passing = passing.stored;
   return plan;
 }
 
-void check_memory(const MemoryPlan& plan, const Memory& memory, int64_t max_memory,
-                  const std::function<void(const std::string& line)>& note) {
-  // A device says itself when it has no more.
-  const bool on_host = memory.device() == Device::cpu;
+namespace {
+
+// Within the limit of a backend with memory of its own; ops there take some for themselves.
+void check_own_memory(const MemoryPlan& plan, int64_t limit, const NoteHook& note) {
+  constexpr int64_t kMostScratch = int64_t{512} << 20;
+  const int64_t room = limit - std::min(limit / 8, kMostScratch);
+  const int64_t again = std::max(int64_t{0}, plan.weights + plan.activations - room);
+  if (note) {
+    std::string line = fmt::format(
+        "memory: weights {}, activations {}, decoder {}; peak {} of {} on the device",
+        gib(plan.weights), gib(plan.activations), gib(plan.decoder), gib(plan.peak()), gib(limit));
+    if (again > 0 && plan.least() <= room)
+      line += fmt::format("; about {} of weights come again in every forward",
+                          gib(std::min(again + plan.passing, plan.weights)));
+    note(line);
+  }
+  LACUNA_CHECK(plan.least() <= room,
+               "memory: needs about {} on the device with weights that come one by one "
+               "(activations {}, decoder {}), {} may be used; try a smaller size, fewer frames, "
+               "--dtype bf16 or --vae-tile exact",
+               gib(plan.least() + limit - room), gib(plan.activations), gib(plan.decoder),
+               gib(limit));
+}
+
+}  // namespace
+
+void check_memory(const MemoryPlan& plan, const Backend& backend, int64_t max_memory,
+                  const NoteHook& note) {
+  if (const int64_t limit = backend.memory_use().limit; limit > 0)
+    return check_own_memory(plan, limit, note);
+  // A device without a limit says itself when it has no more.
+  const bool on_host = backend.device() == Device::cpu;
   const int64_t available = on_host ? available_memory() : 0;
   if (note) {
     note(fmt::format("memory: weights {}, activations {}, decoder {}; peak {} {}",
@@ -189,7 +222,10 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   const int first_step = resume ? resume->next_step : 0;
   set_up(engine, model, request, hooks, first_step);
   if (resume) restore_attention(engine, model, request, *resume);
-  check_memory(plan_memory(model, request, tiling), ctx.backend, max_memory, hooks.note);
+  if (max_memory > 0) ctx.backend.limit_memory(max_memory);
+  MemoryPlan memory = plan_memory(model, request, tiling);
+  if (files.video.empty()) memory.decoder = 0;
+  check_memory(memory, ctx.backend, max_memory, hooks.note);
   if (!files.video.empty()) {
     // Opened and dropped: an unwritable output is better known now than after an hour.
     open_video(files.video, {.width = request.width, .height = request.height, .fps = request.fps});
@@ -252,6 +288,7 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
     std::error_code ignored;
     if (!files.keep_latents) std::filesystem::remove(files.latents, ignored);
   }
+  result.memory = ctx.backend.memory_use();
   return result;
 }
 

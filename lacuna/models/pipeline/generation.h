@@ -40,8 +40,10 @@ struct GenerationFiles {
   std::filesystem::path prompt_cache;  // folder; empty = none
 };
 
+using NoteHook = std::function<void(const std::string& line)>;
+
 struct GenerationHooks {
-  std::function<void(const std::string& line)> note;  // what a person may want to know, one line
+  NoteHook note;  // what a person may want to know, one line
   std::function<void(const StepReport&)> step;
   std::function<void(int64_t done, int64_t total)> decode;
   Engine::InputsHook inputs;          // of every self-attention
@@ -55,31 +57,34 @@ struct GenerationHooks {
 // Bytes that a generation will hold at its largest, by part.
 struct MemoryPlan {
   int64_t weights = 0;      // one expert as stored (memory-mapped pages)
-  int64_t activations = 0;  // of one forward
+  int64_t activations = 0;  // of one forward, with the prompts' keys and values
   int64_t decoder = 0;      // activations of the video decoder
+  int64_t passing = 0;      // weights that pass one by one where not all have room
   int64_t peak() const { return std::max(weights + activations, decoder); }
+  int64_t least() const { return std::max(std::min(weights, passing) + activations, decoder); }
 };
 
 MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tiling);
 // Bytes this machine can still give out (MemAvailable), 0 when unknown.
 int64_t available_memory();
 // Throws Error when the plan needs more than what is available or than max_memory (0 = no own
-// limit). `memory` is where it runs: the plan is that of a device which has memory of its own, and
-// what the host has left does not matter then. `note`, if any, gets one line with the plan.
-void check_memory(const MemoryPlan& plan, const Memory& memory, int64_t max_memory,
-                  const std::function<void(const std::string& line)>& note);
+// limit). Where the backend has memory of its own, the plan is of that, within the backend's limit,
+// and weights need not have room all at once. `note`, if any, gets one line with the plan.
+void check_memory(const MemoryPlan& plan, const Backend& backend, int64_t max_memory,
+                  const NoteHook& note);
 
 struct GenerationResult {
   double text_seconds = 0, sample_seconds = 0, decode_seconds = 0;
   int64_t tokens = 0;
   Trace trace;
   std::vector<std::string> rules;  // of the policy in words; TraceEntry::rule counts them
+  Backend::MemoryUse memory;       // of a backend with memory of its own
 };
 
 // Validates everything that can be known before step 0: sizes, policy, memory (against
-// min(available, max_memory); 0 = no own limit), output folder and ending. Then runs. `resume` goes
-// on from a saved state instead of noise. On Cancelled the latents file holds the last finished
-// step.
+// min(available, max_memory); 0 = no own limit), output folder and ending. Then runs. A backend
+// with memory of its own keeps to max_memory, from here on. `resume` goes on from a saved state
+// instead of noise. On Cancelled the latents file holds the last finished step.
 GenerationResult generate(Model& model, Context& ctx, const Request& request,
                           const GenerationFiles& files, const Tiling& tiling, int64_t max_memory,
                           const GenerationHooks& hooks,

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 
 #include "lacuna/core/error.h"
 
@@ -140,6 +141,23 @@ int64_t activation_bytes(const WanConfig& config, int64_t tokens, DType compute)
   return tokens * d * (4 + 4 * element) +
          4 * tokens * std::max(config.patch_inputs(), config.patch_outputs()) +
          std::max(rows * config.ffn_dim * element, 4 * rows * d) + 4 * kMaxTokenTimes * 6 * d;
+}
+
+int64_t text_bytes(const WanConfig& config, DType compute) {
+  return storage_bytes(compute, 2 * config.num_layers * config.text_len * config.dim());
+}
+
+WanPassing passing_weights(const WanConfig& config, DType compute, double stored) {
+  const int64_t d = config.dim(), f = config.ffn_dim, modulation = 6 * d * d;
+  const int64_t largest = std::max({d * f, modulation, d * config.text_dim});
+  const auto compute_bytes = static_cast<double>(storage_bytes(compute, 1));
+  WanPassing passing;
+  passing.stored = static_cast<int64_t>(2.0 * stored * static_cast<double>(largest)) +
+                   storage_bytes(DType::f32, modulation);
+  // File headers and small f32 tensors make the mean a little more than that of a matrix.
+  if (std::abs(stored - compute_bytes) > 0.1 * compute_bytes)
+    passing.converted = storage_bytes(compute, 2 * d * f + d * d);
+  return passing;
 }
 
 }  // namespace lacuna

@@ -83,6 +83,16 @@ void refuse_unsupported_wan_tensors(const WeightSource& source);
 // another dtype than `compute` take (2 d f + d^2) e more.
 int64_t activation_bytes(const WanConfig& config, int64_t tokens, DType compute);
 
+// Bytes of the prepared keys and values of one prompt: 2 layers text_len d e.
+int64_t text_bytes(const WanConfig& config, DType compute);
+
+// Bytes that weights take on the way to an op, `stored` bytes a parameter.
+struct WanPassing {
+  int64_t stored = 0;     // two of the largest, as stored, and one that is computed with in f32
+  int64_t converted = 0;  // those kept in another dtype: see activation_bytes
+};
+WanPassing passing_weights(const WanConfig& config, DType compute, double stored);
+
 // Rows in which the feed-forward and the head are processed: at most 2048, evenly cut.
 int64_t wan_chunk_rows(int64_t tokens);
 

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+// A small checkpoint with made-up weights on disk, in the diffusers layout: every part of a whole
+// generation, for tests that need one to be fast.
+#pragma once
+
+#include <fmt/ranges.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "lacuna/core/convert.h"
+#include "lacuna/core/error.h"
+#include "lacuna/core/safetensors.h"
+#include "lacuna/models/vae/wan_decoder.h"
+#include "lacuna/models/wan/dit.h"
+
+namespace lacuna::test {
+
+struct TinyKind {
+  int experts = 1;
+  bool ti2v = false;            // channels and decoder of the kind of Wan 2.2's 5B
+  DType storage = DType::bf16;  // of matrices
+  int64_t layers = 2;
+};
+
+// Two heads of 64, 8 pixels to a token side with `ti2v`, else 4; the text encoder that ships.
+class TinyCheckpoint {
+ public:
+  explicit TinyCheckpoint(const TinyKind& kind) {
+    namespace fs = std::filesystem;
+    std::string name = (fs::temp_directory_path() / "lacuna-tiny-XXXXXX").string();
+    LACUNA_CHECK(mkdtemp(name.data()) != nullptr, "tiny checkpoint: no folder");
+    folder_ = name;
+    const VaeConfig vae = vae_config(kind);
+    write(folder_ / "model_index.json", R"({"_class_name": "WanPipeline"})");
+    for (const char* part : {"text_encoder", "tokenizer"})
+      fs::create_directory_symlink(fs::path(LACUNA_ASSETS "/lacuna-shapes") / part, folder_ / part);
+    const WanConfig config = wan_config(kind, vae.z_dim);
+    for (int expert = 0; expert < kind.experts; ++expert) {
+      Noting source(expert == 0 ? "w:" : "w2:", kind.storage);
+      WeightReader reader(source);
+      const WanDit dit(config, reader);
+      save(source, expert == 0 ? "transformer" : "transformer_2", wan_json(config));
+    }
+    Noting source("w:", DType::f32);
+    const WanDecoder decoder(vae, source);
+    save(source, "vae", vae_json(vae));
+  }
+  ~TinyCheckpoint() { std::filesystem::remove_all(folder_); }
+  TinyCheckpoint(const TinyCheckpoint&) = delete;
+
+  const std::filesystem::path& folder() const { return folder_; }
+
+ private:
+  // Notes what a model asks for; matrices in the type of storage, all else in f32.
+  class Noting : public WeightSource {
+   public:
+    Noting(const std::string& prefix, DType storage)
+        : storage_(storage), values_(hash_weights(prefix, DType::f32)) {}
+    std::string describe() const override { return "made up"; }
+    bool has(std::string_view) const override { return true; }
+    std::vector<std::string> names() const override { return {}; }
+    std::vector<int64_t> shape(std::string_view) const override { return {}; }
+    TensorView load(std::string_view name, std::span<const int64_t> shape) override {
+      const TensorView made = values_->load(name, shape);
+      Tensor& kept = tensors[std::string(name)];
+      kept = converted(made, shape.size() == 2 ? storage_ : DType::f32);
+      return kept;
+    }
+    std::map<std::string, Tensor> tensors;
+
+   private:
+    DType storage_;
+    std::unique_ptr<WeightSource> values_;
+  };
+
+  static VaeConfig vae_config(const TinyKind& kind) {
+    VaeConfig vae;
+    vae.base_dim = vae.decoder_base_dim = 4;
+    vae.z_dim = kind.ti2v ? 12 : 4;
+    vae.dim_mult = {1, 1};
+    vae.num_res_blocks = 1;
+    vae.temporal_downsample = {1};
+    vae.is_residual = kind.ti2v;
+    vae.patch_size = kind.ti2v ? 2 : 1;
+    vae.latents_mean.assign(static_cast<size_t>(vae.z_dim), 0.1f);
+    vae.latents_std.assign(static_cast<size_t>(vae.z_dim), 1.5f);
+    return vae;
+  }
+  static WanConfig wan_config(const TinyKind& kind, int64_t channels) {
+    WanConfig config;
+    config.num_layers = kind.layers;
+    config.num_heads = 2;
+    config.head_dim = 64;
+    config.in_channels = config.out_channels = channels;
+    config.ffn_dim = 192;
+    config.text_dim = 128;
+    config.text_len = 32;
+    config.freq_dim = 32;
+    return config;
+  }
+  static std::string wan_json(const WanConfig& c) {
+    return fmt::format(
+        R"({{"_class_name": "WanTransformer3DModel", "num_layers": {}, "num_attention_heads": {},
+        "attention_head_dim": {}, "in_channels": {}, "out_channels": {}, "ffn_dim": {},
+        "text_dim": {}, "text_len": {}, "freq_dim": {}, "patch_size": [1, 2, 2],
+        "cross_attn_norm": true, "qk_norm": "rms_norm_across_heads", "eps": 1e-6}})",
+        c.num_layers, c.num_heads, c.head_dim, c.in_channels, c.out_channels, c.ffn_dim, c.text_dim,
+        c.text_len, c.freq_dim);
+  }
+  static std::string vae_json(const VaeConfig& c) {
+    return fmt::format(
+        R"({{"_class_name": "AutoencoderKLWan", "base_dim": {}, "z_dim": {}, "dim_mult": [1, 1],
+        "num_res_blocks": 1, "temperal_downsample": [true], "is_residual": {}, "patch_size": {},
+        "in_channels": {}, "out_channels": {}, "latents_mean": [{}], "latents_std": [{}]}})",
+        c.base_dim, c.z_dim, c.is_residual, c.patch_size, c.pixel_channels(), c.pixel_channels(),
+        fmt::join(c.latents_mean, ", "), fmt::join(c.latents_std, ", "));
+  }
+
+  static void write(const std::filesystem::path& path, const std::string& text) {
+    std::ofstream(path) << text;
+  }
+  void save(const Noting& source, const std::string& part, const std::string& config) const {
+    std::filesystem::create_directory(folder_ / part);
+    write(folder_ / part / "config.json", config);
+    std::vector<std::pair<std::string, TensorView>> tensors;
+    for (const auto& [name, tensor] : source.tensors) tensors.emplace_back(name, tensor);
+    write_safetensors(folder_ / part / "diffusion_pytorch_model.safetensors", tensors, {});
+  }
+
+  std::filesystem::path folder_;
+};
+
+}  // namespace lacuna::test
