@@ -140,19 +140,17 @@ void run(const Options& o) {
                            static_cast<double>(o.seq_len);
   double dense_ms = 0;
   for (const double wanted : o.densities) {
-    BlockLists lists;
-    lists.density = 1;
-    if (wanted < 1) lists = make_lists(o.mask, p.num_k_blocks, o.heads, wanted);
-    p.row_begin = wanted < 1 ? lists.row_begin.data() : nullptr;
-    p.cols = lists.cols.data();
+    KeptBlocks kept{BlockMask(), 1};
+    if (wanted < 1) kept = make_kept(o.mask, p.num_k_blocks, o.heads, wanted);
+    p.mask = wanted < 1 ? kept.mask.words() : nullptr;
     const std::vector<double> times = time_calls(o, p, isa);
     data.read_back();
     const double pv = static_cast<double>(std::accumulate(pairs.begin(), pairs.end(), int64_t{0}));
     if (wanted >= 1) dense_ms = times[0];
-    Row row{lists.density, pv / all_pairs, times[times.size() / 2], times[0]};
-    row.gflops = 1e-6 * attend_flops(p, lists.density, row.pv_density) / times[0];
+    Row row{kept.density, pv / all_pairs, times[times.size() / 2], times[0]};
+    row.gflops = 1e-6 * attend_flops(p, kept.density, row.pv_density) / times[0];
     row.share = row.gflops / (o.threads * peak.of(attend_unit(p, isa)));
-    row.efficiency = dense_ms > 0 && wanted < 1 ? dense_ms * lists.density / times[0] : 0.0;
+    row.efficiency = dense_ms > 0 && wanted < 1 ? dense_ms * kept.density / times[0] : 0.0;
     row.rel_l2 = sampled_error(data, p, kSampledRows).rel_l2;
     print_row(o, kernel, row);
   }

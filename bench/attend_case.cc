@@ -52,16 +52,16 @@ double dot(const float* a, const float* b, int64_t n) {
   return sum;
 }
 
-// Softmax over the listed keys of row i of head 0 -> out [head_dim]; returns the log-sum-exp.
+// Softmax over the kept keys of row i of head 0 -> out [head_dim]; returns the log-sum-exp.
 double exact_row(const AttendData& data, const AttendParams& p, int64_t i,
                  std::vector<double>& out) {
   const int64_t d = p.head_dim, row = i / p.block_q;
   std::vector<double> logits;
   std::vector<int64_t> keys;
-  const int64_t first = p.row_begin != nullptr ? p.row_begin[row] : 0;
-  const int64_t last = p.row_begin != nullptr ? p.row_begin[row + 1] : p.num_k_blocks;
-  for (int64_t at = first; at < last; ++at) {
-    const int64_t b = p.row_begin != nullptr ? p.cols[at] : at;
+  const uint64_t* kept =
+      p.mask != nullptr ? p.mask + row * ((int64_t{p.num_k_blocks} + 63) / 64) : nullptr;
+  for (int64_t b = 0; b < p.num_k_blocks; ++b) {
+    if (kept != nullptr && (kept[b / 64] >> (b % 64) & 1) == 0) continue;
     for (int64_t j = b * p.block_k; j < std::min<int64_t>((b + 1) * p.block_k, p.k_len); ++j) {
       logits.push_back(
           dot(&data.q[static_cast<size_t>(i * d)], &data.k[static_cast<size_t>(j * d)], d) *
@@ -123,8 +123,9 @@ void AttendData::read_back() {
   for (size_t i = 0; i < out16.size(); ++i) out[i] = static_cast<float>(out16[i]);
 }
 
-BlockLists make_lists(const std::string& kind, int32_t blocks, int64_t heads, double density) {
-  BlockLists lists;
+KeptBlocks make_kept(const std::string& kind, int32_t blocks, int64_t heads, double density) {
+  KeptBlocks kept{BlockMask(heads, blocks, blocks), 0};
+  int64_t count = 0;
   const int32_t width = std::max<int32_t>(1, static_cast<int32_t>(std::lround(density * blocks)));
   for (int64_t row = 0; row < heads * blocks; ++row) {
     const int32_t centre = static_cast<int32_t>(row % blocks);
@@ -136,13 +137,14 @@ BlockLists make_lists(const std::string& kind, int32_t blocks, int64_t heads, do
       const bool keep = kind == "window"   ? b >= left && b < left + width
                         : kind == "frames" ? (b - centre) % period == 0
                                            : u < density || b == centre;
-      if (keep) lists.cols.push_back(b);
+      if (!keep) continue;
+      kept.mask.set(row / blocks, centre, b);
+      ++count;
     }
-    lists.row_begin.push_back(static_cast<int64_t>(lists.cols.size()));
   }
-  lists.density = static_cast<double>(lists.cols.size()) /
-                  (static_cast<double>(heads) * blocks * static_cast<double>(blocks));
-  return lists;
+  kept.density = static_cast<double>(count) /
+                 (static_cast<double>(heads) * blocks * static_cast<double>(blocks));
+  return kept;
 }
 
 SampledError sampled_error(const AttendData& data, const AttendParams& p, int rows) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One attention call for timing: made-up inputs, lists of kept blocks, and the error of its output
+// One attention call for timing: made-up inputs, masks of kept blocks, and the error of its output
 // on sampled rows against double.
 #pragma once
 
@@ -11,6 +11,7 @@
 #include "lacuna/backend/attend_params.h"
 #include "lacuna/backend/cpu/isa.h"
 #include "lacuna/core/bf16.h"
+#include "lacuna/core/block_mask.h"
 
 namespace lacuna::bench {
 
@@ -42,21 +43,20 @@ struct AttendData {
 };
 
 // Kept blocks of every row, and the share that they are of all.
-struct BlockLists {
-  std::vector<int64_t> row_begin = {0};
-  std::vector<int32_t> cols;
+struct KeptBlocks {
+  BlockMask mask;
   double density = 0;
 };
 
 // kind: random, window or frames. The block on the diagonal always stays.
-BlockLists make_lists(const std::string& kind, int32_t blocks, int64_t heads, double density);
+KeptBlocks make_kept(const std::string& kind, int32_t blocks, int64_t heads, double density);
 
 struct SampledError {
   double rel_l2 = 0;  // of out
   double lse = 0;     // largest absolute error; 0 when params.lse is null
 };
 
-// `rows` rows spread over the first head, against softmax in double over the listed keys, whatever
+// `rows` rows spread over the first head, against softmax in double over the kept keys, whatever
 // a skip rule dropped. Call data.read_back() first.
 SampledError sampled_error(const AttendData& data, const AttendParams& params, int rows);
 

@@ -65,10 +65,9 @@ class TimedAttend final : public Timed {
     p.pv_pairs = &pairs_;
   }
 
-  void keep(BlockLists lists) {
-    lists_ = std::move(lists);
-    p.row_begin = lists_.row_begin.data();
-    p.cols = lists_.cols.data();
+  void keep(KeptBlocks kept) {
+    kept_ = std::move(kept);
+    p.mask = kept_.mask.words();
   }
   void rule(SkipKind kind, float param) {
     p.skip = kind;
@@ -79,7 +78,7 @@ class TimedAttend final : public Timed {
     mass_.resize(static_cast<size_t>(p.num_q_blocks) * static_cast<size_t>(p.num_k_blocks));
     p.block_mass = mass_.data();
   }
-  double density() const { return p.row_begin != nullptr ? lists_.density : 1.0; }
+  double density() const { return p.mask != nullptr ? kept_.density : 1.0; }
   double flops() const { return attend_flops(p, density(), pv_density_); }
   PeakUnit unit() const { return attend_unit(p, isa_); }
 
@@ -110,7 +109,7 @@ class TimedAttend final : public Timed {
     row.num_heads = p.num_heads;
     row.block = p.block_q;
     row.threads = threads;
-    row.pattern = p.row_begin != nullptr ? "random" : "dense";
+    row.pattern = p.mask != nullptr ? "random" : "dense";
   }
 
   AttendParams p;
@@ -119,7 +118,7 @@ class TimedAttend final : public Timed {
  private:
   AttendData& data_;
   cpu::Isa isa_;
-  BlockLists lists_;
+  KeptBlocks kept_;
   std::vector<float> mass_;
   float skip_param_ = 0;
   int64_t pairs_ = 0;
@@ -288,7 +287,7 @@ void Suite::sparse(std::span<SuiteRow> rows) {
   std::vector<Timed*> turn = {&dense};
   for (SuiteRow& row : rows) {
     calls.push_back(std::make_unique<TimedAttend>(data, kBlock, isa_));
-    calls.back()->keep(make_lists("random", dense.p.num_k_blocks, 1, row.density));
+    calls.back()->keep(make_kept("random", dense.p.num_k_blocks, 1, row.density));
     calls.back()->check(row);
     turn.push_back(calls.back().get());
   }
@@ -303,8 +302,8 @@ void Suite::sparse(std::span<SuiteRow> rows) {
 void Suite::blocks64(SuiteRow& row) {
   AttendData data(shape_of(row));
   TimedAttend wide(data, kBlock, isa_), narrow(data, 64, isa_);
-  wide.keep(make_lists("random", wide.p.num_k_blocks, 1, row.density));
-  narrow.keep(make_lists("random", narrow.p.num_k_blocks, 1, row.density));
+  wide.keep(make_kept("random", wide.p.num_k_blocks, 1, row.density));
+  narrow.keep(make_kept("random", narrow.p.num_k_blocks, 1, row.density));
   narrow.check(row);
   run_in_turn({&narrow, &wide});
   finish(row, narrow, wide, narrow.density() / wide.density());
@@ -328,7 +327,6 @@ void Suite::selection(SuiteRow& row) {
     backend_.antidiagonal_scores(q, k, heads, layout, layout, dense.p.sm_scale, 16, false, scores);
     BlockMask mask(1, layout.num_blocks, layout.num_blocks);
     backend_.select_top_p(scores, top_p, mask);
-    backend_.compact(mask, VisitOrder::ascending);
   });
   run_in_turn({&select, &dense});
   set_times(row, select.ms, dense.ms, 1);

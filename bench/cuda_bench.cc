@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention kernels on a GPU: time on the device, density and error, one JSON row per line. The
-// error is taken on a few query rows of every run against double sums over the same lists.
+// error is taken on a few query rows of every run against double sums over the same blocks.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -12,6 +12,7 @@
 #include "lacuna/backend/cuda/attend.h"
 #include "lacuna/backend/cuda/driver.h"
 #include "lacuna/core/bf16.h"
+#include "lacuna/core/block_mask.h"
 #include "lacuna/core/error.h"
 
 namespace lacuna::bench {
@@ -51,22 +52,17 @@ std::vector<BFloat16> random_tensor(const Options& o, uint64_t seed) {
   return x;
 }
 
-struct Lists {
-  std::vector<int64_t> row_begin = {0};
-  std::vector<int32_t> cols;
-};
-
 // Random blocks; every row keeps at least one.
-Lists random_lists(const AttendParams& p, double density, uint64_t seed) {
-  Lists lists;
+BlockMask random_mask(const AttendParams& p, double density, uint64_t seed) {
+  BlockMask mask(p.num_heads, p.num_q_blocks, p.num_k_blocks);
   Random random(seed);
-  for (int64_t row = 0; row < int64_t{p.num_heads} * p.num_q_blocks; ++row) {
-    const auto own = static_cast<int32_t>(random.uniform() * p.num_k_blocks);
-    for (int32_t b = 0; b < p.num_k_blocks; ++b)
-      if (b == own || random.uniform() < density) lists.cols.push_back(b);
-    lists.row_begin.push_back(static_cast<int64_t>(lists.cols.size()));
-  }
-  return lists;
+  for (int64_t head = 0; head < p.num_heads; ++head)
+    for (int32_t q_block = 0; q_block < p.num_q_blocks; ++q_block) {
+      const auto own = static_cast<int32_t>(random.uniform() * p.num_k_blocks);
+      for (int32_t b = 0; b < p.num_k_blocks; ++b)
+        if (b == own || random.uniform() < density) mask.set(head, q_block, b);
+    }
+  return mask;
 }
 
 struct Inputs {
@@ -82,10 +78,10 @@ void add_row_error(const AttendParams& p, const Inputs& in, int64_t head, int64_
   const auto at = [&](const std::vector<BFloat16>& x, int64_t i, int64_t c) {
     return double{static_cast<float>(x[static_cast<size_t>((head * p.k_len + i) * d + c)])};
   };
-  const int64_t first = p.row_begin == nullptr ? 0 : p.row_begin[row];
-  const int64_t last = p.row_begin == nullptr ? p.num_k_blocks : p.row_begin[row + 1];
-  for (int64_t i = first; i < last; ++i) {
-    const int64_t block = p.row_begin == nullptr ? i : p.cols[i];
+  const uint64_t* kept =
+      p.mask != nullptr ? p.mask + row * ((int64_t{p.num_k_blocks} + 63) / 64) : nullptr;
+  for (int64_t block = 0; block < p.num_k_blocks; ++block) {
+    if (kept != nullptr && (kept[block / 64] >> (block % 64) & 1) == 0) continue;
     const int64_t end = std::min<int64_t>((block + 1) * p.block_k, p.k_len);
     for (int64_t key = block * p.block_k; key < end; ++key) {
       double dot = 0.0;
@@ -129,9 +125,8 @@ void run(const Options& o) {
   std::vector<int64_t> pairs(static_cast<size_t>(o.heads));
   p.pv_pairs = pairs.data();
   for (double wanted : o.densities) {
-    const Lists lists = wanted < 1.0 ? random_lists(p, wanted, o.seed + 3) : Lists{};
-    p.row_begin = wanted < 1.0 ? lists.row_begin.data() : nullptr;
-    p.cols = wanted < 1.0 ? lists.cols.data() : nullptr;
+    const BlockMask mask = wanted < 1.0 ? random_mask(p, wanted, o.seed + 3) : BlockMask();
+    p.mask = wanted < 1.0 ? mask.words() : nullptr;
     std::vector<double> ms;
     cuda::attend_resident(*device, p);  // warm
     for (int i = 0; i < o.reps; ++i) ms.push_back(cuda::attend_resident(*device, p));
@@ -163,7 +158,7 @@ int main(int argc, char** argv) {
   app.add_option("--block-q", o.block_q, "query block")->check(CLI::PositiveNumber);
   app.add_option("--block-k", o.block_k, "key block")->check(CLI::PositiveNumber);
   app.add_option("--reps", o.reps, "timed calls")->check(CLI::PositiveNumber);
-  app.add_option("--seed", o.seed, "inputs and lists");
+  app.add_option("--seed", o.seed, "inputs and masks");
   app.add_option("--density", o.densities, "shares of blocks to keep; 1 = dense");
   CLI11_PARSE(app, argc, argv);
   try {

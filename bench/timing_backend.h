@@ -46,7 +46,7 @@ class TimingBackend : public Backend {
   void attend(const AttendParams& p) override {
     const double flops = 4.0 * p.q_len * p.k_len * p.head_dim * p.num_heads;
     const char* kind = p.q_len == p.k_len ? "self" : "cross";
-    timed(fmt::format("attend {}", kind), p.row_begin == nullptr ? flops : 0.0,
+    timed(fmt::format("attend {}", kind), p.mask == nullptr ? flops : 0.0,
           [&] { inner_.attend(p); });
   }
   void merge_lse(const TensorView& out_a, float* lse_a, const TensorView& out_b,
@@ -81,11 +81,6 @@ class TimingBackend : public Backend {
   void select_top_k(const TensorView& scores, std::span<const int32_t> top_k,
                     BlockMask& mask) override {
     timed("selection", 0.0, [&] { inner_.select_top_k(scores, top_k, mask); });
-  }
-  BlockIndex compact(const BlockMask& mask, VisitOrder order) override {
-    BlockIndex index;
-    timed("selection", 0.0, [&] { index = inner_.compact(mask, order); });
-    return index;
   }
   void gather_tokens(const TensorView& x, const int32_t* order, int64_t stride,
                      const TensorView& out) override {

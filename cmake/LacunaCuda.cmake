@@ -40,7 +40,7 @@ function(lacuna_cuda_module library source arch)
             ${LACUNA_NVCC} ${LACUNA_NVCC_FLAGS} -gencode=arch=compute_${arch},code=sm_${arch}
             -cubin ${file} -o ${module}
     DEPENDS ${file} ${headers} ${CMAKE_SOURCE_DIR}/lacuna/backend/cuda/launch.h
-            ${CMAKE_SOURCE_DIR}/lacuna/backend/attend_params.h
+            ${CMAKE_SOURCE_DIR}/lacuna/backend/attend_params.h ${CMAKE_SOURCE_DIR}/lacuna/core/visit_order.h
     COMMENT "nvcc ${name}" VERBATIM)
   set(embedded ${CMAKE_BINARY_DIR}/cuda/${name}.cc)
   file(CONFIGURE OUTPUT ${embedded} CONTENT [[

@@ -68,17 +68,15 @@ inline std::string layout_wrong(const char* side, int64_t len, int32_t block, in
   return {};
 }
 
-inline std::string lists_wrong(const AttendParams& p) {
-  if (p.row_begin == nullptr) return {};
-  const int64_t rows = int64_t{p.num_heads} * p.num_q_blocks;
-  if (p.row_begin[0] < 0 || !std::is_sorted(p.row_begin, p.row_begin + rows + 1))
-    return "attend: row_begin, expected to rise from 0";
-  if (p.row_begin[rows] > p.row_begin[0] && p.cols == nullptr)
-    return "attend: cols null, expected a list with row_begin";
-  for (int64_t i = p.row_begin[0]; i < p.row_begin[rows]; ++i)
-    if (p.cols[i] < 0 || p.cols[i] >= p.num_k_blocks)
-      return fmt::format("attend: key block {} listed, expected 0 to {}", p.cols[i],
-                         p.num_k_blocks - 1);
+inline std::string mask_wrong(const AttendParams& p) {
+  const int32_t in_last = p.num_k_blocks % 64;
+  if (p.mask == nullptr || in_last == 0) return {};
+  const int64_t words = (int64_t{p.num_k_blocks} + 63) / 64;
+  for (int64_t row = 0; row < int64_t{p.num_heads} * p.num_q_blocks; ++row)
+    if (p.mask[(row + 1) * words - 1] >> in_last != 0)
+      return fmt::format(
+          "attend: mask of call index {} query block {} has bits past key block {}, expected none",
+          row / p.num_q_blocks, row % p.num_q_blocks, p.num_k_blocks - 1);
   return {};
 }
 
@@ -103,7 +101,7 @@ inline std::string skip_wrong(const AttendParams& p) {
 
 }  // namespace attend_check
 
-// What is wrong with the call's sizes, layouts, lists and skip rule, or empty. Says nothing about
+// What is wrong with the call's sizes, layouts, mask and skip rule, or empty. Says nothing about
 // dtype and head_dim that a backend can do.
 inline std::string check_attend(const AttendParams& p) {
   std::string why = attend_check::sizes_wrong(p);
@@ -115,7 +113,7 @@ inline std::string check_attend(const AttendParams& p) {
   if (why.empty())
     why = attend_check::layout_wrong("k", p.k_len, p.block_k, p.num_k_blocks, p.k_offsets,
                                      p.num_heads);
-  if (why.empty()) why = attend_check::lists_wrong(p);
+  if (why.empty()) why = attend_check::mask_wrong(p);
   if (why.empty()) why = attend_check::skip_wrong(p);
   return why;
 }

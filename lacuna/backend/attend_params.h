@@ -6,6 +6,8 @@
 
 #include <stdint.h>
 
+#include "lacuna/core/visit_order.h"
+
 namespace lacuna {
 
 enum class AttendDType : uint8_t { f32, bf16, f16 };  // f16: cuda only
@@ -34,8 +36,8 @@ inline constexpr int32_t kVoteKeys = 128;
 // so on; channels are contiguous. Strides are in elements.
 //
 // The call computes `num_heads` heads: call index i is tensor head head_ids[i] (or i when null).
-// Tensors, lse, block_mass, skip_bits and bias are indexed by tensor head; row_begin/cols,
-// offsets and skip parameters by call index.
+// Tensors, lse, block_mass, skip_bits and bias are indexed by tensor head; mask, offsets and
+// skip parameters by call index.
 struct AttendParams {
   const void* q = nullptr;  // [heads, q_len, head_dim]
   const void* k = nullptr;  // [heads, k_len, head_dim]
@@ -65,10 +67,12 @@ struct AttendParams {
   const int32_t* q_offsets = nullptr;
   const int32_t* k_offsets = nullptr;
 
-  // Kept key blocks of row r = call_index * num_q_blocks + query block:
-  // cols[row_begin[r] .. row_begin[r+1]). Null row_begin = dense, ascending order.
-  const int64_t* row_begin = nullptr;
-  const int32_t* cols = nullptr;
+  // Kept blocks as BlockMask stores them: key block b of (call index, query block) is bit b % 64 of
+  // its row's word b / 64. Bits past the last key block are zero. Null = every block.
+  const uint64_t* mask = nullptr;  // [num_heads, num_q_blocks, (num_k_blocks + 63) / 64]
+  // In which order a query tile visits its blocks. A skip rule's verdicts depend on it; without a
+  // rule a backend may visit them in any order.
+  VisitOrder order = VisitOrder::ascending;
 
   // Skip rule; parameters [num_heads]. skip_kappa may be null (= 1).
   SkipKind skip = SkipKind::none;
@@ -80,7 +84,7 @@ struct AttendParams {
   float* block_mass =
       nullptr;  // [heads, num_q_blocks, num_k_blocks]: mean over the block's query
                 // rows of softmax mass in the key block; rows sum to 1; 0 if dropped
-  // Bit kb of row (head, qb) is set when the rule skipped every piece of a listed block for every
+  // Bit kb of row (head, qb) is set when the rule skipped every piece of a kept block for every
   // query tile; never for a block without keys or rows.
   // [heads, num_q_blocks, (num_k_blocks + 63) / 64]; the caller zeroes nothing.
   uint64_t* skip_bits = nullptr;

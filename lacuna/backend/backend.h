@@ -131,7 +131,6 @@ class Backend : public Memory {
   // The top_k[head] highest scores of each row, at least 1; ties keep the lower block.
   virtual void select_top_k(const TensorView& scores, std::span<const int32_t> top_k,
                             BlockMask& mask) = 0;
-  virtual BlockIndex compact(const BlockMask& mask, VisitOrder order) = 0;
   // out[h, p, :] = x[h, order[p], :] (gather) or out[h, order[p], :] = x[h, p, :] (scatter).
   // x, out [heads, seq_len, head_dim] strided, same dtype; order [seq_len] per head or shared. A
   // gather may take tokens more than once or not at all: x and out may differ in length, order has

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <numeric>
 
 #include "lacuna/core/error.h"
 
@@ -126,8 +127,16 @@ double BlockMask::density(int64_t head, const BlockLayout& q, const BlockLayout&
   int64_t pairs = 0;
   for (int32_t qb = 0; qb < num_q_blocks_; ++qb) {
     int64_t keys = 0;
-    for (int32_t kb = 0; kb < num_k_blocks_; ++kb)
-      if (get(head, qb, kb)) keys += k.size(head, kb);
+    for (int32_t w = 0; w < words_per_row_; ++w) {
+      uint64_t rest = row(head, qb)[static_cast<size_t>(w)];
+      if (k.offsets.empty()) {
+        keys += int64_t{k.block} * std::popcount(rest);
+      } else {
+        for (; rest != 0; rest &= rest - 1) keys += k.size(head, w * 64 + std::countr_zero(rest));
+      }
+    }
+    if (k.offsets.empty() && num_k_blocks_ > 0 && get(head, qb, num_k_blocks_ - 1))
+      keys -= k.block - k.size(head, num_k_blocks_ - 1);
     pairs += keys * q.size(head, qb);
   }
   return static_cast<double>(pairs) / (static_cast<double>(q.seq_len) * k.seq_len);
@@ -163,43 +172,44 @@ void BlockMask::validate() const {
     }
 }
 
-namespace {
-
-// Own block first, then strides of halving size: every prefix covers the keys evenly.
-std::vector<int32_t> coarse_to_fine_order(int32_t own, int32_t num_k_blocks) {
-  std::vector<int32_t> order{own};
+void coarse_to_fine_order(int32_t num_k_blocks, std::vector<int32_t>& order) {
+  order.clear();
   const int bits = std::bit_width(static_cast<uint32_t>(std::max(num_k_blocks - 1, 1)));
   for (uint32_t i = 0; i < (1u << bits); ++i) {
     uint32_t reversed = 0;
     for (int b = 0; b < bits; ++b) reversed |= ((i >> b) & 1u) << (bits - 1 - b);
-    if (reversed < static_cast<uint32_t>(num_k_blocks) && static_cast<int32_t>(reversed) != own)
+    if (reversed < static_cast<uint32_t>(num_k_blocks))
       order.push_back(static_cast<int32_t>(reversed));
   }
-  return order;
 }
 
-}  // namespace
-
-BlockIndex compact_blocks(const BlockMask& mask, VisitOrder visit) {
+BlockIndex compact_blocks(const uint64_t* words, int64_t num_heads, int32_t num_q_blocks,
+                          int32_t num_k_blocks, VisitOrder visit) {
+  const int64_t words_per_row = (int64_t{num_k_blocks} + 63) / 64;
+  std::vector<int32_t> order;
+  if (visit == VisitOrder::ascending) {
+    order.resize(static_cast<size_t>(num_k_blocks));
+    std::iota(order.begin(), order.end(), 0);
+  } else {
+    coarse_to_fine_order(num_k_blocks, order);
+  }
   BlockIndex index;
-  index.row_begin.reserve(static_cast<size_t>(mask.num_heads() * mask.num_q_blocks() + 1));
+  index.row_begin.reserve(static_cast<size_t>(num_heads * num_q_blocks + 1));
   index.row_begin.push_back(0);
-  for (int64_t h = 0; h < mask.num_heads(); ++h)
-    for (int32_t qb = 0; qb < mask.num_q_blocks(); ++qb) {
-      if (visit == VisitOrder::ascending) {
-        const auto words = mask.row(h, qb);
-        for (size_t w = 0; w < words.size(); ++w)
-          for (uint64_t rest = words[w]; rest != 0; rest &= rest - 1)
-            index.cols.push_back(static_cast<int32_t>(w * 64 + std::countr_zero(rest)));
-      } else {
-        // The key block at the same relative position: equal to qb for self-attention.
-        const auto own =
-            static_cast<int32_t>(int64_t{qb} * mask.num_k_blocks() / mask.num_q_blocks());
-        for (int32_t kb : coarse_to_fine_order(own, mask.num_k_blocks()))
-          if (mask.get(h, qb, kb)) index.cols.push_back(kb);
-      }
-      index.row_begin.push_back(static_cast<int64_t>(index.cols.size()));
-    }
+  for (int64_t row = 0; row < num_heads * num_q_blocks; ++row) {
+    const auto add = [&](int32_t kb) {
+      if (words == nullptr || (words[row * words_per_row + kb / 64] >> (kb % 64) & 1) != 0)
+        index.cols.push_back(kb);
+    };
+    const int32_t own =
+        visit == VisitOrder::ascending
+            ? -1
+            : own_key_block(static_cast<int32_t>(row % num_q_blocks), num_q_blocks, num_k_blocks);
+    if (own >= 0 && num_k_blocks > 0) add(own);
+    for (const int32_t kb : order)
+      if (kb != own) add(kb);
+    index.row_begin.push_back(static_cast<int64_t>(index.cols.size()));
+  }
   return index;
 }
 

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// How tokens are cut into blocks, which (query block, key block) pairs are kept, and the compact
-// list that kernels read.
+// How tokens are cut into blocks, which (query block, key block) pairs are kept, and in which order
+// they are visited.
 #pragma once
 
 #include <cstdint>
 #include <span>
 #include <vector>
+
+#include "lacuna/core/visit_order.h"
 
 namespace lacuna {
 
@@ -37,6 +39,8 @@ class BlockMask {
   int32_t num_q_blocks() const { return num_q_blocks_; }
   int32_t num_k_blocks() const { return num_k_blocks_; }
   int64_t words_per_row() const { return words_per_row_; }
+  // [num_heads, num_q_blocks, words_per_row]: key block b is bit b % 64 of word b / 64.
+  const uint64_t* words() const { return words_.data(); }
 
   bool get(int64_t head, int32_t qb, int32_t kb) const;
   void set(int64_t head, int32_t qb, int32_t kb);
@@ -69,18 +73,26 @@ class BlockMask {
   std::vector<uint64_t> words_;
 };
 
-enum class VisitOrder : uint8_t {
-  ascending,       // required by kernels when no skip rule runs
-  coarse_to_fine,  // own block first, then bit-reversed strides: skip rules need early good maxima
-};
+// VisitOrder::coarse_to_fine without the own block, which goes first: strides of halving size, so
+// that every prefix covers the keys evenly. Replaces what `order` held by all key blocks.
+void coarse_to_fine_order(int32_t num_k_blocks, std::vector<int32_t>& order);
+// The key block at the same relative position: equal to q_block for self-attention.
+inline int32_t own_key_block(int32_t q_block, int32_t num_q_blocks, int32_t num_k_blocks) {
+  return static_cast<int32_t>(int64_t{q_block} * num_k_blocks / num_q_blocks);
+}
 
-// CSR of kept key blocks, row = head * num_q_blocks + query block. Made by Backend::compact only.
+// CSR of kept key blocks, row = head * num_q_blocks + query block.
 struct BlockIndex {
   std::vector<int64_t> row_begin;  // [num_heads * num_q_blocks + 1]
   std::vector<int32_t> cols;       // key blocks in visit order
 };
 
-// Host implementation shared by CPU backends.
-BlockIndex compact_blocks(const BlockMask& mask, VisitOrder order);
+// For code that walks lists. `words` as BlockMask stores them, or null: every block.
+BlockIndex compact_blocks(const uint64_t* words, int64_t num_heads, int32_t num_q_blocks,
+                          int32_t num_k_blocks, VisitOrder order);
+inline BlockIndex compact_blocks(const BlockMask& mask, VisitOrder order) {
+  return compact_blocks(mask.words(), mask.num_heads(), mask.num_q_blocks(), mask.num_k_blocks(),
+                        order);
+}
 
 }  // namespace lacuna

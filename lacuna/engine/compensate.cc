@@ -120,10 +120,8 @@ int64_t Compensator::join(Compensation kind, const AttendParams& p, const Select
   int64_t pairs = 0;
   const BlockMask mask = dropped(kind, p, selection, pairs);
   if (pairs == 0) return 0;
-  const BlockIndex index = backend_.compact(mask, VisitOrder::ascending);
   AttendParams tail = tail_call(kind, p, selection, q, k, v);
-  tail.row_begin = index.row_begin.data();
-  tail.cols = index.cols.data();
+  tail.mask = mask.words();
   backend_.attend(tail);
 
   const int64_t heads = p.num_heads, d = p.head_dim;

@@ -256,9 +256,7 @@ void Engine::attend(const Site& site, const VideoGrid& grid, int64_t text_tokens
   const Choice choice =
       source_ ? impl_->follow(args, source_(site), entry) : impl_->choose(args, rule, entry);
   if (strict_ && !source_) check_asked(rule, choice, entry);
-  if (choice.masks == nullptr) {
-    call.keep_all();
-  } else {
+  if (choice.masks != nullptr) {
     entry.qk_density = choice.masks->density();
     entry.mask_hash = choice.masks->hash();
     call.keep(choice.masks->selection());

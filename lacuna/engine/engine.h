@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The loop around one attention call: refresh, select, compact, attend, observe, trace.
+// The loop around one attention call: refresh, select, attend, observe, trace.
 #pragma once
 
 #include <cstdint>

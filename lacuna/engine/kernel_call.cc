@@ -82,6 +82,7 @@ void KernelCall::point_at(const TensorView& q, const TensorView& k, const Tensor
 
 void KernelCall::set_skip(const SkipRule& skip) {
   params_.skip = skip.kind;
+  params_.order = skip.kind == SkipKind::none ? VisitOrder::ascending : VisitOrder::coarse_to_fine;
   params_.skip_param = params_.skip_kappa = nullptr;
   if (skip.kind == SkipKind::none) return;
   params_.skip_param = spread("parameter", skip.param, params_.num_heads, skip_param_);
@@ -94,23 +95,6 @@ void KernelCall::set_skip(const SkipRule& skip) {
     params_.skip_kappa = spread("kappa", skip.kappa, params_.num_heads, skip_kappa_);
 }
 
-void KernelCall::list(const BlockIndex& index) {
-  params_.row_begin = index.row_begin.data();
-  params_.cols = index.cols.data();
-}
-
-void KernelCall::keep_all() {
-  if (params_.skip == SkipKind::none) return;
-  if (full_mask_.num_heads() != params_.num_heads ||
-      full_mask_.num_q_blocks() != params_.num_q_blocks ||
-      full_mask_.num_k_blocks() != params_.num_k_blocks) {
-    full_mask_ = BlockMask(params_.num_heads, params_.num_q_blocks, params_.num_k_blocks);
-    full_mask_.fill();
-    full_index_ = backend_.compact(full_mask_, VisitOrder::coarse_to_fine);
-  }
-  list(full_index_);
-}
-
 void KernelCall::keep(const Selection& selection) {
   selection_ = &selection;
   const BlockLayout &q = selection.q_layout, &k = selection.k_layout;
@@ -120,11 +104,15 @@ void KernelCall::keep(const Selection& selection) {
   params_.num_k_blocks = k.num_blocks;
   params_.q_offsets = q.offsets.empty() ? nullptr : q.offsets.data();
   params_.k_offsets = k.offsets.empty() ? nullptr : k.offsets.data();
-  if (selection.mask.empty()) return keep_all();
-  index_ =
-      backend_.compact(selection.mask, params_.skip == SkipKind::none ? VisitOrder::ascending
-                                                                      : VisitOrder::coarse_to_fine);
-  list(index_);
+  const BlockMask& mask = selection.mask;
+  params_.mask = nullptr;
+  if (mask.empty()) return;
+  LACUNA_CHECK(mask.num_heads() == params_.num_heads && mask.num_q_blocks() == q.num_blocks &&
+                   mask.num_k_blocks() == k.num_blocks,
+               "attend: mask of {} heads, {}x{} blocks, expected {} heads, {}x{} blocks",
+               mask.num_heads(), mask.num_q_blocks(), mask.num_k_blocks(), params_.num_heads,
+               q.num_blocks, k.num_blocks);
+  params_.mask = mask.words();
 }
 
 void KernelCall::ask(const Selection& selection, Observation& seen) {

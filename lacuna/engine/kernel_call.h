@@ -24,16 +24,15 @@ class KernelCall {
   // they do not fit together or do not have `seq_len` tokens.
   void begin(const TensorView& q, const TensorView& k, const TensorView& v, const TensorView& out,
              int64_t seq_len);
-  // Throws Error when values are neither one nor one per head.
+  // Key blocks are visited coarse to fine iff a rule runs. Throws Error when values are neither one
+  // nor one per head.
   void set_skip(const SkipRule& skip);
   // What Backend::unsupported says of the call so far.
   std::string unsupported() const { return backend_.unsupported(params_); }
 
-  // Takes layouts, mask and token orders of `selection`, which must outlive run(). Key blocks are
-  // listed coarse to fine iff a skip rule runs, also when the mask is empty (dense).
+  // Takes layouts, mask (empty = dense) and token orders of `selection`, which must outlive run().
+  // Throws Error when the mask is not one of these layouts and heads.
   void keep(const Selection& selection);
-  // Dense; with a skip rule every block is listed, coarse to fine.
-  void keep_all();
   // Asks for the outputs `selection` wants; their addresses go to `seen`.
   void ask(const Selection& selection, Observation& seen);
   // Asks for skip bits, for whoever carries them on: valid from run() until the next call.
@@ -60,7 +59,6 @@ class KernelCall {
   void attend(const TensorView& q, const TensorView& k, const TensorView& v, const TensorView& out);
   void point_at(const TensorView& q, const TensorView& k, const TensorView& v,
                 const TensorView& out);
-  void list(const BlockIndex& index);
   void attend_in_order();
   void copy_lse() const;
   void put_back(const TensorView& out);
@@ -77,10 +75,7 @@ class KernelCall {
   std::span<float> lse_;  // the caller's, or empty
   std::vector<float> skip_param_, skip_kappa_;
   std::vector<int64_t> pv_pairs_;
-  BlockIndex index_;       // of the selection's mask
-  TokenOrder rows_;        // where rows come from that stand for others
-  BlockMask full_mask_;    // every block, for skip rules without a mask
-  BlockIndex full_index_;  // of full_mask_, coarse to fine
+  TokenOrder rows_;  // where rows come from that stand for others
 };
 
 }  // namespace lacuna

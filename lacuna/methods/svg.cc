@@ -95,22 +95,21 @@ class HeadProfile {
     args_.backend.attend(p);
 
     std::vector<int32_t> places = rows_;
-    const BlockIndex spatial = keys_of(places);
+    const BlockMask spatial = keys_of(places);
     std::vector<int32_t> place_of(static_cast<size_t>(args_.grid.tokens()));
     for (size_t place = 0; place < place_of.size(); ++place)
       place_of[frame_minor_.order[place]] = static_cast<int32_t>(place);
     for (int32_t& place : places) place = place_of[place];
-    const BlockIndex temporal = keys_of(places);
+    const BlockMask temporal = keys_of(places);
 
     std::vector<char> kinds;
     for (const int32_t h : args_.head_ids) {
       const TensorView truth = exact.slice(h, h + 1), out = banded.slice(h, h + 1);
-      const auto error = [&](const BlockIndex& keys, const TensorView& k, const TensorView& v) {
+      const auto error = [&](const BlockMask& keys, const TensorView& k, const TensorView& v) {
         AttendParams one = attend_params(sampled.slice(h, h + 1), k, v, out, args_.sm_scale);
         one.block_k = layout_.block;
         one.num_k_blocks = layout_.num_blocks;
-        one.row_begin = keys.row_begin.data();
-        one.cols = keys.cols.data();
+        one.mask = keys.words();
         args_.backend.attend(one);
         return squared_error(out, truth);
       };
@@ -152,7 +151,7 @@ class HeadProfile {
   }
 
   // Key blocks that rows at `places` of an order see under the profile's mask.
-  BlockIndex keys_of(const std::vector<int32_t>& places) const {
+  BlockMask keys_of(const std::vector<int32_t>& places) const {
     const int64_t frame = args_.grid.tokens_per_frame(), block = layout_.block;
     const double frames = args_.params.get("profile_frames");
     const int64_t reach =
@@ -168,7 +167,7 @@ class HeadProfile {
       for (int64_t kb = std::max<int64_t>(own - reach + 1, 0); kb < end; ++kb)
         mask.set(0, static_cast<int32_t>(i), static_cast<int32_t>(kb));
     }
-    return args_.backend.compact(mask, VisitOrder::ascending);
+    return mask;
   }
 
   // One head in frame-minor order, text last.

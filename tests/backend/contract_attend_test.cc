@@ -252,10 +252,9 @@ TEST_P(AttendContract, WrongCallsAreRefusedBeforeAnyWork) {
       EXPECT_EQ(e.what(), why);
     }
   }
-  const int64_t row_begin[] = {0, 1, 1};
-  const int32_t cols[] = {1};
+  const uint64_t past_the_end[] = {1, 2};  // of 1 key block, 2 heads
   AttendParams p = base();
-  p.row_begin = row_begin, p.cols = cols;
+  p.mask = past_the_end;
   EXPECT_THROW(backend_->attend(p), Error);
   EXPECT_EQ(out, std::vector<float>(out.size(), 42.0f));
 }

@@ -145,12 +145,12 @@ TEST_P(CpuAttend, GenericHeadDims) {
 TEST_P(CpuAttend, SparseUniformBlocks) {
   for (const bool bf16 : dtypes())
     for (const int32_t block : {16, 64, 100, 128, 300})
-      for (const bool shuffled : {false, true}) {
+      for (const VisitOrder order : {VisitOrder::ascending, VisitOrder::coarse_to_fine}) {
         Call c(3, 233, 450, 64, bf16, 7);
         c.head_ids = {2, 0};
         c.p.num_heads = 2;
         c.uniform(block, block);
-        c.keep_random(0.4, shuffled, static_cast<uint64_t>(block));
+        c.keep_random(0.4, order, static_cast<uint64_t>(block));
         c.want_everything();
         expect_truth(c, GetParam(), "block " + std::to_string(block));
         // Head 1 was not asked for.
@@ -176,7 +176,7 @@ TEST_P(CpuAttend, ClustersWithEmptyBlocksAndMass) {
     for (const uint64_t seed : {1u, 2u, 3u}) {
       Call c(2, 250, 450, 128, bf16, seed);
       c.clusters(9, 14, seed);
-      c.keep_random(0.5, seed == 3, seed + 10);
+      c.keep_random(0.5, VisitOrder::ascending, seed + 10);
       c.want_everything();
       expect_truth(c, GetParam(), "clusters " + std::to_string(seed));
     }
@@ -229,12 +229,12 @@ TEST_P(CpuAttend, RowsWithoutKeys) {
     masked.want_everything();
     expect_truth(masked, GetParam(), "all -inf");
     for (int64_t i = 0; i < 70; ++i) ASSERT_EQ(masked.out.get(0, i, 5), 0.0f);
-    // Rows whose lists are empty.
+    // Rows that keep nothing.
     Call empty(1, 300, 200, 128, bf16);
-    empty.cols = {1};
-    empty.row_begin = {0, 0, 1, 1};
+    empty.mask = BlockMask(1, 3, 2);
+    empty.mask.set(0, 1, 1);
     empty.want_everything();
-    expect_truth(empty, GetParam(), "empty lists");
+    expect_truth(empty, GetParam(), "empty rows");
     ASSERT_EQ(empty.out.get(0, 0, 0), 0.0f);
     // No keys at all.
     Call none(1, 20, 0, 64, bf16);
@@ -331,13 +331,15 @@ TEST_P(CpuAttend, SkipRules) {
   int64_t dropped = 0;
   for (const bool bf16 : dtypes())
     for (const Rule& rule : kRules)
-      for (const int layout : {0, 1, 2}) {
+      for (const int layout : {0, 1, 2, 3}) {
         Call c(1, 200, 700, 64, bf16);
         set_levels(c, static_cast<uint64_t>(layout) + 3);
         if (layout == 0) c.uniform(128, 300);
         if (layout == 1) c.uniform(90, 70);
         if (layout == 2) c.clusters(5, 9, 4);
-        if (layout > 0) c.keep_random(0.8, true, 9);
+        if (layout == 3) c.uniform(64, 100);
+        if (layout == 3) c.p.order = VisitOrder::coarse_to_fine;  // of all blocks
+        if (layout == 1 || layout == 2) c.keep_random(0.8, VisitOrder::coarse_to_fine, 9);
         c.p.skip = rule.kind;
         c.skip_param = {rule.param};
         c.skip_kappa = {rule.kappa};
@@ -376,7 +378,7 @@ TEST_P(CpuAttend, SameBytesForAnyThreadCount) {
     for (const int threads : {1, 2, 5}) {
       set_num_threads(threads);
       Call c(2, 500, 1500, 64, bf16);
-      c.keep_random(0.5, false, 3);
+      c.keep_random(0.5, VisitOrder::ascending, 3);
       c.want_everything();
       run(c, GetParam());
       std::vector<float> all = c.out.values;
@@ -390,10 +392,10 @@ TEST_P(CpuAttend, SameBytesForAnyThreadCount) {
   }
 }
 
-TEST_P(CpuAttend, FullListEqualsDenseBytes) {
+TEST_P(CpuAttend, FullMaskEqualsDenseBytes) {
   Call dense(1, 500, 1200, 128, dtypes()[0]);
   Call full = dense;
-  full.keep_random(1.1, false, 1);
+  full.keep_random(1.1, VisitOrder::ascending, 1);
   run(dense, GetParam());
   run(full, GetParam());
   EXPECT_EQ(std::memcmp(dense.out.values.data(), full.out.values.data(),
@@ -427,12 +429,8 @@ TEST(CpuAttendCall, SaysWhyItCannotRun) {
               p.num_k_blocks = 3;
             }).find("k_offsets"),
             std::string::npos);
-  static constexpr int64_t kRowBegin[] = {0, 1};
-  static constexpr int32_t kBadCols[] = {1};
-  EXPECT_NE(reason([](AttendParams& p) {
-              p.row_begin = kRowBegin;
-              p.cols = kBadCols;
-            }).find("key block 1"),
+  static constexpr uint64_t kPastTheEnd[] = {2};
+  EXPECT_NE(reason([](AttendParams& p) { p.mask = kPastTheEnd; }).find("past key block 0"),
             std::string::npos);
 }
 

@@ -11,6 +11,7 @@
 
 #include "lacuna/backend/cpu/attend.h"
 #include "lacuna/core/bf16.h"
+#include "lacuna/core/block_mask.h"
 
 namespace lacuna::cpu {
 
@@ -79,8 +80,9 @@ struct Rows {
 struct Call {
   Rows q, k, v, out;
   AttendParams p;
-  std::vector<int32_t> q_offsets, k_offsets, cols, head_ids;
-  std::vector<int64_t> row_begin, pv_pairs;
+  std::vector<int32_t> q_offsets, k_offsets, head_ids;
+  std::vector<int64_t> pv_pairs;
+  BlockMask mask;  // empty = dense
   std::vector<float> bias, skip_param, skip_kappa, lse, mass;
   std::vector<uint64_t> bits;
 
@@ -127,19 +129,14 @@ struct Call {
     p.num_q_blocks = q_blocks;
     p.num_k_blocks = k_blocks;
   }
-  void keep_random(double density, bool shuffled, uint64_t seed) {
+  void keep_random(double density, VisitOrder order, uint64_t seed) {
     Random random(seed);
-    row_begin = {0};
-    for (int32_t row = 0; row < p.num_heads * p.num_q_blocks; ++row) {
-      std::vector<int32_t> list;
-      for (int32_t b = 0; b < p.num_k_blocks; ++b)
-        if (random.uniform() < density) list.push_back(b);
-      if (shuffled)
-        for (size_t i = list.size(); i > 1; --i)
-          std::swap(list[i - 1], list[static_cast<size_t>(random.below(static_cast<int>(i)))]);
-      cols.insert(cols.end(), list.begin(), list.end());
-      row_begin.push_back(static_cast<int64_t>(cols.size()));
-    }
+    mask = BlockMask(p.num_heads, p.num_q_blocks, p.num_k_blocks);
+    for (int32_t h = 0; h < p.num_heads; ++h)
+      for (int32_t qb = 0; qb < p.num_q_blocks; ++qb)
+        for (int32_t kb = 0; kb < p.num_k_blocks; ++kb)
+          if (random.uniform() < density) mask.set(h, qb, kb);
+    p.order = order;
   }
   // Pointers last: vectors may have moved.
   const AttendParams& params() {
@@ -156,8 +153,7 @@ struct Call {
     p.out_token_stride = out.token_stride;
     p.q_offsets = q_offsets.empty() ? nullptr : q_offsets.data();
     p.k_offsets = k_offsets.empty() ? nullptr : k_offsets.data();
-    p.row_begin = row_begin.empty() ? nullptr : row_begin.data();
-    p.cols = cols.data();
+    p.mask = mask.empty() ? nullptr : mask.words();
     p.head_ids = head_ids.empty() ? nullptr : head_ids.data();
     p.bias = bias.empty() ? nullptr : bias.data();
     p.skip_param = skip_param.empty() ? nullptr : skip_param.data();
@@ -212,8 +208,8 @@ inline bool row_skips(const AttendParams& p, int64_t call, const TruthRow& row, 
 }
 
 // One tile of rows: logits, votes, then softmax over what was kept.
-inline void truth_tile(Call& c, int64_t call, int64_t h, int32_t qb, Range rows, int64_t block_rows,
-                       Truth& t, std::vector<char>& kept_blocks,
+inline void truth_tile(Call& c, const BlockIndex& listed, int64_t call, int64_t h, int32_t qb,
+                       Range rows, int64_t block_rows, Truth& t, std::vector<char>& kept_blocks,
                        std::vector<char>& skipped_blocks) {
   const AttendParams& p = c.p;
   struct Kept {
@@ -230,12 +226,10 @@ inline void truth_tile(Call& c, int64_t call, int64_t h, int32_t qb, Range rows,
     if (p.bias != nullptr) x += p.bias[h * p.bias_head_stride + i * p.bias_q_stride + j];
     return x;
   };
-  const int64_t list = call * p.num_q_blocks + qb;
-  const int64_t first = p.row_begin != nullptr ? p.row_begin[list] : 0;
-  const int64_t last = p.row_begin != nullptr ? p.row_begin[list + 1] : p.num_k_blocks;
+  const auto list = static_cast<size_t>(call * p.num_q_blocks + qb);
   bool any = false;
-  for (int64_t at = first; at < last; ++at) {
-    const int32_t kb = p.row_begin != nullptr ? p.cols[at] : static_cast<int32_t>(at);
+  for (int64_t at = listed.row_begin[list]; at < listed.row_begin[list + 1]; ++at) {
+    const int32_t kb = listed.cols[static_cast<size_t>(at)];
     const Range block = block_range(p.k_offsets, p.num_k_blocks, p.block_k, p.k_len, call, kb);
     for (int64_t key = block.begin; key < block.end; key += kVoteKeys) {
       const Range keys{key, std::min<int64_t>(key + kVoteKeys, block.end)};
@@ -296,6 +290,8 @@ inline void truth_tile(Call& c, int64_t call, int64_t h, int32_t qb, Range rows,
 
 inline Truth truth(Call& c) {
   const AttendParams& p = c.params();
+  const BlockIndex listed =
+      compact_blocks(p.mask, p.num_heads, p.num_q_blocks, p.num_k_blocks, p.order);
   Truth t;
   const size_t rows = static_cast<size_t>(c.q.heads * p.num_q_blocks);
   t.out.assign(static_cast<size_t>(c.q.heads * p.q_len * p.head_dim), 0);
@@ -310,7 +306,7 @@ inline Truth truth(Call& c) {
       const Range block = block_range(p.q_offsets, p.num_q_blocks, p.block_q, p.q_len, call, qb);
       std::vector<char> kept(static_cast<size_t>(p.num_k_blocks)), skipped = kept;
       for (int64_t i = block.begin; i < block.end; i += kVoteRows)
-        truth_tile(c, call, h, qb, {i, std::min<int64_t>(i + kVoteRows, block.end)},
+        truth_tile(c, listed, call, h, qb, {i, std::min<int64_t>(i + kVoteRows, block.end)},
                    block.end - block.begin, t, kept, skipped);
       for (int32_t kb = 0; kb < p.num_k_blocks; ++kb)
         if (skipped[static_cast<size_t>(kb)] && !kept[static_cast<size_t>(kb)])

@@ -380,14 +380,13 @@ TEST(RefAttend, RefusesWrongCallsByName) {
       "q_offsets of call index 1");
 }
 
-TEST(RefAttend, RefusesKeyBlocksOutOfRange) {
+TEST(RefAttend, RefusesBitsPastTheLastKeyBlock) {
   const auto ref = make_ref_backend();
   const AttendCase c({.heads = 1, .q_len = 100, .k_len = 100});
   AttendParams p = c.params();
   std::vector<float> out(100 * 64);
-  const int64_t row_begin[] = {0, 1};
-  const int32_t cols[] = {1};
-  p.out = out.data(), p.out_token_stride = 64, p.row_begin = row_begin, p.cols = cols;
+  const uint64_t mask[] = {2};
+  p.out = out.data(), p.out_token_stride = 64, p.mask = mask;
   EXPECT_THROW(ref->attend(p), Error);
 }
 

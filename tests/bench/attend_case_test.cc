@@ -20,10 +20,9 @@ TEST(AttendCase, ErrorOfAKernelIsSmallAndOfADamagedRowIsNot) {
   AttendParams p = data.params(128);
   std::vector<float> lse(256);
   p.lse = lse.data();
-  const BlockLists lists = make_lists("window", 2, 1, 0.5);
-  EXPECT_EQ(lists.density, 0.5);
-  p.row_begin = lists.row_begin.data();
-  p.cols = lists.cols.data();
+  const KeptBlocks kept = make_kept("window", 2, 1, 0.5);
+  EXPECT_EQ(kept.density, 0.5);
+  p.mask = kept.mask.words();
   cpu::attend(p, cpu::active_isa());
   const SampledError error = sampled_error(data, p, kRows);
   EXPECT_LT(error.rel_l2, 1e-6);

@@ -30,8 +30,9 @@ class Carry : public testing::Test {
     const AttendParams& p = backend_.last;
     for (int64_t r = 0; r < int64_t{p.num_heads} * p.num_q_blocks; ++r) {
       rows.emplace_back();
-      for (int64_t i = p.row_begin[r]; i < p.row_begin[r + 1]; ++i)
-        rows.back().insert(backend_.cols[static_cast<size_t>(i)]);
+      const BlockIndex& all = backend_.listed;
+      for (int64_t i = all.row_begin[r]; i < all.row_begin[r + 1]; ++i)
+        rows.back().insert(all.cols[static_cast<size_t>(i)]);
     }
     return rows;
   }
@@ -213,7 +214,7 @@ TEST_F(Look, RunsWithoutTheSkipRule) {
   Engine engine(backend_, policy_of(method_, {RefreshKind::never}, parse_skip("running_max")));
   attend(engine, site_at(0), in_);
   EXPECT_EQ(backend_.last.skip, SkipKind::none);
-  EXPECT_EQ(backend_.last.row_begin, nullptr);
+  EXPECT_EQ(backend_.last.mask, nullptr);
   attend(engine, site_at(1), in_);
   EXPECT_EQ(backend_.last.skip, SkipKind::running_max);
 }

@@ -24,7 +24,7 @@ TEST(Engine, NoRuleRunsDenseAndSaysSo) {
   EXPECT_EQ(entry.pv_density, 1.0);
   EXPECT_EQ(entry.mask_hash, 0u);
   EXPECT_EQ(entry.heads_refreshed, 0);
-  EXPECT_EQ(backend.last.row_begin, nullptr);
+  EXPECT_EQ(backend.last.mask, nullptr);
 }
 
 TEST(Engine, FullMaskEqualsDense) {
@@ -154,14 +154,15 @@ TEST(Engine, SkipRuleListsCoarseToFineAndReportsWhatItDropped) {
   const Input in = make_input({{1, 16, 64}, 0, 1}, "skip", 0.1);
   Engine plain(backend, policy_of(find_method("dense")));
   EXPECT_EQ(attend(plain, site_at(0), in).reason, "method");
-  EXPECT_EQ(backend.last.row_begin, nullptr);
+  EXPECT_EQ(backend.last.mask, nullptr);
 
   Plan plan = parse_plan("dense");
   plan.skip = parse_skip("running_max:lambda=0.9");
   Engine engine(backend, policy_of(plan));
   const TraceEntry entry = attend(engine, site_at(0), in);
-  ASSERT_NE(backend.last.row_begin, nullptr);
-  EXPECT_EQ(std::vector<int32_t>(backend.cols.begin() + 8, backend.cols.begin() + 16),
+  EXPECT_EQ(backend.last.mask, nullptr);
+  const std::vector<int32_t>& cols = backend.listed.cols;
+  EXPECT_EQ(std::vector<int32_t>(cols.begin() + 8, cols.begin() + 16),
             (std::vector<int32_t>{1, 0, 4, 2, 6, 5, 3, 7}));
   EXPECT_EQ(entry.qk_density, 1.0);
   EXPECT_LT(entry.pv_density, 1.0);
@@ -177,7 +178,7 @@ TEST(Engine, SkipRuleListsCoarseToFineAndReportsWhatItDropped) {
   method.choose = FakeMethod::diagonal;
   Engine masked(backend, policy_of(method));
   attend(masked, site_at(0), in);
-  EXPECT_TRUE(std::is_sorted(backend.cols.begin(), backend.cols.begin() + 2));
+  EXPECT_TRUE(std::is_sorted(cols.begin(), cols.begin() + 2));
 }
 
 TEST(Engine, SkipParametersPerHead) {

@@ -83,9 +83,7 @@ class SpyBackend : public Backend {
   void attend(const AttendParams& p) override {
     ++attends;
     last = p;
-    cols.clear();
-    if (p.row_begin != nullptr)
-      cols.assign(p.cols, p.cols + p.row_begin[int64_t{p.num_heads} * p.num_q_blocks]);
+    listed = compact_blocks(p.mask, p.num_heads, p.num_q_blocks, p.num_k_blocks, p.order);
     pv_pairs = 0;
     ref_->attend(p);
     for (int32_t h = 0; h < p.num_heads && p.pv_pairs != nullptr; ++h) pv_pairs += p.pv_pairs[h];
@@ -121,9 +119,6 @@ class SpyBackend : public Backend {
   void select_top_k(const TensorView& scores, std::span<const int32_t> k, BlockMask& m) override {
     ref_->select_top_k(scores, k, m);
   }
-  BlockIndex compact(const BlockMask& mask, VisitOrder order) override {
-    return ref_->compact(mask, order);
-  }
   void gather_tokens(const TensorView& x, const int32_t* order, int64_t stride,
                      const TensorView& out) override {
     ++gathers;
@@ -158,7 +153,7 @@ class SpyBackend : public Backend {
 
   SkipKind refused = SkipKind::none;
   AttendParams last;
-  std::vector<int32_t> cols;
+  BlockIndex listed;  // what attend() visited last
   int64_t pv_pairs = 0;
   int attends = 0, block_means = 0, predictions = 0, gathers = 0;
 

@@ -29,7 +29,7 @@ struct AttendSpec {
   int32_t block_q = 128, block_k = 128;
   bool explicit_blocks = false;  // random offsets with some empty blocks
   Storage storage = Storage::heads_first;
-  double density = 1.0;  // 1 = no block list; below, each (query block, key block) with this chance
+  double density = 1.0;     // 1 = no mask; below, each (query block, key block) with this chance
   bool empty_rows = false;  // some query blocks may keep nothing
   VisitOrder visit = VisitOrder::ascending;
   Bias bias = Bias::none;
@@ -94,10 +94,7 @@ class AttendCase {
   void set_bias(int64_t i, float value) { bias_[static_cast<size_t>(i)] = value; }
   float sm_scale() const { return 1.0f / std::sqrt(static_cast<float>(spec_.head_dim)); }
 
-  void set_mask(const BlockMask& mask) {
-    mask_ = mask;
-    index_ = compact_blocks(mask_, spec_.visit);
-  }
+  void set_mask(const BlockMask& mask) { mask_ = mask; }
   void set_skip(SkipKind kind, float param, float kappa = 1.0f) {
     spec_.skip = kind;
     spec_.skip_param = param;
@@ -131,10 +128,8 @@ class AttendCase {
       p.q_offsets = q_layout_.offsets.data();
       p.k_offsets = k_layout_.offsets.data();
     }
-    if (!mask_.empty()) {
-      p.row_begin = index_.row_begin.data();
-      p.cols = index_.cols.data();
-    }
+    if (!mask_.empty()) p.mask = mask_.words();
+    p.order = spec_.visit;
     p.skip = spec_.skip;
     if (p.skip != SkipKind::none) {
       p.skip_param = skip_params_.data();
@@ -255,7 +250,6 @@ class AttendCase {
   Poisoned q_, k_, v_;
   BlockLayout q_layout_, k_layout_;
   BlockMask mask_;
-  BlockIndex index_;
   std::vector<float> bias_, skip_params_, skip_kappas_;
 };
 

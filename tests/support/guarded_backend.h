@@ -79,9 +79,9 @@ class GuardedBackend final : public Backend {
 
   // --- attention and selection
   void attend(const AttendParams& params) override {
-    for (const void* p : std::initializer_list<const void*>{
-             params.head_ids, params.row_begin, params.cols, params.q_offsets, params.k_offsets,
-             params.skip_param, params.skip_kappa})
+    for (const void* p :
+         std::initializer_list<const void*>{params.head_ids, params.mask, params.q_offsets,
+                                            params.k_offsets, params.skip_param, params.skip_kappa})
       on_host(p);
     const Open open(*this);
     inner_->attend(params);
@@ -124,9 +124,6 @@ class GuardedBackend final : public Backend {
                     BlockMask& mask) override {
     const Open open(*this);
     inner_->select_top_k(host(scores), k, mask);
-  }
-  BlockIndex compact(const BlockMask& mask, VisitOrder order) override {
-    return inner_->compact(mask, order);
   }
   void gather_tokens(const TensorView& x, const int32_t* order, int64_t stride,
                      const TensorView& out) override {

@@ -2,6 +2,9 @@
 #include "lacuna/backend/cpu/attend_plan.h"
 
 #include <algorithm>
+#include <bit>
+
+#include "lacuna/core/block_mask.h"
 
 namespace lacuna::cpu {
 namespace {
@@ -32,6 +35,9 @@ void HeadPlan::build(const AttendParams& p, int32_t call, bool plain, int32_t ke
   first_piece.clear();
   tiles.clear();
   packed_keys = 0;
+  order.clear();
+  if (p.skip != SkipKind::none && p.order == VisitOrder::coarse_to_fine)
+    coarse_to_fine_order(p.num_k_blocks, order);
   Blocks k{p.k_len, p.block_k, head_offsets(p.k_offsets, p.num_k_blocks, call)};
   Blocks q{p.q_len, p.block_q, head_offsets(p.q_offsets, p.num_q_blocks, call)};
   int32_t num_k_blocks = p.num_k_blocks, num_q_blocks = p.num_q_blocks;
@@ -60,14 +66,17 @@ void HeadPlan::build(const AttendParams& p, int32_t call, bool plain, int32_t ke
 }
 
 PieceCursor::PieceCursor(const AttendParams& p, const HeadPlan& plan, int32_t call, int32_t q_block)
-    : first_piece_(plan.first_piece.data()) {
-  piece_ = 0;
-  if (p.row_begin == nullptr) {
+    : plan_(&plan) {
+  if (p.mask == nullptr && plan.order.empty()) {
+    piece_ = 0;
     piece_end_ = static_cast<int32_t>(plan.pieces.size());
   } else {
-    const int64_t row = int64_t{call} * p.num_q_blocks + q_block;
-    col_ = p.cols + p.row_begin[row];
-    col_end_ = p.cols + p.row_begin[row + 1];
+    const int64_t words = (int64_t{p.num_k_blocks} + 63) / 64;
+    if (p.mask != nullptr) row_ = p.mask + (int64_t{call} * p.num_q_blocks + q_block) * words;
+    num_blocks_ = p.num_k_blocks;
+    own_ = own_key_block(q_block, p.num_q_blocks, num_blocks_);
+    at_ = plan.order.empty() ? 0 : -1;
+    piece_ = piece_end_ = 0;
   }
   settle();
 }
@@ -77,17 +86,44 @@ void PieceCursor::next() {
   settle();
 }
 
-// Moves on to the first listed block that has keys left.
+// Moves on to the first kept block that has keys left.
 void PieceCursor::settle() {
   while (piece_ >= piece_end_) {
-    if (col_ == col_end_) {
-      piece_ = kNone;
+    const int32_t block = next_block();
+    if (block < 0) {
+      piece_ = piece_end_ = kNone;
       return;
     }
-    piece_ = first_piece_[*col_];
-    piece_end_ = first_piece_[*col_ + 1];
-    ++col_;
+    piece_ = plan_->first_piece[block];
+    piece_end_ = plan_->first_piece[block + 1];
   }
+}
+
+uint64_t PieceCursor::word(int32_t w) const {
+  return row_ != nullptr ? row_[w] : ~uint64_t{0};
+}
+
+// -1 = none left.
+int32_t PieceCursor::next_block() {
+  if (plan_->order.empty()) {
+    const int32_t words = (num_blocks_ + 63) / 64;
+    while (rest_ == 0) {
+      if (at_ >= words) return -1;
+      rest_ = word(at_++);
+    }
+    const int32_t block = (at_ - 1) * 64 + std::countr_zero(rest_);
+    rest_ &= rest_ - 1;
+    return block;
+  }
+  if (at_ < 0) {
+    ++at_;
+    if (num_blocks_ > 0 && keeps(own_)) return own_;
+  }
+  while (at_ < static_cast<int32_t>(plan_->order.size())) {
+    const int32_t block = plan_->order[at_++];
+    if (block != own_ && keeps(block)) return block;
+  }
+  return -1;
 }
 
 }  // namespace lacuna::cpu

@@ -30,6 +30,7 @@ struct HeadPlan {
   std::vector<Piece> pieces;         // ascending
   std::vector<int32_t> first_piece;  // [blocks + 1]: pieces of a block
   std::vector<Tile> tiles;           // ascending, rows of one query block each
+  std::vector<int32_t> order;        // of key blocks, without the own one; empty = ascending
   int64_t packed_keys = 0;           // rows of the packed K and V
 
   // `call` = call index of the head. plain: no block structure is visible from outside (dense, no
@@ -38,7 +39,8 @@ struct HeadPlan {
   void build(const AttendParams& params, int32_t call, bool plain, int32_t key_multiple);
 };
 
-// Pieces of one query tile in visit order. None of them: piece() = kNone.
+// Pieces of one query tile in visit order, straight from the bits of the mask. None of them:
+// piece() = kNone.
 class PieceCursor {
  public:
   static constexpr int32_t kNone = std::numeric_limits<int32_t>::max();
@@ -50,11 +52,16 @@ class PieceCursor {
 
  private:
   void settle();
+  int32_t next_block();
+  uint64_t word(int32_t w) const;
+  bool keeps(int32_t block) const { return word(block / 64) >> (block % 64) & 1; }
 
-  const int32_t* first_piece_ = nullptr;
-  const int32_t* col_ = nullptr;
-  const int32_t* col_end_ = nullptr;
-  int32_t piece_ = kNone, piece_end_ = 0;
+  const HeadPlan* plan_ = nullptr;
+  const uint64_t* row_ = nullptr;  // of the mask; null = every block
+  int32_t num_blocks_ = 0, own_ = 0;
+  int32_t at_ = 0;     // the next word, or place in the order; -1 = the own block
+  uint64_t rest_ = 0;  // of the word before
+  int32_t piece_ = kNone, piece_end_ = kNone;
 };
 
 }  // namespace lacuna::cpu

@@ -55,7 +55,7 @@ void AttendRun::run(const AttendParams& params, const KernelOps& ops) {
   ops_ = &ops;
   const bool blocks_seen =
       params.skip != SkipKind::none || params.block_mass != nullptr || params.skip_bits != nullptr;
-  plain_ = params.row_begin == nullptr && !blocks_seen;
+  plain_ = params.mask == nullptr && !blocks_seen;
   whole_blocks_ = params.block_mass != nullptr || params.skip_bits != nullptr;
   shared_plan_ = plain_ || (params.q_offsets == nullptr && params.k_offsets == nullptr);
   clear_outputs();

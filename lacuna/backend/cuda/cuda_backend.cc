@@ -52,9 +52,6 @@ class CudaBackend final : public Backend {
   void forget(const void* begin) override { weights_.forget(begin); }
 
   void attend(const AttendParams& params) override { cuda::attend(*device_, params); }
-  BlockIndex compact(const BlockMask& mask, VisitOrder order) override {
-    return compact_blocks(mask, order);
-  }
 
   void merge_lse(const TensorView& out_a, float* lse_a, const TensorView& out_b,
                  const float* lse_b) override {

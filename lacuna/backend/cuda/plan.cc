@@ -6,6 +6,8 @@
 #include <span>
 #include <unordered_map>
 
+#include "lacuna/core/block_mask.h"
+
 namespace lacuna::cuda {
 namespace {
 
@@ -110,7 +112,14 @@ std::vector<Entry> unite_in_order(std::span<const int32_t> a, std::span<const in
 
 class Builder {
  public:
-  Builder(const AttendParams& p, Plan& plan) : p_(p), plan_(plan) {}
+  Builder(const AttendParams& p, Plan& plan)
+      : p_(p),
+        plan_(plan),
+        dense_order_(p.mask == nullptr &&
+                     (p.skip == SkipKind::none || p.order == VisitOrder::ascending)) {
+    if (!dense_order_)
+      index_ = compact_blocks(p.mask, p.num_heads, p.num_q_blocks, p.num_k_blocks, p.order);
+  }
 
   void add_head(int32_t call) {
     const std::vector<Half> halves = list_halves(call);
@@ -121,7 +130,7 @@ class Builder {
       const Half a = halves[i];
       const Half b = i + 1 < halves.size() ? halves[i + 1] : Half{0, 0, -1};
       const Plan::Blocks q{{a.q_block, b.q_block}};
-      if (p_.row_begin == nullptr && p_.k_offsets == nullptr) {
+      if (dense_order_ && p_.k_offsets == nullptr) {
         // Every job of every head walks the same tiles, but for jobs of a single half.
         List& dense = dense_[b.rows > 0 ? 1 : 0];
         if (dense.begin < 0) dense = append_list(call, a, b);
@@ -148,7 +157,7 @@ class Builder {
     const Blocks q(p_.q_len, p_.block_q, p_.num_q_blocks, p_.q_offsets, call);
     std::vector<Half> out;
     // Without any outward sign of query blocks, tiles need not stop at their ends.
-    if (p_.row_begin == nullptr && p_.skip == SkipKind::none && p_.block_mass == nullptr) {
+    if (dense_order_ && p_.skip == SkipKind::none && p_.block_mass == nullptr) {
       for (int32_t row = 0; row < p_.q_len; row += kHalfRows)
         out.push_back({row, std::min<int32_t>(kHalfRows, static_cast<int32_t>(p_.q_len) - row), 0});
       return out;
@@ -161,13 +170,14 @@ class Builder {
 
   std::span<const int32_t> list(int32_t call, const Half& half) {
     if (half.rows == 0) return {};
-    if (p_.row_begin == nullptr) {
+    if (dense_order_) {
       all_.resize(static_cast<size_t>(p_.num_k_blocks));
       for (int32_t b = 0; b < p_.num_k_blocks; ++b) all_[static_cast<size_t>(b)] = b;
       return all_;
     }
-    const int64_t row = int64_t{call} * p_.num_q_blocks + half.q_block;
-    return {p_.cols + p_.row_begin[row], p_.cols + p_.row_begin[row + 1]};
+    const auto row = static_cast<size_t>(int64_t{call} * p_.num_q_blocks + half.q_block);
+    return {index_.cols.data() + index_.row_begin[row],
+            index_.cols.data() + index_.row_begin[row + 1]};
   }
 
   std::vector<Entry> unite(int32_t call, const Half& a, const Half& b) {
@@ -258,6 +268,8 @@ class Builder {
 
   const AttendParams& p_;
   Plan& plan_;
+  const bool dense_order_;  // every block, ascending
+  BlockIndex index_;        // else
   std::vector<int32_t> all_;
   List dense_[2];  // of jobs with one half and with two
 };

@@ -39,7 +39,7 @@ Range block_range(const int32_t* offsets, int32_t num_blocks, int32_t block, int
 // One query block of one head.
 class QueryBlock {
  public:
-  QueryBlock(const AttendParams& p, int64_t call, int32_t qb);
+  QueryBlock(const AttendParams& p, const BlockIndex& listed, int64_t call, int32_t qb);
   void run();
   int64_t pv_pairs() const { return pv_pairs_; }
 
@@ -54,6 +54,7 @@ class QueryBlock {
   double* logits(int64_t row) { return logits_.data() + row * num_columns_; }
 
   const AttendParams& p_;
+  const BlockIndex& listed_;
   const int64_t call_;
   const int64_t head_;
   const int32_t qb_;
@@ -72,8 +73,9 @@ class QueryBlock {
   int64_t pv_pairs_ = 0;
 };
 
-QueryBlock::QueryBlock(const AttendParams& p, int64_t call, int32_t qb)
+QueryBlock::QueryBlock(const AttendParams& p, const BlockIndex& listed, int64_t call, int32_t qb)
     : p_(p),
+      listed_(listed),
       call_(call),
       head_(p.head_ids != nullptr ? p.head_ids[call] : call),
       qb_(qb),
@@ -95,12 +97,9 @@ void QueryBlock::run() {
 }
 
 void QueryBlock::list_pieces() {
-  const int64_t row = call_ * p_.num_q_blocks + qb_;
-  const bool dense = p_.row_begin == nullptr;
-  const int64_t first = dense ? 0 : p_.row_begin[row];
-  const int64_t last = dense ? p_.num_k_blocks : p_.row_begin[row + 1];
-  for (int64_t i = first; i < last; ++i) {
-    const int32_t kb = dense ? static_cast<int32_t>(i) : p_.cols[i];
+  const auto row = static_cast<size_t>(call_ * p_.num_q_blocks + qb_);
+  for (int64_t i = listed_.row_begin[row]; i < listed_.row_begin[row + 1]; ++i) {
+    const int32_t kb = listed_.cols[static_cast<size_t>(i)];
     const Range keys = block_range(p_.k_offsets, p_.num_k_blocks, p_.block_k, p_.k_len, call_, kb);
     for (int64_t begin = keys.begin; begin < keys.end; begin += kVoteKeys) {
       const Range piece{begin, std::min<int64_t>(begin + kVoteKeys, keys.end)};
@@ -231,9 +230,11 @@ void attend(const AttendParams& p) {
     return;
   }
   const int64_t num_tasks = int64_t{p.num_heads} * p.num_q_blocks;
+  const BlockIndex listed =
+      compact_blocks(p.mask, p.num_heads, p.num_q_blocks, p.num_k_blocks, p.order);
   std::vector<int64_t> pairs(static_cast<size_t>(num_tasks));
   parallel_tasks(num_tasks, [&](int64_t task, int) {
-    QueryBlock block(p, task / p.num_q_blocks, static_cast<int32_t>(task % p.num_q_blocks));
+    QueryBlock block(p, listed, task / p.num_q_blocks, static_cast<int32_t>(task % p.num_q_blocks));
     block.run();
     pairs[task] = block.pv_pairs();
   });

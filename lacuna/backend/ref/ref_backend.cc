@@ -52,9 +52,6 @@ class RefBackend final : public Backend {
                     BlockMask& mask) override {
     ref::select_top_k(scores, top_k, mask);
   }
-  BlockIndex compact(const BlockMask& mask, VisitOrder order) override {
-    return compact_blocks(mask, order);
-  }
   void gather_tokens(const TensorView& x, const int32_t* order, int64_t order_head_stride,
                      const TensorView& out) override {
     ref::gather_tokens(x, order, order_head_stride, out);

@@ -5,6 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "lacuna/core/block_mask.h"
+
 namespace lacuna::cuda {
 namespace {
 
@@ -22,8 +24,7 @@ std::vector<std::vector<int>> tiles(const Plan& plan, const Job& job) {
 
 struct Call {
   AttendParams p;
-  std::vector<int64_t> row_begin;
-  std::vector<int32_t> cols, offsets;
+  BlockMask mask;
   float param = 0.1f;
 
   Call(int64_t q_len, int64_t k_len, int32_t block_q, int32_t block_k) {
@@ -33,13 +34,11 @@ struct Call {
     p.num_q_blocks = static_cast<int32_t>((q_len + block_q - 1) / block_q);
     p.num_k_blocks = static_cast<int32_t>((k_len + block_k - 1) / block_k);
   }
-  void lists(const std::vector<std::vector<int32_t>>& rows) {
-    row_begin = {0};
-    for (const auto& row : rows) {
-      cols.insert(cols.end(), row.begin(), row.end());
-      row_begin.push_back(static_cast<int64_t>(cols.size()));
-    }
-    p.row_begin = row_begin.data(), p.cols = cols.data();
+  void keep(const std::vector<std::vector<int32_t>>& rows) {
+    mask = BlockMask(1, p.num_q_blocks, p.num_k_blocks);
+    for (size_t r = 0; r < rows.size(); ++r)
+      for (const int32_t b : rows[r]) mask.set(0, static_cast<int32_t>(r), b);
+    p.mask = mask.words();
   }
   void rule() {
     p.skip = SkipKind::running_max;
@@ -65,7 +64,7 @@ TEST(CudaPlan, DenseSharesOneListAndPutsTheShortSlotFirst) {
 
 TEST(CudaPlan, AnOddSlotStandsAloneInTheFirstTile) {
   Call c(128, 320, 128, 64);
-  c.lists({{0, 2, 4}});
+  c.keep({{0, 2, 4}});
   const Plan plan = make_plan(c.p);
   EXPECT_THAT(tiles(plan, plan.jobs[0]),
               ElementsAre(Tile{0, 0, 64, 0, 64, 0}, Tile{128, 256, 64, 64, 64, 64}));
@@ -73,7 +72,7 @@ TEST(CudaPlan, AnOddSlotStandsAloneInTheFirstTile) {
 
 TEST(CudaPlan, AdjacentBlocksGrowTogetherWithoutMass) {
   Call c(64, 320, 64, 32);
-  c.lists({{0, 1, 2, 3, 6}});
+  c.keep({{0, 1, 2, 3, 6}});
   EXPECT_THAT(tiles(make_plan(c.p), make_plan(c.p).jobs[0]),
               ElementsAre(Tile{192, 192, 32, 0, 0, 0}, Tile{0, 64, 64, 64, 0, 0}));
   float mass = 0.0f;
@@ -83,7 +82,7 @@ TEST(CudaPlan, AdjacentBlocksGrowTogetherWithoutMass) {
 
 TEST(CudaPlan, UnionOfTwoLists) {
   Call c(128, 256, 64, 64);
-  c.lists({{0, 1}, {1, 3}});
+  c.keep({{0, 1}, {1, 3}});
   const Plan plan = make_plan(c.p);
   ASSERT_EQ(plan.jobs.size(), 1u);
   EXPECT_THAT(tiles(plan, plan.jobs[0]),
@@ -93,7 +92,8 @@ TEST(CudaPlan, UnionOfTwoLists) {
 
 TEST(CudaPlan, RulesKeepEachListsOrder) {
   Call c(128, 256, 64, 64);
-  c.lists({{2, 0, 1}, {1, 2, 0}});
+  c.keep({{0, 1, 2}, {0, 1, 2}});
+  c.p.order = VisitOrder::coarse_to_fine;
   c.rule();
   const Plan plan = make_plan(c.p);
   EXPECT_EQ(plan.votes, Votes::per_slot);
@@ -103,9 +103,8 @@ TEST(CudaPlan, RulesKeepEachListsOrder) {
       for (int half = 0; half < 2; ++half)
         if (t[static_cast<size_t>(2 + 2 * half + slot)] > 0)
           order[half].push_back(t[static_cast<size_t>(slot)] / 64);
-  EXPECT_THAT(order[0], ElementsAre(2, 0, 1));
-  EXPECT_THAT(order[1], ElementsAre(1, 2, 0));
-  EXPECT_EQ(plan.jobs[0].num_tiles, 2);  // {1 alone, 2, 0, 1 alone}: four slots, two shared
+  EXPECT_THAT(order[0], ElementsAre(0, 2, 1));
+  EXPECT_THAT(order[1], ElementsAre(2, 0, 1));
 }
 
 TEST(CudaPlan, LongBlocksVoteByTile) {
@@ -120,7 +119,7 @@ TEST(CudaPlan, LongBlocksVoteByTile) {
 
 TEST(CudaPlan, LongestJobsFirst) {
   Call c(256, 256, 128, 64);
-  c.lists({{0}, {0, 1, 2}});
+  c.keep({{0}, {0, 1, 2}});
   const Plan plan = make_plan(c.p);
   EXPECT_EQ(plan.jobs[0].row[0], 128);
   EXPECT_EQ(plan.jobs[1].row[0], 0);
