@@ -76,7 +76,7 @@ if(LACUNA_HAS_CUDA)
     lacuna_cuda_module(lacuna_backend_cuda attend_sm80_${dtype} 120)
     lacuna_cuda_module(lacuna_backend_cuda attend_sm90_${dtype} 90a)
   endforeach()
-  foreach(module attend_any decode network select)  # general kernels, as in modules.h
+  foreach(module attend_any decode network plan select)  # general kernels, as in modules.h
     foreach(arch 80 90a 120)
       lacuna_cuda_module(lacuna_backend_cuda ${module} ${arch})
     endforeach()

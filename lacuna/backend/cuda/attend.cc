@@ -9,8 +9,8 @@
 
 #include "lacuna/backend/attend_check.h"
 #include "lacuna/backend/cuda/attend_any_args.h"
+#include "lacuna/backend/cuda/device_plan.h"
 #include "lacuna/backend/cuda/operand.h"
-#include "lacuna/backend/cuda/plan.h"
 #include "lacuna/core/error.h"
 
 namespace lacuna::cuda {
@@ -22,38 +22,8 @@ int64_t tensor_heads(const AttendParams& p) {
   return *std::max_element(p.head_ids, p.head_ids + p.num_heads) + int64_t{1};
 }
 
-// Parameters in the units of the kernel's votes (AttendArgs::threshold).
-std::vector<float> thresholds(const AttendParams& p) {
-  std::vector<float> out;
-  for (int32_t i = 0; p.skip != SkipKind::none && i < p.num_heads; ++i) {
-    const float x = p.skip_param[i];
-    switch (p.skip) {
-      case SkipKind::none:
-        break;
-      case SkipKind::running_max:
-        out.push_back(std::log2(x));
-        break;
-      case SkipKind::running_lse:
-        out.push_back(x * kLog2E);
-        break;
-      case SkipKind::recall:
-        out.push_back(static_cast<float>((1.0 - double{x}) / double{x}));
-        break;
-    }
-  }
-  return out;
-}
-
-std::vector<float> kappas(const AttendParams& p) {
-  if (p.skip == SkipKind::none) return {};
-  const auto n = static_cast<size_t>(p.num_heads);
-  return p.skip_kappa == nullptr ? std::vector<float>(n, 1.0f)
-                                 : std::vector<float>(p.skip_kappa, p.skip_kappa + n);
-}
-
-AttendArgs make_args(const AttendParams& p, const Plan& plan) {
+AttendArgs make_args(const AttendParams& p) {
   AttendArgs a{};
-  a.num_jobs = static_cast<int32_t>(plan.jobs.size());
   a.q_len = static_cast<int32_t>(p.q_len);
   a.k_len = static_cast<int32_t>(p.k_len);
   a.q = p.q, a.k = p.k, a.v = p.v, a.out = p.out;
@@ -81,20 +51,23 @@ void make_maps(Device& device, const AttendParams& p, TensorMap (&maps)[4]) {
   maps[2] = device.tensor_map(p.v, d, p.k_len, heads, p.v_token_stride, p.v_head_stride);
 }
 
-// What the kernel leaves behind, brought to the host and folded.
-void fold_from_device(Device& device, const AttendParams& p, const Plan& plan,
-                      const AttendArgs& args) {
-  const auto tiles = static_cast<size_t>(plan.out_tiles);
-  std::vector<uint8_t> kept(args.kept != nullptr ? tiles * 2 : 0);
-  std::vector<float> slot_lse(args.slot_lse != nullptr ? tiles * 4 * kHalfRows : 0), lse;
-  if (!kept.empty()) device.download(kept.data(), args.kept, kept.size());
-  if (!slot_lse.empty()) {
-    device.download(slot_lse.data(), args.slot_lse, slot_lse.size() * sizeof(float));
-    lse.resize(static_cast<size_t>(tensor_heads(p) * p.q_len));
-    device.download(lse.data(), args.lse, lse.size() * sizeof(float));
+// Values that the host knows, wherever they are wanted.
+template <typename T>
+void write(Device& device, const std::vector<T>& values, T* to) {
+  if (device.owns(to)) {
+    device.upload(to, values.data(), values.size() * sizeof(T));
+  } else {
+    std::copy(values.begin(), values.end(), to);
   }
-  fold_outputs(p, plan, kept.empty() ? nullptr : kept.data(),
-               slot_lse.empty() ? nullptr : slot_lse.data(), lse.empty() ? nullptr : lse.data());
+}
+
+// Skip bits and pairs where nothing is dropped.
+void all_kept(Device& device, const AttendParams& p, const std::vector<int64_t>& pairs) {
+  if (p.pv_pairs != nullptr) write(device, pairs, p.pv_pairs);
+  const int64_t head = p.num_q_blocks * mask_words(p.num_k_blocks);
+  const std::vector<uint64_t> none(p.skip_bits == nullptr ? 0 : static_cast<size_t>(head));
+  for (const int32_t h : head_ids(p))
+    if (!none.empty()) write(device, none, p.skip_bits + h * head);
 }
 
 // What the tensor-core kernels are made for, wherever its tensors lie.
@@ -170,45 +143,51 @@ std::string attend_unsupported(const AttendParams& p) {
   return {};
 }
 
-double attend_resident(Device& device, const AttendParams& p) {
+void attend_resident(Device& device, const AttendParams& p, size_t scratch) {
   const std::string why = attend_unsupported(p);
   if (!why.empty()) throw Error(why);
-  if (p.pv_pairs != nullptr) std::fill_n(p.pv_pairs, p.num_heads, 0);
-  if (p.num_heads == 0 || p.q_len == 0) return 0.0;
+  const bool rule = p.skip != SkipKind::none;
+  if (p.num_heads == 0 || p.q_len == 0) {
+    if (p.pv_pairs != nullptr)
+      write(device, std::vector<int64_t>(static_cast<size_t>(p.num_heads)), p.pv_pairs);
+    return;
+  }
   const bool tensor_cores = fits_tensor_cores(p) && all_aligned(p);
-  LACUNA_CHECK(tensor_cores || p.skip == SkipKind::none,
+  LACUNA_CHECK(tensor_cores || !rule,
                "attend: unaligned tensors on the device with a skip rule, expected 16-byte aligned "
                "bases and strides of positive multiples of 8");
-  const Plan plan = make_plan(p);
-  AttendArgs args = make_args(p, plan);
-  const DeviceMemory jobs(device, plan.jobs), tiles(device, plan.tiles);
-  const DeviceMemory threshold(device, thresholds(p)), kappa(device, kappas(p));
-  const DeviceMemory counter(device, std::vector<int32_t>{0});
-  const bool rule = p.skip != SkipKind::none, mass = p.block_mass != nullptr;
-  const auto out_tiles = static_cast<size_t>(plan.out_tiles);
-  const DeviceMemory kept(device, rule ? out_tiles * 2 : 0);
-  const DeviceMemory slot_lse(device, mass ? out_tiles * 4 * kHalfRows * sizeof(float) : 0);
-  const bool own_lse = mass && p.lse == nullptr;
-  const DeviceMemory lse(
-      device, own_lse ? static_cast<size_t>(tensor_heads(p) * p.q_len) * sizeof(float) : 0);
-  args.jobs = jobs.as<Job>();
-  args.tiles = tiles.as<KeyTile>();
-  args.counter = counter.as<int32_t>();
-  args.threshold = threshold.as<float>();
-  args.kappa = kappa.as<float>();
-  args.kept = kept.as<uint8_t>();
-  args.slot_lse = slot_lse.as<float>();
+  const Plan plan = make_plan(p, scratch);
+  const DevicePlan on_device(device, p, plan);
+  const std::vector<int32_t> heads = head_ids(p);
+  const int64_t rows = p.num_q_blocks, all = tensor_heads(p);
+  Output bits(
+      device,
+      make_view(rule ? p.skip_bits : nullptr, DType::i64, {all, rows, mask_words(p.num_k_blocks)}),
+      heads);
+  Output mass(device, make_view(p.block_mass, DType::f32, {all, rows, int64_t{p.num_k_blocks}}),
+              heads);
+  Output pairs(device, make_view(rule ? p.pv_pairs : nullptr, DType::i64, {int64_t{p.num_heads}}));
+  const bool own_lse = p.block_mass != nullptr && p.lse == nullptr;
+  const DeviceMemory lse(device, own_lse ? static_cast<size_t>(all * p.q_len) * sizeof(float) : 0);
+  AttendArgs args = make_args(p);
   if (own_lse) args.lse = lse.as<float>();
-  double ms = 0.0;
-  if (tensor_cores) {
-    TensorMap maps[4] = {};
-    if (device.family() == Family::sm90) make_maps(device, p, maps);
-    ms = device.launch({device.family(), p.dtype, p.head_dim, plan.votes}, maps, args);
-  } else {
-    launch_any(device, p, args);
+  TensorMap maps[4] = {};
+  if (tensor_cores && device.family() == Family::sm90) make_maps(device, p, maps);
+  for (size_t chunk = 0; chunk < plan.chunks.size(); ++chunk) {
+    on_device.make_tiles(chunk);
+    on_device.fill(args, chunk);
+    if (tensor_cores) {
+      device.launch({device.family(), p.dtype, p.head_dim, plan.votes}, maps, args);
+    } else {
+      launch_any(device, p, args);
+    }
+    on_device.fold(chunk, {bits.as<uint64_t>(), mass.as<float>(), args.lse});
   }
-  fold_from_device(device, p, plan, args);
-  return ms;
+  if (!rule) all_kept(device, p, plan.pairs);
+  if (rule && p.pv_pairs != nullptr) on_device.sum_pairs(pairs.as<int64_t>());
+  bits.store();
+  mass.store();
+  pairs.store();
 }
 
 void attend(Device& device, const AttendParams& host) {
@@ -219,9 +198,7 @@ void attend(Device& device, const AttendParams& host) {
     attend_resident(device, p);
     return;
   }
-  std::vector<int32_t> heads(static_cast<size_t>(host.num_heads));
-  for (int32_t i = 0; i < host.num_heads; ++i)
-    heads[static_cast<size_t>(i)] = host.head_ids != nullptr ? host.head_ids[i] : i;
+  const std::vector<int32_t> heads = head_ids(host);
   const Input q(device,
                 tokens_view(host, host.q, host.q_len, host.q_head_stride, host.q_token_stride),
                 heads);

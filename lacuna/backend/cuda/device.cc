@@ -2,6 +2,7 @@
 #include "lacuna/backend/cuda/device.h"
 
 #include <algorithm>
+#include <cstring>
 #include <iterator>
 
 #include "lacuna/core/error.h"
@@ -45,6 +46,15 @@ bool Device::owns(const void* p) const {
 void Device::upload(void* to, const void* from, size_t bytes) {
   use_.to_backend += static_cast<int64_t>(bytes);
   copy_in(to, from, bytes);
+}
+
+void Device::upload(void* to, std::span<const UploadPart> parts) {
+  size_t bytes = 0;
+  for (const UploadPart& part : parts) bytes = std::max(bytes, part.offset + part.bytes);
+  packed_.resize(std::max(packed_.size(), bytes));
+  for (const UploadPart& part : parts)
+    if (part.bytes > 0) std::memcpy(packed_.data() + part.offset, part.from, part.bytes);
+  if (bytes > 0) upload(to, packed_.data(), bytes);
 }
 
 void Device::download(void* to, const void* from, size_t bytes) {

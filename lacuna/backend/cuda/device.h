@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,12 @@ struct KernelId {
   std::string name() const;  // "attend_sm90_bf16_d128_per_tile"
 };
 
+// Bytes of host memory that go to `offset` bytes behind an address.
+struct UploadPart {
+  const void* from;
+  size_t offset, bytes;
+};
+
 class Device {
  public:
   virtual ~Device() = default;
@@ -42,6 +49,7 @@ class Device {
   void* allocate(size_t bytes) { return allocate(bytes, false); }
   void release(void* p);
   void upload(void* to, const void* from, size_t bytes);
+  void upload(void* to, std::span<const UploadPart> parts);  // as one copy
   void download(void* to, const void* from, size_t bytes);
   bool owns(const void* p) const;  // inside an allocation of this device
   virtual void synchronize() = 0;  // until all of it has run
@@ -81,10 +89,12 @@ class Device {
   // swizzle, zeros outside. Strides in elements. sm90 only.
   virtual TensorMap tensor_map(const void* base, int64_t channels, int64_t tokens, int64_t heads,
                                int64_t token_stride, int64_t head_stride) = 0;
-  // Runs an attention kernel on as many blocks as fit, at most one per job, and waits for it. Maps:
-  // q, k, v, out (sm90). Returns milliseconds on the device.
-  virtual double launch(const KernelId& kernel, const TensorMap (&maps)[4],
-                        const AttendArgs& args) = 0;
+  // Runs an attention kernel on as many blocks as fit, at most one per job. Does not wait. Maps: q,
+  // k, v, out (sm90).
+  virtual void launch(const KernelId& kernel, const TensorMap (&maps)[4],
+                      const AttendArgs& args) = 0;
+  // Milliseconds on the device of the last of these; waits for it.
+  virtual double attend_ms() = 0;
 
  protected:
   // How the device does it. take() gives null when there is no memory left. `beside`: for
@@ -99,6 +109,7 @@ class Device {
  private:
   void* allocate(size_t bytes, bool beside);
 
+  std::vector<char> packed_;            // of upload() in parts
   std::map<const char*, size_t> held_;  // allocations
   size_t bytes_held_ = 0, limit_ = SIZE_MAX;
   MakeRoom make_room_;

@@ -125,9 +125,10 @@ Api open_driver() {
   return a;
 }
 
-constexpr size_t kStagingBytes = size_t{4} << 20;
-constexpr size_t kStagedBytes = size_t{256} << 10;  // larger uploads wait instead
-constexpr size_t kPieceBytes = size_t{32} << 20;  // of a pinned buffer that weights stream through
+// The mask of a long video is a few MB for each call of attention.
+constexpr size_t kStagingBytes = size_t{64} << 20;
+constexpr size_t kStagedBytes = size_t{16} << 20;  // larger uploads wait instead
+constexpr size_t kPieceBytes = size_t{32} << 20;   // of a pinned buffer that weights stream through
 constexpr int64_t kCopyRange = int64_t{1} << 20;
 
 class DriverDevice final : public Device {
@@ -234,7 +235,7 @@ class DriverDevice final : public Device {
     return out;
   }
 
-  double launch(const KernelId& id, const TensorMap (&maps)[4], const AttendArgs& args) override {
+  void launch(const KernelId& id, const TensorMap (&maps)[4], const AttendArgs& args) override {
     enter();
     const CUfunction kernel = function(module_of(id.dtype == AttendDType::bf16), id.name());
     const auto threads = static_cast<unsigned>(kernel_threads(id.family));
@@ -254,8 +255,10 @@ class DriverDevice final : public Device {
                       id.family == Family::sm90 ? sm90 : sm80, nullptr),
           "launch of " + id.name());
     check(api_.record_event(stop_, stream_), "cuEventRecord");
-    check(api_.synchronize(stream_), id.name());
-    staged_ = 0;
+  }
+  double attend_ms() override {
+    enter();
+    check(api_.wait_event(stop_), "cuEventSynchronize");
     float ms = 0.0f;
     check(api_.elapsed(&ms, start_, stop_), "cuEventElapsedTime");
     return ms;
@@ -340,6 +343,16 @@ class DriverDevice final : public Device {
   }
 
  private:
+  // Uploads go through pinned memory that nobody else writes: no wait until it is full. What is
+  // staged is sent at once.
+  unsigned char* stage(size_t bytes) {
+    if (staged_ + bytes > kStagingBytes) synchronize();
+    return staging_ + staged_;
+  }
+  void send_staged(CUdeviceptr to, size_t bytes) {
+    check(api_.to_device(to, staging_ + staged_, bytes, stream_), "copy to device");
+    staged_ += (bytes + 63) / 64 * 64;
+  }
   std::string text(CUresult result) const {
     const char* words = nullptr;
     api_.error_string(result, &words);

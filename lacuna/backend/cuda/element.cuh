@@ -21,6 +21,10 @@ struct alignas(16) Float4 {
   float v[4];
 };
 
+LACUNA_DEVICE int min_of(int a, int b) {
+  return a < b ? a : b;
+}
+
 LACUNA_DEVICE float warp_sum(float x) {
   LACUNA_UNROLL
   for (int lanes = 16; lanes > 0; lanes /= 2) x += shuffle_xor(x, lanes);

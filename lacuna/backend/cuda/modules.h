@@ -10,4 +10,5 @@
   X(attend_any)                \
   X(decode)                    \
   X(network)                   \
+  X(plan)                      \
   X(select)

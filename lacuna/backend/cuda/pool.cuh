@@ -2,16 +2,10 @@
 // Pooling: the mean of every block of tokens.
 #pragma once
 
+#include "lacuna/backend/cuda/blocks.cuh"
 #include "lacuna/backend/cuda/product.cuh"
 
 namespace lacuna::cuda {
-
-LACUNA_DEVICE int block_begin(const BlockArgs& b, int call, int block) {
-  if (b.offsets != nullptr)
-    return read_global(b.offsets + call * (static_cast<int64_t>(b.num_blocks) + 1) + block);
-  const int64_t token = static_cast<int64_t>(block) * b.block;
-  return token < b.seq_len ? static_cast<int>(token) : b.seq_len;
-}
 
 // Each thread owns channels, so that a row of tokens is read in one go and no sum is shared.
 // Partial sums over 64 tokens keep the error of long blocks at a few ulp.

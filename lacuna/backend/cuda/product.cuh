@@ -21,9 +21,6 @@ static_assert(kProductRows == kProductColumns && kProductRows == 128 && kProduct
 static_assert(kProductRows * kTileStride * 4 <= 2 * kOperandBytes * kProductStages);
 static_assert(kProductSharedBytes <= kMostSharedBytes);
 
-LACUNA_DEVICE int min_of(int a, int b) {
-  return a < b ? a : b;
-}
 // 16-byte piece of a row; swizzled so that the eight rows of an ldmatrix fall into different banks.
 LACUNA_DEVICE unsigned char* piece_of(unsigned char* operand, int row, int piece) {
   return operand + row * kRowChunk + ((piece ^ (row & 7)) * 16);

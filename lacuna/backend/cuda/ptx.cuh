@@ -50,6 +50,13 @@ LACUNA_DEVICE int shuffle_xor(int x, int lanes) {
 LACUNA_DEVICE double shuffle_xor(double x, int lanes) {
   return __shfl_xor_sync(0xffffffffu, x, lanes);
 }
+LACUNA_DEVICE int64_t shuffle_xor(int64_t x, int lanes) {
+  return __shfl_xor_sync(0xffffffffu, x, lanes);
+}
+// What lane `from` says, 0 to 31.
+LACUNA_DEVICE int shuffle(int x, int from) {
+  return __shfl_sync(0xffffffffu, x, from);
+}
 LACUNA_DEVICE int broadcast_lane0(int x) {
   return __shfl_sync(0xffffffffu, x, 0);
 }
@@ -122,6 +129,13 @@ LACUNA_DEVICE uint32_t float_bits(float x) {
 }
 LACUNA_DEVICE int count_bits(uint32_t x) {
   return __popc(x);
+}
+// Index of the highest bit that is set; x above 0.
+LACUNA_DEVICE int highest_bit(uint32_t x) {
+  return 31 - __clz(static_cast<int>(x));
+}
+LACUNA_DEVICE uint32_t reverse_bits(uint32_t x) {
+  return __brev(x);
 }
 // Two floats rounded to nearest even; `low` is the element at the lower address.
 LACUNA_DEVICE uint32_t pack_pair(float low, float high, Bf16) {

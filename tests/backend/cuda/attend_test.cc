@@ -6,7 +6,9 @@
 #include <gtest/gtest.h>
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <utility>
 
 #include "lacuna/backend/cuda/driver.h"
 #include "lacuna/backend/cuda/emulator/emulated_device.h"
@@ -42,6 +44,18 @@ class CudaAttend : public testing::TestWithParam<Place> {
     return c.run_with([&](const AttendParams& p) { cuda::attend(*device_, p); }, with_stats);
   }
   void expect_ref(const AttendCase& c) { expect_same(c, run(c), c.run(*ref_)); }
+  // On host tensors, which the emulator's attention kernels do not mind.
+  void resident(AttendParams p, size_t scratch = cuda::kAttendScratch) {
+    const int64_t heads =
+        p.head_ids == nullptr
+            ? p.num_heads
+            : *std::max_element(p.head_ids, p.head_ids + p.num_heads) + int64_t{1};
+    const std::vector<float> none(static_cast<size_t>(heads * p.q_len), std::nanf(""));
+    const cuda::DeviceMemory lse(*device_, none);
+    float* host = std::exchange(p.lse, lse.as<float>());
+    cuda::attend_resident(*device_, p, scratch);
+    device_->download(host, p.lse, none.size() * sizeof(float));
+  }
 
   std::unique_ptr<Device> device_;
   std::unique_ptr<Backend> ref_ = make_ref_backend();
@@ -171,10 +185,36 @@ TEST_P(CudaAttend, ResidentStridedTensors) {
                         .block_k = 64,
                         .storage = storage,
                         .density = 0.6});
-    const AttendResult r =
-        c.run_with([&](const AttendParams& p) { cuda::attend_resident(*device_, p); });
+    const AttendResult r = c.run_with([&](const AttendParams& p) { resident(p); });
     expect_same(c, r, c.run(*ref_));
   }
+}
+
+// Head by head, because there is room for no more.
+TEST_P(CudaAttend, ChunksOfHeads) {
+  if (GetParam() == Place::gpu) GTEST_SKIP() << "the tensors lie in host memory";
+  for (const double density : {1.0, 0.6})
+    for (const SkipKind kind : {SkipKind::none, SkipKind::running_max}) {
+      AttendCase c({.dtype = DType::bf16,
+                    .heads = 3,
+                    .head_ids = {2, 0},
+                    .q_len = 100,
+                    .k_len = 150,
+                    .block_q = 64,
+                    .block_k = 64,
+                    .density = density,
+                    .visit = VisitOrder::coarse_to_fine,
+                    .pattern = Pattern::structured,
+                    .sharpness = 3.0});
+      if (kind != SkipKind::none) c.set_skip(kind, 0.3f);
+      const AttendResult all = c.run_with([&](const AttendParams& p) { resident(p); });
+      const AttendResult each = c.run_with([&](const AttendParams& p) { resident(p, 1); });
+      EXPECT_EQ(each.pv_pairs, all.pv_pairs);
+      EXPECT_EQ(each.skip_bits, all.skip_bits);
+      const int64_t shape[] = {3, 100, 64};
+      EXPECT_TRUE(near_abs(each.out, all.out, 0.0, shape, c.spec().describe()));
+      EXPECT_TRUE(near_abs(each.block_mass, all.block_mass, 0.0, "block_mass"));
+    }
 }
 
 // The order in which threads run and copies land must not show.

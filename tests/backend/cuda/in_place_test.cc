@@ -204,6 +204,39 @@ TEST_P(CudaInPlace, Attention) {
     }
 }
 
+// What a call gives beside its output, in device memory and on the host.
+TEST_P(CudaInPlace, WhatAttentionGivesBesideItsOutput) {
+  for (const SkipKind kind : {SkipKind::none, SkipKind::running_max}) {
+    AttendCase c({.dtype = DType::bf16,
+                  .heads = 3,
+                  .head_ids = {2, 0},
+                  .q_len = 100,
+                  .k_len = 140,
+                  .block_q = 64,
+                  .block_k = 64,
+                  .density = 0.8,
+                  .visit = VisitOrder::coarse_to_fine,
+                  .pattern = Pattern::structured,
+                  .sharpness = 3.0});
+    if (kind != SkipKind::none) c.set_skip(kind, 0.3f);
+    const AttendResult host = c.run(*backend_);
+    const AttendResult own = c.run_with([&](AttendParams p) {
+      const OnDevice mass(*device_, make_view(p.block_mass, DType::f32, {3, 2, 3}));
+      const OnDevice bits(*device_, make_view(p.skip_bits, DType::i64, {3, 2, 1}));
+      const OnDevice pairs(*device_, make_view(p.pv_pairs, DType::i64, {2}));
+      p.block_mass = mass.data<float>(), p.skip_bits = bits.data<uint64_t>();
+      p.pv_pairs = pairs.data<int64_t>();
+      backend_->attend(p);
+      mass.bring_back();
+      bits.bring_back();
+      pairs.bring_back();
+    });
+    EXPECT_TRUE(near_abs(own.block_mass, host.block_mass, 0.0, "block_mass"));
+    EXPECT_EQ(own.skip_bits, host.skip_bits);
+    EXPECT_EQ(own.pv_pairs, host.pv_pairs);
+  }
+}
+
 TEST_P(CudaInPlace, OperandsCopyWhatTheViewCovers) {
   const Poisoned x(DType::f32, 3, 5, 4, Storage::odd);
   fill_normal(x.view(), 1);

@@ -350,6 +350,12 @@ int shuffle_xor(int x, int lanes) {
 double shuffle_xor(double x, int lanes) {
   return exchange(x, block().lane() ^ lanes, lanes);
 }
+int64_t shuffle_xor(int64_t x, int lanes) {
+  return exchange(x, block().lane() ^ lanes, lanes);
+}
+int shuffle(int x, int from) {
+  return exchange(x, from & 31, 106);
+}
 int broadcast_lane0(int x) {
   return exchange(x, 0, 100);
 }

@@ -33,6 +33,8 @@ uint32_t shared_address(const void* p);
 float shuffle_xor(float x, int lanes);
 int shuffle_xor(int x, int lanes);
 double shuffle_xor(double x, int lanes);
+int64_t shuffle_xor(int64_t x, int lanes);
+int shuffle(int x, int from);
 int broadcast_lane0(int x);
 uint32_t ballot(bool yes);
 void sync_warp();
@@ -70,6 +72,14 @@ inline uint32_t float_bits(float x) {
 }
 inline int count_bits(uint32_t x) {
   return std::popcount(x);
+}
+inline int highest_bit(uint32_t x) {
+  return 31 - std::countl_zero(x);
+}
+inline uint32_t reverse_bits(uint32_t x) {
+  uint32_t reversed = 0;
+  for (int i = 0; i < 32; ++i) reversed |= (x >> i & 1u) << (31 - i);
+  return reversed;
 }
 inline float to_float(uint16_t bits, Bf16) {
   return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
