@@ -58,9 +58,8 @@ struct TileKernel {
     }
   }
 
-  // Rows [row, row + have) and units [unit, unit + n) of x, lanes and vectors exchanged: r[j] is
-  // unit
-  // + j of every row, zero where there is none. Whole squares are compiled apart: their loads,
+  // Rows [row, row + have) and units [unit, unit + n) of x, lanes and vectors exchanged: r[j] holds
+  // unit j of every row, zero where there is none. Whole squares are compiled apart: their loads,
   // shuffles and stores need no branch and no memory in between.
   template <bool kWhole>
   static void load_square(const RowsView& x, int64_t row, int have, int unit, int n,

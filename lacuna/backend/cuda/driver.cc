@@ -343,16 +343,6 @@ class DriverDevice final : public Device {
   }
 
  private:
-  // Uploads go through pinned memory that nobody else writes: no wait until it is full. What is
-  // staged is sent at once.
-  unsigned char* stage(size_t bytes) {
-    if (staged_ + bytes > kStagingBytes) synchronize();
-    return staging_ + staged_;
-  }
-  void send_staged(CUdeviceptr to, size_t bytes) {
-    check(api_.to_device(to, staging_ + staged_, bytes, stream_), "copy to device");
-    staged_ += (bytes + 63) / 64 * 64;
-  }
   std::string text(CUresult result) const {
     const char* words = nullptr;
     api_.error_string(result, &words);
