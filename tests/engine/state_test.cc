@@ -25,21 +25,21 @@ std::ostream& operator<<(std::ostream& out, const Carrying& c) {
 
 // One of each way to carry something from step to step, and every method with a state.
 constexpr Carrying kCarrying[] = {
-    {"Drift", "xattention:block=16,stride=4,top_p=0.6,refresh=drift,delta=1.5", "none"},
+    {"Drift", "xattention:block=16,stride=4,top_p=0.6,refresh=drift,delta=3", "none"},
     {"Never", "xattention:block=16,stride=4,top_p=0.6,refresh=never", "none"},
-    {"TokenOrder", "svg:block=16,density=0.4,refresh=at_steps,at=0+3", "none"},
+    {"TokenOrder", "svg:block=16,density=0.4,refresh=at_steps,at=2+5", "none"},
     {"AdaSpa", "adaspa:block=16,density=0.4", "none"},
-    {"AdaSpaAtSteps", "adaspa:block=16,density=0.4,refresh=at_steps,at=0+3", "none"},
+    {"AdaSpaAtSteps", "adaspa:block=16,density=0.4,refresh=at_steps,at=2+5", "none"},
     {"Svg2", "svg2:q_clusters=4,k_clusters=9,top_p=0.7", "none"},
-    {"Svg2Drift", "svg2:q_clusters=4,k_clusters=9,top_p=0.7,refresh=drift,delta=1.5", "none"},
+    {"Svg2Drift", "svg2:q_clusters=4,k_clusters=9,top_p=0.7,refresh=drift,delta=3", "none"},
     {"CarriedSkips", "xattention:block=16,stride=4,refresh=carry,retest=3",
      "running_max:lambda=0.9"},
 };
 
 constexpr Shape kShape{{3, 4, 6}, 5, 2, 16};
-constexpr int kSteps = 4;
+constexpr int kSteps = 4, kFirstStep = 2;
 
-// Two branches; the first head's q moves from step to step.
+// Two branches; the first head's q and k move from step to step.
 class StateTest : public testing::TestWithParam<Carrying> {
  protected:
   std::unique_ptr<Engine> engine() const {
@@ -54,7 +54,8 @@ class StateTest : public testing::TestWithParam<Carrying> {
     Input in = make_input(kShape, seed);
     const int64_t half = in.q.numel() / 2;
     std::memcpy(in.q.as<float>(), moved.q.as<float>(), half * sizeof(float));
-    attend(engine, site_at(step, 1, branch), in);
+    std::memcpy(in.k.as<float>(), moved.k.as<float>(), half * sizeof(float));
+    attend(engine, site_at(kFirstStep + step, 1, branch), in);
     return {in.out.as<float>(), in.out.as<float>() + in.out.numel()};
   }
   // Outputs of all sites.
