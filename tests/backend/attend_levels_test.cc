@@ -14,6 +14,7 @@
 
 #include "lacuna/backend/cpu/cpu_backend.h"
 #include "lacuna/core/threads.h"
+#include "tests/support/temp_folder.h"
 
 namespace lacuna::cpu {
 namespace {
@@ -120,14 +121,6 @@ TEST(AttendLevels, TheRealTimerTimesACallAndLeavesTheThreadsAlone) {
 
 class LevelCache : public testing::Test {
  protected:
-  LevelCache()
-      : folder_(fs::path(testing::TempDir()) /
-                ("lacuna_levels_" +
-                 std::string(testing::UnitTest::GetInstance()->current_test_info()->name()))) {
-    fs::remove_all(folder_);
-  }
-  ~LevelCache() override { fs::remove_all(folder_); }
-
   LevelSearch search(Isa widest = Isa::amx) {
     return {widest, false, folder_ / "deep", "processor", made_up_.timer()};
   }
@@ -152,7 +145,8 @@ class LevelCache : public testing::Test {
     std::ofstream(path, std::ios::binary | std::ios::trunc) << text;
   }
 
-  fs::path folder_;
+  const test::TempFolder temp_;
+  const fs::path folder_ = temp_.path() / "cache";  // not there yet
   MadeUpTimer made_up_;
 };
 

@@ -9,25 +9,25 @@
 #include <functional>
 #include <iterator>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "lacuna/calibrate/calibration.h"
 #include "tests/calibrate/toy_subject.h"
+#include "tests/support/temp_folder.h"
 
 namespace lacuna::test {
 
 namespace fs = std::filesystem;
 
-// Emptied by its first call in a test.
+// One for each test.
 inline fs::path temporary_folder() {
-  const auto* info = testing::UnitTest::GetInstance()->current_test_info();
-  static std::string last;
-  const std::string name = std::string(info->test_suite_name()) + "." + info->name();
-  const fs::path folder = fs::path(testing::TempDir()) / "lacuna_calibrate" / name;
-  if (last != name) fs::remove_all(folder);
-  last = name;
-  fs::create_directories(folder);
-  return folder;
+  static const testing::TestInfo* last = nullptr;
+  static std::optional<TempFolder> folder;
+  const testing::TestInfo* info = testing::UnitTest::GetInstance()->current_test_info();
+  if (last != info) folder.emplace();
+  last = info;
+  return folder->path();
 }
 
 inline std::string bytes_of(const fs::path& path) {

@@ -13,6 +13,7 @@
 
 #include "lacuna/core/error.h"
 #include "lacuna/core/mapped_file.h"
+#include "tests/support/temp_folder.h"
 
 namespace lacuna {
 namespace {
@@ -22,15 +23,6 @@ using testing::HasSubstr;
 
 class AtomicFileTest : public testing::Test {
  protected:
-  void SetUp() override {
-    directory_ =
-        fs::temp_directory_path() / ("lacuna-atomic-" + std::to_string(::getpid()) + "-" +
-                                     testing::UnitTest::GetInstance()->current_test_info()->name());
-    fs::create_directories(directory_);
-    target_ = directory_ / "out.bin";
-  }
-  void TearDown() override { fs::remove_all(directory_); }
-
   static std::string content(const fs::path& path) {
     std::ifstream in(path, std::ios::binary);
     std::ostringstream text;
@@ -39,7 +31,8 @@ class AtomicFileTest : public testing::Test {
   }
   int64_t entries() const { return std::distance(fs::directory_iterator(directory_), {}); }
 
-  fs::path directory_, target_;
+  const test::TempFolder temp_;
+  const fs::path directory_ = temp_.path(), target_ = directory_ / "out.bin";
 };
 
 TEST_F(AtomicFileTest, AppearsOnlyOnCommit) {

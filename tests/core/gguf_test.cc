@@ -3,11 +3,11 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include "lacuna/core/convert.h"
 #include "lacuna/core/error.h"
 #include "tests/core/gguf_builder.h"
+#include "tests/support/temp_folder.h"
 
 namespace lacuna {
 namespace {
@@ -20,13 +20,6 @@ constexpr uint32_t kF32 = 0, kQ8_0 = 8;
 
 class Gguf : public testing::Test {
  protected:
-  void SetUp() override {
-    path_ = fs::temp_directory_path() /
-            ("lacuna-gguf-" + std::to_string(::getpid()) + "-" +
-             testing::UnitTest::GetInstance()->current_test_info()->name() + ".gguf");
-  }
-  void TearDown() override { fs::remove(path_); }
-
   std::string error_of(const std::string& bytes) {
     std::ofstream(path_, std::ios::binary) << bytes;
     try {
@@ -38,7 +31,8 @@ class Gguf : public testing::Test {
   }
   std::string error_of(const GgufBuilder& builder) { return error_of(builder.bytes()); }
 
-  fs::path path_;
+  const test::TempFolder temp_;
+  const fs::path path_ = temp_.path() / "model.gguf";
 };
 
 std::string floats(int n) {

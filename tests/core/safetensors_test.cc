@@ -3,13 +3,13 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cstring>
 #include <fstream>
 #include <sstream>
 
 #include "lacuna/core/error.h"
+#include "tests/support/temp_folder.h"
 
 namespace lacuna {
 namespace {
@@ -19,14 +19,6 @@ using testing::HasSubstr;
 
 class Safetensors : public testing::Test {
  protected:
-  void SetUp() override {
-    directory_ =
-        fs::temp_directory_path() / ("lacuna-safetensors-" + std::to_string(::getpid()) + "-" +
-                                     testing::UnitTest::GetInstance()->current_test_info()->name());
-    fs::create_directories(directory_);
-  }
-  void TearDown() override { fs::remove_all(directory_); }
-
   fs::path file(const std::string& bytes) {
     const fs::path path = directory_ / "hostile.safetensors";
     std::ofstream(path, std::ios::binary) << bytes;
@@ -48,7 +40,8 @@ class Safetensors : public testing::Test {
     return "accepted";
   }
 
-  fs::path directory_;
+  const test::TempFolder temp_;
+  const fs::path directory_ = temp_.path();
 };
 
 TEST_F(Safetensors, RoundTripKeepsNamesShapesBytesAndMetadata) {

@@ -3,7 +3,6 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
@@ -13,6 +12,7 @@
 #include "lacuna/engine/engine.h"
 #include "lacuna/methods/selection.h"
 #include "tests/engine/fixtures.h"
+#include "tests/support/temp_folder.h"
 
 namespace lacuna::test {
 namespace {
@@ -39,8 +39,6 @@ const Input& input_at(const Shape& shape, int step) {
 
 class MaskLogTest : public testing::Test {
  protected:
-  void TearDown() override { fs::remove(path_); }
-
   ProfileTarget target(const Shape& shape) const {
     return {"toy",
             "abc",
@@ -85,8 +83,8 @@ class MaskLogTest : public testing::Test {
   }
 
   const Shape shape_{{2, 8, 8}, 5, 2};
-  const fs::path path_ =
-      fs::path(testing::TempDir()) / fmt::format("mask_log_test-{}.safetensors", getpid());
+  const TempFolder temp_;
+  const fs::path path_ = temp_.path() / "masks.safetensors";
   std::vector<TraceEntry> entries_, replayed_;
 };
 

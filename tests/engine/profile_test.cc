@@ -3,7 +3,6 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <fstream>
 #include <iterator>
@@ -11,6 +10,7 @@
 
 #include "lacuna/methods/selection.h"
 #include "tests/engine/fixtures.h"
+#include "tests/support/temp_folder.h"
 
 namespace lacuna::test {
 namespace {
@@ -69,15 +69,6 @@ Profile sample() {
 
 class ProfileFile : public testing::Test {
  protected:
-  ProfileFile() {
-    folder_ = std::filesystem::temp_directory_path() /
-              ("lacuna_profile_test_" + std::to_string(getpid()) + "_" +
-               testing::UnitTest::GetInstance()->current_test_info()->name());
-    std::filesystem::create_directories(folder_);
-    path_ = folder_ / "p.json";
-  }
-  ~ProfileFile() override { std::filesystem::remove_all(folder_); }
-
   static std::string read(const std::filesystem::path& path) {
     std::ifstream in(path, std::ios::binary);
     return {std::istreambuf_iterator<char>(in), {}};
@@ -101,7 +92,8 @@ class ProfileFile : public testing::Test {
     return text_;
   }
 
-  std::filesystem::path folder_, path_;
+  const test::TempFolder temp_;
+  const std::filesystem::path folder_ = temp_.path(), path_ = folder_ / "p.json";
   std::string text_;
 };
 

@@ -3,7 +3,6 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <cstring>
@@ -13,15 +12,12 @@
 #include "lacuna/engine/engine.h"
 #include "tests/engine/fixtures.h"
 #include "tests/support/random.h"
+#include "tests/support/temp_folder.h"
 
 namespace lacuna::test {
 namespace {
 
 namespace fs = std::filesystem;
-
-fs::path temporary(const char* name) {
-  return fs::path(testing::TempDir()) / fmt::format("{}-{}", getpid(), name);
-}
 
 TEST(RecordSites, ParsesAndMatches) {
   const RecordFilter filter = parse_record_sites("steps=2,10;layers=0-1;branches=both");
@@ -57,7 +53,8 @@ TEST(Recording, RoundTripsWhatTheEngineSaw) {
     engine.attend({.step = step, .num_steps = 2, .sigma = 0.5f, .layer = 3, .num_layers = 4}, grid,
                   2, heads_first(q), heads_first(k), heads_first(v), out);
   ASSERT_EQ(recorder.size(), 1u);
-  const fs::path path = temporary("recording.safetensors");
+  const test::TempFolder temp;
+  const fs::path path = temp.path() / "recording.safetensors";
   recorder.save(path);
 
   const Recording recording(path);
@@ -80,13 +77,15 @@ TEST(Recording, RefusesTooMuchAndNothing) {
   const Tensor x(DType::f32, {1, 8, 4});
   Recorder small(*backend, RecordFilter{}, 100);
   EXPECT_THROW(small.add({}, {2, 2, 2}, 0, x, x, x), Error);
-  EXPECT_THROW(Recorder(*backend, RecordFilter{}, 1 << 20).save(temporary("nothing.safetensors")),
-               Error);
+  const test::TempFolder temp;
+  EXPECT_THROW(Recorder(*backend, RecordFilter{}, 1 << 20).save(temp.path() / "nothing"), Error);
+  EXPECT_TRUE(fs::is_empty(temp.path()));
 }
 
 TEST(Recording, RefusesHostileFiles) {
   const Tensor x = Tensor::zeros(DType::f32, {1, 8, 4});
-  const fs::path path = temporary("hostile.safetensors");
+  const test::TempFolder temp;
+  const fs::path path = temp.path() / "hostile.safetensors";
   const std::string good =
       R"({"step":0,"num_steps":1,"sigma":1.0,"layer":0,"num_layers":1,"branch":"cond","expert":0,)"
       R"("grid":[2,2,2],"text_tokens":0})";

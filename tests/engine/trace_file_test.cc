@@ -3,12 +3,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <fstream>
 
 #include "lacuna/core/error.h"
 #include "tests/methods/fixtures.h"
+#include "tests/support/temp_folder.h"
 
 namespace lacuna::test {
 namespace {
@@ -18,7 +18,6 @@ using testing::HasSubstr;
 
 class TraceFileTest : public testing::Test {
  protected:
-  void TearDown() override { fs::remove(path_); }
   void write(const std::string& text) const { std::ofstream(path_, std::ios::binary) << text; }
   std::string read() const {
     std::ifstream in(path_, std::ios::binary);
@@ -54,8 +53,8 @@ class TraceFileTest : public testing::Test {
     return t;
   }
 
-  const fs::path path_ =
-      fs::path(testing::TempDir()) / fmt::format("trace_file_test-{}.json", getpid());
+  const TempFolder temp_;
+  const fs::path path_ = temp_.path() / "trace.json";
 };
 
 TEST_F(TraceFileTest, RoundTrips) {

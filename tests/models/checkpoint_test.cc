@@ -3,13 +3,13 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <fstream>
 
 #include "lacuna/core/error.h"
 #include "lacuna/core/safetensors.h"
 #include "tests/core/gguf_builder.h"
+#include "tests/support/temp_folder.h"
 
 namespace lacuna {
 namespace {
@@ -36,14 +36,6 @@ const Names kT5Gguf = {"enc.blk.0.attn_q.weight", "token_embd.weight"};
 
 class CheckpointTest : public testing::Test {
  protected:
-  void SetUp() override {
-    root_ =
-        fs::temp_directory_path() / ("lacuna-checkpoint-" + std::to_string(::getpid()) + "-" +
-                                     testing::UnitTest::GetInstance()->current_test_info()->name());
-    fs::create_directories(root_);
-  }
-  void TearDown() override { fs::remove_all(root_); }
-
   fs::path weights(const std::string& relative, const Names& names) {
     const fs::path path = root_ / relative;
     fs::create_directories(path.parent_path());
@@ -69,7 +61,8 @@ class CheckpointTest : public testing::Test {
     return "accepted";
   }
 
-  fs::path root_;
+  const test::TempFolder temp_;
+  const fs::path root_ = temp_.path();
 };
 
 TEST_F(CheckpointTest, ReadsADiffusersFolderWithTwoExpertsAndShards) {

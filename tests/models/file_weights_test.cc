@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cstring>
 #include <fstream>
@@ -12,6 +11,7 @@
 #include "lacuna/core/safetensors.h"
 #include "lacuna/models/weights.h"
 #include "tests/core/gguf_builder.h"
+#include "tests/support/temp_folder.h"
 
 namespace lacuna {
 namespace {
@@ -32,14 +32,6 @@ Tensor counting(DType dtype, std::initializer_list<int64_t> shape, float first) 
 
 class FileWeights : public testing::Test {
  protected:
-  void SetUp() override {
-    directory_ =
-        fs::temp_directory_path() / ("lacuna-weights-" + std::to_string(::getpid()) + "-" +
-                                     testing::UnitTest::GetInstance()->current_test_info()->name());
-    fs::create_directories(directory_);
-  }
-  void TearDown() override { fs::remove_all(directory_); }
-
   template <typename Action>
   static std::string error_of(Action action) {
     try {
@@ -50,7 +42,8 @@ class FileWeights : public testing::Test {
     return "accepted";
   }
 
-  fs::path directory_;
+  const test::TempFolder temp_;
+  const fs::path directory_ = temp_.path();
 };
 
 TEST_F(FileWeights, MergesSafetensorsAndGgufWithoutTheirPrefixes) {

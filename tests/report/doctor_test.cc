@@ -12,6 +12,7 @@
 #include "lacuna/report/dense_pass.h"
 #include "tests/calibrate/toy_subject.h"
 #include "tests/support/local_call.h"
+#include "tests/support/temp_folder.h"
 
 namespace lacuna::test {
 namespace {
@@ -206,7 +207,8 @@ TEST(Doctor, WritesAProfileForTheModel) {
   ASSERT_TRUE(d.pays);
   const Profile made =
       doctor_profile(d, examination.result(), subject.target(), dense_rules(5, "1"));
-  const auto path = std::filesystem::path(testing::TempDir()) / "lacuna_doctor.profile.json";
+  const test::TempFolder temp;
+  const auto path = temp.path() / "doctor.profile.json";
   save_profile(made, path);
   const Profile loaded = load_profile(path);
   EXPECT_NO_THROW(check_profile(loaded, subject.target()));
@@ -217,7 +219,6 @@ TEST(Doctor, WritesAProfileForTheModel) {
   const PolicyTiming run = policy_pass(subject, 0, loaded.policy());
   EXPECT_LT(run.density, 1.0);
   EXPECT_GT(run.total_ms, run.attention_ms);
-  std::filesystem::remove(path);
 
   const Diagnosis no = diagnose(examination.result(), made_cost(1.0, 5.0), 72,
                                 {5, {}, {}, {0, 1, 2}}, timing.share());

@@ -3,7 +3,6 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <fstream>
 
@@ -16,6 +15,7 @@
 #include "lacuna/report/sections.h"
 #include "lacuna/report/text.h"
 #include "tests/methods/fixtures.h"
+#include "tests/support/temp_folder.h"
 
 namespace lacuna::test {
 namespace {
@@ -29,8 +29,6 @@ constexpr int kSteps = 3, kLayers = 2;
 class InspectTest : public testing::Test {
  protected:
   void SetUp() override {
-    folder_ = fs::path(testing::TempDir()) / fmt::format("inspect_test-{}", getpid());
-    fs::create_directories(folder_);
     const Shape shape{{4, 8, 8}, 0, 2};
     target_ = {"toy", "abc", kLayers, 2, 32, shape.grid, 0, {1.0, 0.5, 0.25}};
     Policy policy =
@@ -58,7 +56,6 @@ class InspectTest : public testing::Test {
     inputs.save(inputs_ = folder_ / "qkv.safetensors");
     entries_ = engine.trace().entries();
   }
-  void TearDown() override { fs::remove_all(folder_); }
 
   Json look(std::initializer_list<fs::path> files) const {
     const std::vector<fs::path> list(files);
@@ -73,7 +70,9 @@ class InspectTest : public testing::Test {
 
   const std::unique_ptr<Backend> backend_ = make_backend("ref");
   ProfileTarget target_;
-  fs::path folder_, trace_, masks_, inputs_;
+  const TempFolder temp_;
+  const fs::path folder_ = temp_.path();
+  fs::path trace_, masks_, inputs_;
   std::vector<TraceEntry> entries_;
 };
 

@@ -4,7 +4,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <csignal>
 #include <filesystem>
@@ -14,6 +13,7 @@
 #include <string>
 
 #include "lacuna/core/error.h"
+#include "tests/support/temp_folder.h"
 
 namespace lacuna {
 namespace {
@@ -25,15 +25,6 @@ using testing::Not;
 
 class PageTest : public testing::Test {
  protected:
-  void SetUp() override {
-    directory_ =
-        fs::temp_directory_path() / ("lacuna-page-" + std::to_string(::getpid()) + "-" +
-                                     testing::UnitTest::GetInstance()->current_test_info()->name());
-    fs::create_directories(directory_);
-    path_ = directory_ / "report.html";
-  }
-  void TearDown() override { fs::remove_all(directory_); }
-
   std::string content() const {
     std::ifstream in(path_, std::ios::binary);
     std::ostringstream text;
@@ -58,7 +49,8 @@ class PageTest : public testing::Test {
     return page.substr(from, page.find("</script>", from) - from);
   }
 
-  fs::path directory_, path_;
+  const test::TempFolder temp_;
+  const fs::path directory_ = temp_.path(), path_ = directory_ / "report.html";
 };
 
 Json plain() {

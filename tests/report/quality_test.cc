@@ -2,7 +2,6 @@
 #include "lacuna/report/quality.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -14,6 +13,7 @@
 
 #include "lacuna/core/error.h"
 #include "lacuna/core/rng.h"
+#include "tests/support/temp_folder.h"
 
 namespace lacuna {
 namespace {
@@ -159,8 +159,8 @@ std::vector<double> column(const std::filesystem::path& file, const std::string&
 
 TEST(Quality, AgreesWithTheCommandLineOfFfmpeg) {
   if (std::system("ffmpeg -version > /dev/null 2>&1") != 0) GTEST_SKIP() << "no ffmpeg here";
-  std::string folder = (std::filesystem::temp_directory_path() / "lacuna-quality-XXXXXX").string();
-  ASSERT_NE(mkdtemp(folder.data()), nullptr);
+  const test::TempFolder temp;
+  const std::string folder = temp.path();
   Clip reference{kWidth, kHeight, 16, {}}, candidate = reference;
   for (int kind = 0; kind < 10; ++kind) {
     reference.append(scene().rgb);
@@ -181,7 +181,6 @@ TEST(Quality, AgreesWithTheCommandLineOfFfmpeg) {
   const int status = std::system(command.c_str());
   const std::vector<double> psnr = column(folder + "/psnr", "psnr_avg:");
   const std::vector<double> ssim = column(folder + "/ssim", "All:");
-  std::filesystem::remove_all(folder);
   ASSERT_EQ(status, 0);
   const Quality quality = compare_frames(reference, candidate);
   ASSERT_EQ(psnr.size(), quality.frame_psnr.size());

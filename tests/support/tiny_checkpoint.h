@@ -4,7 +4,6 @@
 #pragma once
 
 #include <fmt/ranges.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -19,6 +18,7 @@
 #include "lacuna/core/safetensors.h"
 #include "lacuna/models/vae/wan_decoder.h"
 #include "lacuna/models/wan/dit.h"
+#include "tests/support/temp_folder.h"
 
 namespace lacuna::test {
 
@@ -34,9 +34,6 @@ class TinyCheckpoint {
  public:
   explicit TinyCheckpoint(const TinyKind& kind) {
     namespace fs = std::filesystem;
-    std::string name = (fs::temp_directory_path() / "lacuna-tiny-XXXXXX").string();
-    LACUNA_CHECK(mkdtemp(name.data()) != nullptr, "tiny checkpoint: no folder");
-    folder_ = name;
     const VaeConfig vae = vae_config(kind);
     write(folder_ / "model_index.json", R"({"_class_name": "WanPipeline"})");
     for (const char* part : {"text_encoder", "tokenizer"})
@@ -52,8 +49,6 @@ class TinyCheckpoint {
     const WanDecoder decoder(vae, source);
     save(source, "vae", vae_json(vae));
   }
-  ~TinyCheckpoint() { std::filesystem::remove_all(folder_); }
-  TinyCheckpoint(const TinyCheckpoint&) = delete;
 
   const std::filesystem::path& folder() const { return folder_; }
 
@@ -134,7 +129,8 @@ class TinyCheckpoint {
     write_safetensors(folder_ / part / "diffusion_pytorch_model.safetensors", tensors, {});
   }
 
-  std::filesystem::path folder_;
+  const TempFolder temp_;
+  const std::filesystem::path folder_ = temp_.path();
 };
 
 }  // namespace lacuna::test

@@ -15,6 +15,7 @@
 #include "lacuna/core/error.h"
 #include "lacuna/core/metrics.h"
 #include "tests/support/compare.h"
+#include "tests/support/temp_folder.h"
 #include "tests/support/tiny_checkpoint.h"
 
 namespace lacuna::test {
@@ -56,10 +57,10 @@ Made make(Backend& backend, Model& model, const Request& r, int64_t max_memory =
           const cuda::emulator::Transfers* noted = nullptr) {
   Made made;
   Context ctx{backend};
-  const std::string name = fs::path(testing::TempDir()) / fmt::format("lacuna-cuda-{}", getpid());
+  const test::TempFolder folder;
   GenerationFiles files;
-  files.video = name + ".y4m";
-  files.latents = name + ".safetensors";
+  files.video = folder.path() / "clip.y4m";
+  files.latents = folder.path() / "latents.safetensors";
   files.keep_latents = true;
   GenerationHooks hooks;
   hooks.note = [&](const std::string& line) { made.note += line; };
@@ -70,8 +71,6 @@ Made make(Backend& backend, Model& model, const Request& r, int64_t max_memory =
   made.latents = std::move(load_state(files.latents).state.latents);
   std::ifstream video(files.video, std::ios::binary);
   made.video.assign(std::istreambuf_iterator<char>(video), {});
-  fs::remove(files.video);
-  fs::remove(files.latents);
   return made;
 }
 

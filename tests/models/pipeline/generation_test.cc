@@ -2,7 +2,6 @@
 #include "lacuna/models/pipeline/generation.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <cmath>
@@ -12,6 +11,7 @@
 #include "lacuna/core/metrics.h"
 #include "lacuna/core/threads.h"
 #include "tests/support/guarded_backend.h"
+#include "tests/support/temp_folder.h"
 
 namespace lacuna {
 namespace {
@@ -21,9 +21,6 @@ namespace fs = std::filesystem;
 class GenerationTest : public testing::Test {
  protected:
   void SetUp() override {
-    std::string name = (fs::temp_directory_path() / "lacuna-gen-XXXXXX").string();
-    ASSERT_NE(mkdtemp(name.data()), nullptr);
-    folder_ = name;
     threads_ = num_threads();
     backend_ = make_backend("cpu");
   }
@@ -64,7 +61,8 @@ class GenerationTest : public testing::Test {
     return std::move(load_state(folder_ / (name + ".safetensors")).state.latents);
   }
 
-  fs::path folder_;
+  const test::TempFolder temp_;
+  const fs::path folder_ = temp_.path();
   int threads_ = 1;
   std::unique_ptr<Backend> backend_;
   std::atomic<bool> cancel_{false};

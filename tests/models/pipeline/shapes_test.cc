@@ -2,7 +2,6 @@
 // The small model that ships: do its clips show the colour that the prompt names? Through the whole
 // path: tokenizer, text encoder, transformer, sampler, decoder. tools/train/score.py judges more.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -11,6 +10,7 @@
 
 #include "lacuna/core/threads.h"
 #include "lacuna/models/pipeline/generation.h"
+#include "tests/support/temp_folder.h"
 
 namespace lacuna {
 namespace {
@@ -57,8 +57,7 @@ TEST(Shapes, ClipsShowTheColourOfThePrompt) {
   const auto backend = make_backend("cpu");
   const auto model = Model::open(std::array{folder});
   Context ctx{*backend, DType::f32};
-  std::string scratch = (fs::temp_directory_path() / "lacuna-shapes-XXXXXX").string();
-  ASSERT_NE(mkdtemp(scratch.data()), nullptr);
+  const test::TempFolder scratch;
   for (const char* colour : {"red", "green", "yellow"}) {
     const FamilyDefaults& d = model->defaults();
     Request r;
@@ -71,7 +70,7 @@ TEST(Shapes, ClipsShowTheColourOfThePrompt) {
     r.guidance = r.guidance_low = d.guidance;
     r.dtype = "f32";
     GenerationFiles files;
-    files.latents = fs::path(scratch) / "latents.safetensors";
+    files.latents = scratch.path() / "latents.safetensors";
     files.keep_latents = true;
     generate(*model, ctx, r, files, {}, 0, {});
     ColourCount count;
@@ -79,7 +78,6 @@ TEST(Shapes, ClipsShowTheColourOfThePrompt) {
     model->decoder().decode(ctx, latents, {}, [&](const TensorView& f) { count.add(f); });
     EXPECT_STREQ(count.dominant(), colour);
   }
-  fs::remove_all(scratch);
 }
 
 }  // namespace

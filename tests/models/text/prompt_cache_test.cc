@@ -10,6 +10,7 @@
 
 #include "lacuna/core/error.h"
 #include "lacuna/core/rng.h"
+#include "tests/support/temp_folder.h"
 
 namespace lacuna {
 namespace {
@@ -18,15 +19,6 @@ namespace fs = std::filesystem;
 
 class PromptCacheTest : public ::testing::Test {
  protected:
-  PromptCacheTest() : folder_(fs::path(::testing::TempDir()) / ("lacuna_" + test_name())) {
-    fs::remove_all(folder_);
-  }
-  ~PromptCacheTest() override { fs::remove_all(folder_); }
-
-  static std::string test_name() {
-    return ::testing::UnitTest::GetInstance()->current_test_info()->name();
-  }
-
   static Tensor embedding(int64_t n, int64_t dim, const std::string& name = "e") {
     Tensor out(DType::f32, {n, dim});
     fill_hash(name, 0.0, 1.0, {out.as<float>(), static_cast<size_t>(out.numel())});
@@ -38,7 +30,8 @@ class PromptCacheTest : public ::testing::Test {
            std::memcmp(a.as<float>(), b.as<float>(), static_cast<size_t>(a.numel()) * 4) == 0;
   }
 
-  fs::path folder_;
+  const test::TempFolder temp_;
+  const fs::path folder_ = temp_.path() / "prompts";  // not there yet
 };
 
 const std::vector<int32_t> kIds = {5, 7, 1};

@@ -10,6 +10,7 @@
 #include "lacuna/core/error.h"
 #include "lacuna/core/safetensors.h"
 #include "lacuna/models/text/prompt_cache.h"
+#include "tests/support/temp_folder.h"
 
 namespace lacuna {
 namespace {
@@ -19,19 +20,11 @@ namespace fs = std::filesystem;
 // The tiny preset's hash weights in a safetensors file, with the fixture's tokenizer.
 class TextEncoderTest : public ::testing::Test {
  protected:
-  TextEncoderTest()
-      : folder_(fs::path(::testing::TempDir()) /
-                (std::string("lacuna_text_") +
-                 ::testing::UnitTest::GetInstance()->current_test_info()->name())),
-        backend_(make_backend("ref")),
-        ctx_{*backend_, DType::f32, {}} {
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
+  TextEncoderTest() : backend_(make_backend("ref")), ctx_{*backend_, DType::f32, {}} {
     files_.weights = {folder_ / "text_encoder.safetensors"};
     files_.tokenizer = LACUNA_TEST_DATA "/tokenizer/bytes.tokenizer.json";
     write_weights();
   }
-  ~TextEncoderTest() override { fs::remove_all(folder_); }
 
   void write_weights() {
     const Umt5Names names{Umt5Naming::hugging_face, ""};
@@ -63,7 +56,8 @@ class TextEncoderTest : public ::testing::Test {
            std::memcmp(a.as<float>(), b.as<float>(), static_cast<size_t>(a.numel()) * 4) == 0;
   }
 
-  fs::path folder_;
+  const test::TempFolder temp_;
+  const fs::path folder_ = temp_.path();
   std::unique_ptr<Backend> backend_;
   Context ctx_;
   TextEncoderFiles files_;

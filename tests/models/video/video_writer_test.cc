@@ -2,7 +2,6 @@
 #include "lacuna/models/video/video_writer.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <cstdlib>
@@ -10,6 +9,7 @@
 #include <vector>
 
 #include "lacuna/core/error.h"
+#include "tests/support/temp_folder.h"
 
 namespace lacuna {
 namespace {
@@ -18,17 +18,11 @@ namespace fs = std::filesystem;
 
 class VideoTest : public testing::Test {
  protected:
-  void SetUp() override {
-    std::string name = (fs::temp_directory_path() / "lacuna-video-XXXXXX").string();
-    ASSERT_NE(mkdtemp(name.data()), nullptr);
-    folder_ = name;
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
   size_t files() const {
     return static_cast<size_t>(std::distance(fs::directory_iterator(folder_), {}));
   }
-  fs::path folder_;
+  const test::TempFolder temp_;
+  const fs::path folder_ = temp_.path();
 };
 
 std::vector<uint8_t> frame(int width, int height, int t) {
