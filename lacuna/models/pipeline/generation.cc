@@ -26,10 +26,11 @@ std::string gib(int64_t bytes) {
   return fmt::format("{:.2f} GiB", bytes / 1073741824.0);
 }
 
-// Gives the engine what it carried when the run stopped.
+// Gives the engine what it carried when the run stopped; nothing is carried past the last step.
 void restore_attention(Engine& engine, Model& model, const Request& request,
                        const SamplingState& state) {
-  if (state.next_step == 0 || !engine.carries()) return;
+  const bool finished = state.next_step == make_sampler(request.sampler)->num_steps();
+  if (state.next_step == 0 || finished || !engine.carries()) return;
   LACUNA_CHECK(!state.attention.empty(),
                "resume: {} carries masks from step to step, which the latents file does not hold; "
                "start again",

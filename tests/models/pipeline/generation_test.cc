@@ -145,6 +145,17 @@ TEST_F(GenerationTest, ResumesWhatIsCarriedBitForBit) {
   }
 }
 
+// Nothing is carried past the last step: what is left is the decoder.
+TEST_F(GenerationTest, AFinishedRunIsOnlyDecoded) {
+  Request r = request();
+  r.attention = "adaspa:block=16";
+  make(r, "whole");
+  LoadedState loaded = load_state(folder_ / "whole.safetensors");
+  EXPECT_EQ(loaded.state.next_step, r.sampler.num_steps);
+  make(loaded.request, "again", {}, std::move(loaded.state));
+  EXPECT_EQ(bytes("again.y4m"), bytes("whole.y4m"));
+}
+
 TEST_F(GenerationTest, RefusesToResumeWithoutTheMasks) {
   Request r = request();
   r.attention = "adaspa";
