@@ -35,9 +35,7 @@ function(lacuna_test name folder)
     return()
   endif()
   add_executable(test_${name} ${sources})
-  target_link_libraries(test_${name} PRIVATE ${ARG_LIBS} GTest::gtest GTest::gmock GTest::gtest_main)
-  target_compile_definitions(test_${name} PRIVATE
-    LACUNA_TEST_DATA="${CMAKE_SOURCE_DIR}/tests/data" LACUNA_ASSETS="${CMAKE_SOURCE_DIR}/assets")
+  target_link_libraries(test_${name} PRIVATE ${ARG_LIBS} lacuna_test_support GTest::gtest GTest::gmock GTest::gtest_main)
   include(GoogleTest)
   gtest_discover_tests(test_${name} DISCOVERY_MODE PRE_TEST
     PROPERTIES LABELS ${name} TIMEOUT 300 ENVIRONMENT ${LACUNA_TEST_ENVIRONMENT})

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "tests/fuzz/parsers.h"
+#include "tests/support/repository.h"
 
 namespace lacuna::fuzz {
 namespace {
@@ -24,7 +25,7 @@ class Corpus : public testing::TestWithParam<Parser> {};
 
 TEST_P(Corpus, EveryInputParsesOrThrowsError) {
   const Parser& parser = GetParam();
-  const fs::path folder = fs::path(LACUNA_TEST_DATA) / ".." / "fuzz" / "corpus" / parser.name;
+  const fs::path folder = test::repository() / "tests/fuzz/corpus" / parser.name;
   int accepted = 0, refused = 0;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
     const std::vector<uint8_t> input = read(entry.path());

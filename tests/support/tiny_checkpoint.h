@@ -18,6 +18,7 @@
 #include "lacuna/core/safetensors.h"
 #include "lacuna/models/vae/wan_decoder.h"
 #include "lacuna/models/wan/dit.h"
+#include "tests/support/repository.h"
 #include "tests/support/temp_folder.h"
 
 namespace lacuna::test {
@@ -37,7 +38,7 @@ class TinyCheckpoint {
     const VaeConfig vae = vae_config(kind);
     write(folder_ / "model_index.json", R"({"_class_name": "WanPipeline"})");
     for (const char* part : {"text_encoder", "tokenizer"})
-      fs::create_directory_symlink(fs::path(LACUNA_ASSETS "/lacuna-shapes") / part, folder_ / part);
+      fs::create_directory_symlink(assets() / "lacuna-shapes" / part, folder_ / part);
     const WanConfig config = wan_config(kind, vae.z_dim);
     for (int expert = 0; expert < kind.experts; ++expert) {
       Noting source(expert == 0 ? "w:" : "w2:", kind.storage);

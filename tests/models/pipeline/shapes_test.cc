@@ -10,6 +10,7 @@
 
 #include "lacuna/core/threads.h"
 #include "lacuna/models/pipeline/generation.h"
+#include "tests/support/repository.h"
 #include "tests/support/temp_folder.h"
 
 namespace lacuna {
@@ -53,7 +54,7 @@ class ColourCount {
 };
 
 TEST(Shapes, ClipsShowTheColourOfThePrompt) {
-  const fs::path folder = LACUNA_ASSETS "/lacuna-shapes";
+  const fs::path folder = test::assets() / "lacuna-shapes";
   const auto backend = make_backend("cpu");
   const auto model = Model::open(std::array{folder});
   Context ctx{*backend, DType::f32};

@@ -10,6 +10,7 @@
 #include "lacuna/core/error.h"
 #include "lacuna/core/safetensors.h"
 #include "lacuna/models/text/prompt_cache.h"
+#include "tests/support/repository.h"
 #include "tests/support/temp_folder.h"
 
 namespace lacuna {
@@ -22,7 +23,7 @@ class TextEncoderTest : public ::testing::Test {
  protected:
   TextEncoderTest() : backend_(make_backend("ref")), ctx_{*backend_, DType::f32, {}} {
     files_.weights = {folder_ / "text_encoder.safetensors"};
-    files_.tokenizer = LACUNA_TEST_DATA "/tokenizer/bytes.tokenizer.json";
+    files_.tokenizer = test::test_data() / "tokenizer/bytes.tokenizer.json";
     write_weights();
   }
 
@@ -111,14 +112,15 @@ TEST_F(TextEncoderTest, SaysWhatDoesNotFit) {
 
 // ComfyUI ships spiece.model inside the encoder's file.
 TEST_F(TextEncoderTest, TokenizerInsideSafetensors) {
-  std::ifstream in(LACUNA_TEST_DATA "/tokenizer/plain.spiece.model", std::ios::binary);
+  const fs::path file = test::test_data() / "tokenizer/plain.spiece.model";
+  std::ifstream in(file, std::ios::binary);
   std::string bytes((std::istreambuf_iterator<char>(in)), {});
   const fs::path path = folder_ / "umt5.safetensors";
   write_safetensors(
       path,
       {{"spiece_model", make_view(bytes.data(), DType::u8, {static_cast<int64_t>(bytes.size())})}});
   const Tokenizer inside = Tokenizer::from_file(path);
-  const Tokenizer outside = Tokenizer::from_file(LACUNA_TEST_DATA "/tokenizer/plain.spiece.model");
+  const Tokenizer outside = Tokenizer::from_file(file);
   EXPECT_EQ(inside.encode("the red cat"), outside.encode("the red cat"));
 }
 

@@ -10,6 +10,7 @@
 
 #include "lacuna/core/error.h"
 #include "lacuna/models/text/tokenizer.h"
+#include "tests/support/repository.h"
 
 namespace lacuna {
 namespace {
@@ -17,7 +18,7 @@ namespace {
 using Json = nlohmann::json;
 
 std::string read_file(const std::string& name) {
-  std::ifstream in(std::string(LACUNA_TEST_DATA "/tokenizer/") + name, std::ios::binary);
+  std::ifstream in(test::test_data() / "tokenizer" / name, std::ios::binary);
   std::stringstream text;
   text << in.rdbuf();
   return text.str();

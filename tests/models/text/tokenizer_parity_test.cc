@@ -5,33 +5,35 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "lacuna/core/error.h"
 #include "lacuna/models/text/tokenizer.h"
+#include "tests/support/repository.h"
 
 namespace lacuna {
 namespace {
 
 using Json = nlohmann::json;
+namespace fs = std::filesystem;
 
 constexpr int32_t kExtraIds = 10;  // as in the script
 constexpr int64_t kLong = 1 << 20;
 
 // Another folder for live parity with bigger fixtures.
-std::string data_file(const std::string& name) {
+fs::path data_file(const std::string& name) {
   const char* folder = std::getenv("LACUNA_TOKENIZER_DATA");
-  return (folder != nullptr ? std::string(folder) : std::string(LACUNA_TEST_DATA "/tokenizer")) +
-         "/" + name;
+  return (folder != nullptr ? fs::path(folder) : test::test_data() / "tokenizer") / name;
 }
 
-std::string read_file(const std::string& path) {
+std::string read_file(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);
   std::stringstream text;
   text << in.rdbuf();
-  LACUNA_CHECK(in.good() && !text.str().empty(), "{}: cannot be read", path);
+  LACUNA_CHECK(in.good() && !text.str().empty(), "{}: cannot be read", path.string());
   return text.str();
 }
 

@@ -10,6 +10,7 @@
 
 #include "lacuna/models/vae/hash_case.h"
 #include "tests/models/vae/support.h"
+#include "tests/support/repository.h"
 
 namespace lacuna {
 namespace {
@@ -18,7 +19,7 @@ using testing::has_backend;
 using Json = nlohmann::json;
 
 std::vector<Json> vae_cases() {
-  std::ifstream file(LACUNA_ASSETS "/goldens/wan.json");
+  std::ifstream file(test::assets() / "goldens/wan.json");
   std::vector<Json> cases;
   const Json goldens = Json::parse(file, nullptr, /*allow_exceptions=*/false);
   if (goldens.is_discarded()) return cases;
