@@ -31,8 +31,9 @@ namespace lacuna::cuda {
 
 inline constexpr int kStages = kSm90Stages;
 inline constexpr int kConsumerWarps = 8;
-// An SM has 65,536 registers: 128 threads x 32 + 256 x 240 is all of them.
-inline constexpr int kProducerRegisters = 32, kConsumerRegisters = 240;
+// Together no more than at launch: setmaxnreg.inc waits for what is not there for ever.
+inline constexpr int kProducerRegisters = 24, kConsumerRegisters = 240;
+static_assert(kProducerRegisters + 2 * kConsumerRegisters <= 3 * kSm90LaunchRegisters);
 
 // Tiles lie as columns of 64 elements (128 bytes) so that each is one swizzle atom wide:
 // [head_dim / 64][rows][64], 16-byte chunk c of row r at chunk c ^ (r & 7).

@@ -384,8 +384,8 @@ class DriverDevice final : public Device {
   }
 
   CUfunction function(const unsigned char* image, const std::string& name) {
-    const auto [at, fresh] = functions_.try_emplace(name, nullptr);
-    if (!fresh) return at->second;
+    CUfunction& found = functions_[name];  // null until it could be had
+    if (found != nullptr) return found;
     CUmodule& module = modules_[image];
     if (module == nullptr) {
       const CUresult result = api_.load_module(&module, image);
@@ -395,8 +395,8 @@ class DriverDevice final : public Device {
                    name, driver_version_ / 1000, driver_version_ % 1000 / 10, text(result),
                    CUDA_VERSION / 1000, CUDA_VERSION % 1000 / 10);
     }
-    check(api_.get_function(&at->second, module, name.c_str()), name);
-    return at->second;
+    check(api_.get_function(&found, module, name.c_str()), name);
+    return found;
   }
   void allow_shared(CUfunction kernel, int bytes, const std::string& name) const {
     check(

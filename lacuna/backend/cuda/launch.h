@@ -92,6 +92,9 @@ enum class Family : uint8_t {
 };
 inline constexpr int kSm80Threads = 256, kSm90Threads = 384;
 inline constexpr int kSm90Stages = 2;  // of K and of V
+// Of a thread at launch: 65,536 / 384 in multiples of 8. setmaxnreg moves registers within what the
+// block was launched with; what the SM has beside that is out of its reach.
+inline constexpr int kSm90LaunchRegisters = 65536 / kSm90Threads / 8 * 8;
 inline constexpr int kernel_threads(Family family) {
   return family == Family::sm90 ? kSm90Threads : kSm80Threads;
 }

@@ -200,8 +200,9 @@ std::string Block::left_behind() {
     if (barriers[i].arrived != 0) return fmt::format("named barrier {} was left half full", i);
   int registers = 0;
   for (const WarpGroup& g : warp_groups) registers += g.registers * 128;
-  if (threads.size() == 384 && registers > 65536)
-    return fmt::format("{} registers, the block has 65536", registers);
+  constexpr int kAtLaunch = kSm90LaunchRegisters * kSm90Threads;
+  if (threads.size() == kSm90Threads && registers > kAtLaunch)
+    return fmt::format("{} registers, the block was launched with {}", registers, kAtLaunch);
   return fault_;
 }
 

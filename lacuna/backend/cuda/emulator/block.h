@@ -118,7 +118,7 @@ struct Warp {
 struct WarpGroup {
   uint32_t generation = 0;
   int arrived = 0;
-  int registers = 168;
+  int registers = kSm90LaunchRegisters;
   int64_t first_product = 0;
   std::deque<Product> products;
 };
