@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/pipeline_subject.h"
 
-#include <cstring>
-
 #include "lacuna/core/error.h"
 #include "lacuna/engine/json_object.h"
 
@@ -37,7 +35,7 @@ PipelineSubject::PipelineSubject(Model& model, Context& ctx, const Request& requ
 std::string PipelineSubject::describe() const {
   Json json = Json::parse(request_.to_json());
   json["prompts"] = prompts_;
-  return json.dump();
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);  // prompts are any bytes
 }
 
 void PipelineSubject::start(int prompt) {

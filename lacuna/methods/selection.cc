@@ -204,10 +204,7 @@ void transfer(const StateIo& io, BlockMask& mask) {
   io.number("columns", columns, 0, kMaxBlocks);
   const int64_t count = heads * rows * ((columns + 63) / 64);
   std::vector<uint64_t> words;
-  if (!io.reading() && count > 0) {
-    const uint64_t* first = mask.row(0, 0).data();
-    words.assign(first, first + count);
-  }
+  if (!io.reading()) words.assign(mask.words(), mask.words() + count);
   io.values("words", words);
   if (!io.reading()) return;
   LACUNA_CHECK(static_cast<int64_t>(words.size()) == count,
