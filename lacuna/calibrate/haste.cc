@@ -93,8 +93,10 @@ Budget::Budget(const Subject& subject, const HasteSettings& settings)
       host_(parse_plan(settings.host)),
       num_steps_(static_cast<size_t>(subject.target().num_steps())),
       num_layers_(subject.target().num_layers) {
-  LACUNA_CHECK(host_.method != nullptr && !host_.method->takes_masks(),
-               "haste: host {}, expected a method that selects", settings.host);
+  // A probe is one call of a new engine: a method that looks first would run dense in all of them.
+  LACUNA_CHECK(host_.method != nullptr && !host_.method->takes_masks() && !host_.method->looks(),
+               "haste: host {}, expected a method that selects in its first call", settings.host);
+  check_plan(host_);  // as the profile will be, when it is written
   const auto num_heads = static_cast<size_t>(subject.target().num_heads);
   Params spread = host_.params;
   // A host that takes one value only says so here.
@@ -187,7 +189,7 @@ void Budget::probe(Subject& subject, int unit, int sample, const TensorView& str
       const OneHead method(*host_.method, u.head, &density);
       Params params = host_.params;
       params.set(settings_.parameter, values_[k]);
-      Engine engine(subject.backend(), probe_policy(method, params, u.layer));
+      Engine engine(subject.backend(), probe_policy(method, params, u.layer, host_.compensate));
       if (u.layer > 0) subject.backend().copy(stream, scratch_);
       subject.run(engine, {u.layer, num_layers_}, scratch_, sparse_);
       *cell(density_, unit, sample, k) = density;

@@ -66,11 +66,13 @@ void Observer::observe(const Observation& seen, State* /*state*/) const {
   hooks_.mass(seen);
 }
 
-Policy probe_policy(const Method& method, const Params& params, int layer) {
+Policy probe_policy(const Method& method, const Params& params, int layer,
+                    Compensation compensate) {
   Rule rule;
   if (layer >= 0) rule.match.layers = {layer};
   rule.plan.method = &method;
   rule.plan.params = params;
+  rule.plan.compensate = compensate;
   Policy policy;
   policy.add(std::move(rule));
   return policy;

@@ -70,6 +70,7 @@ class Observer final : public Method {
 };
 
 // `method` with `params` in every layer (layer < 0) or in one, dense elsewhere.
-Policy probe_policy(const Method& method, const Params& params, int layer = -1);
+Policy probe_policy(const Method& method, const Params& params, int layer = -1,
+                    Compensation compensate = Compensation::none);
 
 }  // namespace lacuna

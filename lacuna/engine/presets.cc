@@ -49,7 +49,8 @@ constexpr Preset kPresets[] = {
     {"blasst", "dense", "running_max:a=314.68,b=6.1665,sparsity=0.75", "35%", "0-1,-2,-1",
      "BLASST (arXiv 2512.12087), NVIDIA's Wan2.2-T2V-A14B, low-noise expert: dense while t >= "
      "0.86, "
-     "14 of 40 steps"},
+     "14 of 40 steps at shift 3",
+     0.86},
     {"cef", "dense", "running_lse:lambda=-6", "", "",
      "Cumulative energy filtering (arXiv 2606.16317), Wan2.2-14B"},
 };
@@ -157,7 +158,8 @@ const Preset* find_preset(std::string_view name) {
   return nullptr;
 }
 
-PolicyWords expand_words(PolicyWords words, int num_steps, int num_layers) {
+PolicyWords expand_words(PolicyWords words, int num_steps, int num_layers,
+                         std::span<const double> sigmas) {
   const std::string given = words.attention;
   const size_t colon = given.find(':');
   const std::string name = given.substr(0, colon);
@@ -167,6 +169,11 @@ PolicyWords expand_words(PolicyWords words, int num_steps, int num_layers) {
                           ? std::string(preset->attention)
                           : merged(preset->attention, std::string_view(given).substr(colon + 1));
     fill(words.skip, preset->skip);
+    if (preset->dense_above > 0.0 && !sigmas.empty())
+      fill(words.dense_steps,
+           std::to_string(std::count_if(sigmas.begin(), sigmas.end(), [&](double sigma) {
+             return sigma >= preset->dense_above;
+           })));
     fill(words.dense_steps, preset->dense_steps);
     fill(words.dense_layers, preset->dense_layers);
   } else if (std::none_of(methods.begin(), methods.end(),

@@ -16,6 +16,8 @@ struct Preset {
   std::string_view dense_steps;   // as in PolicyWords; empty = none
   std::string_view dense_layers;  // as in PolicyWords; empty = none
   std::string_view source;        // paper or code, model, and what was changed
+  // Above 0: where the noise levels are known, steps of at least this sigma are dense instead.
+  double dense_above = 0.0;
 };
 
 std::span<const Preset> all_presets();
@@ -32,8 +34,10 @@ struct PolicyWords {
 
 // The same policy in words that parse_plan, parse_skip and make_policy read. A preset's settings
 // fill what was not given: given words win, and keys after the preset's name win over its own (a
-// given refresh rule over all of the preset's refresh keys). Shares are rounded down. Throws Error
-// listing methods and presets when the name is neither, or when a share or layer is not understood.
-PolicyWords expand_words(PolicyWords words, int num_steps, int num_layers);
+// given refresh rule over all of the preset's refresh keys). Shares are rounded down. `sigmas` are
+// those of the steps, falling, or empty when not known. Throws Error listing methods and presets
+// when the name is neither, or when a share or layer is not understood.
+PolicyWords expand_words(PolicyWords words, int num_steps, int num_layers,
+                         std::span<const double> sigmas = {});
 
 }  // namespace lacuna

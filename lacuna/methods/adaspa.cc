@@ -84,6 +84,7 @@ class AdaSpa final : public Method {
   }
   std::span<const ParamSpec> specs() const override { return kSpecs; }
   std::string_view density_parameter() const override { return "density"; }
+  bool looks() const override { return true; }
   std::unique_ptr<State> make_state() const override { return std::make_unique<AdaSpaState>(); }
 
   void check(const Params& params) const override {

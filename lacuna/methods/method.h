@@ -119,6 +119,8 @@ class Method {
   virtual std::string_view density_parameter() const { return {}; }
   // True when select() reads SelectArgs::fixed and cannot do without it.
   virtual bool takes_masks() const { return false; }
+  // True when a first selection may only look (Selection::provisional).
+  virtual bool looks() const { return false; }
   // Throws Error when values that are each in range do not fit together.
   virtual void check(const Params& /*params*/) const {}
   virtual std::unique_ptr<State> make_state() const { return nullptr; }

@@ -83,6 +83,21 @@ TEST(CalibAtt, SharesStepsAndCoversEveryStep) {
     }
 }
 
+// With another boundary another network runs a step: masks of the first are not for it.
+TEST(CalibAtt, RulesNameTheExpertThatWasLookedAt) {
+  const std::unique_ptr<Backend> backend = make_backend("ref");
+  ToySizes sizes;
+  sizes.second_expert_from = 2;
+  CalibAttSettings settings = small_settings();
+  settings.share_iou = 0.0;  // all alike
+  settings.anchors = 0;
+  ToySubject subject(*backend, sizes);
+  const Calibration made = calibrate(subject, settings);
+  ASSERT_EQ(made.profile.rules.size(), 6u);
+  for (const ProfileRule& item : made.profile.rules)
+    EXPECT_EQ(item.rule.match.expert, item.rule.match.step_begin >= 2 ? 1 : 0);
+}
+
 TEST(CalibAtt, SimilarHeadsGetAnchors) {
   const std::unique_ptr<Backend> backend = make_backend("ref");
   CalibAttSettings settings = small_settings();

@@ -95,6 +95,23 @@ TEST(Haste, MeasuresTheErrorOfOneHead) {
   }
 }
 
+// Dropped blocks come back as means in a run with such a profile: so they do in the probes.
+TEST(Haste, MeasuresWithTheHostsCompensation) {
+  const std::unique_ptr<Backend> backend = make_backend("ref");
+  ToySizes sizes;
+  sizes.num_steps = sizes.num_prompts = 1;
+  const auto errors = [&](const char* more) {
+    ToySubject subject(*backend, sizes);
+    HasteSettings settings = small_settings();
+    settings.intervals = 1;
+    settings.host += more;
+    return calibrate(subject, settings).measurements["heads"][0]["error"];
+  };
+  const Json plain = errors(""), compensated = errors(",compensate=pooled_row");
+  EXPECT_NE(plain[0], compensated[0]);
+  EXPECT_EQ(compensated.back().get<double>(), 0.0) << "nothing dropped, nothing added";
+}
+
 TEST(Haste, RunsOnlyTheLayersAfterAHead) {
   const std::unique_ptr<Backend> backend = make_backend("ref");
   ToySizes sizes;
@@ -175,6 +192,11 @@ TEST(Haste, BadSettingsAreErrorsBeforeStepZero) {
   };
   refused([](auto& s) { s.host = "fixed"; });
   refused([](auto& s) { s.host = "nothing"; });
+  refused([](auto& s) { s.host = "xattention:refresh=carry"; });  // without a skip rule
+  refused([](auto& s) {                                           // a probe would only look
+    s.host = "adaspa:tiers=0,block=8";
+    s.parameter = "density";
+  });
   refused([](auto& s) { s.parameter = "stride"; });  // one value for all heads
   refused([](auto& s) { s.parameter = "nothing"; });
   refused([](auto& s) { s.candidates = {1.5}; });

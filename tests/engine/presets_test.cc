@@ -52,6 +52,22 @@ TEST(Presets, WarmUpScalesWithTheRun) {
   EXPECT_EQ(dense("blasst", 40, 30), "14 | 0-1,28,29");
 }
 
+// t >= 0.86 are 14 of 40 steps at shift 3, where it was published, and 27 at shift 12, the habit of
+// Wan2.2 A14B.
+TEST(Presets, BlasstIsDenseByNoiseLevel) {
+  const auto dense = [](double shift, const char* given) {
+    std::vector<double> sigmas;
+    for (int i = 0; i < 40; ++i) {
+      const double base = 1.0 - 0.999 * i / 40;
+      sigmas.push_back(shift * base / (1.0 + (shift - 1.0) * base));
+    }
+    return expand_words({"blasst", "", given, ""}, 40, 40, sigmas).dense_steps;
+  };
+  EXPECT_EQ(dense(3.0, ""), "14");
+  EXPECT_EQ(dense(12.0, ""), "27");
+  EXPECT_EQ(dense(12.0, "5"), "5");
+}
+
 TEST(Presets, HasteIsReuseOnXAttention) {
   const Plan plan = parse_plan(expand("haste").attention);
   EXPECT_EQ(plan.method->name(), "xattention");
