@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lacuna/core/tensor.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "lacuna/core/error.h"
@@ -29,10 +30,13 @@ const DTypeInfo& info(DType dtype) {
 int64_t checked_numel(std::span<const int64_t> shape) {
   LACUNA_CHECK(shape.size() <= static_cast<size_t>(kMaxRank), "tensor: rank {}, at most {}",
                shape.size(), kMaxRank);
-  int64_t n = 1;
+  // A dimension of 0 must not hide the others: strides are their products.
+  int64_t n = 1, extent = 1;
   for (int64_t d : shape) {
     LACUNA_CHECK(d >= 0, "tensor: dimension {}, expected 0 or more", d);
-    LACUNA_CHECK(!__builtin_mul_overflow(n, d, &n), "tensor: element count overflows 64 bits");
+    LACUNA_CHECK(!__builtin_mul_overflow(extent, std::max<int64_t>(d, 1), &extent),
+                 "tensor: element count overflows 64 bits");
+    n *= d;
   }
   return n;
 }

@@ -54,8 +54,10 @@ bool is_pickle(const fs::path& path) {
   return extension == ".pth" || extension == ".pt" || extension == ".bin" || extension == ".ckpt";
 }
 
+// Of safetensors: repositories may keep the pickles and their index beside them.
 bool is_index(const fs::path& path) {
-  return path.filename().string().ends_with(".index.json");
+  const std::string name = path.filename().string();
+  return name.ends_with(".index.json") && !name.ends_with(".bin.index.json");
 }
 
 std::vector<fs::path> list_files(const fs::path& folder) {
@@ -250,8 +252,7 @@ CheckpointPart diffusers_part(const fs::path& folder) {
   const std::vector<fs::path> files = list_files(folder);
   FileGroup chosen;
   for (const fs::path& file : files) {
-    if (chosen.empty() && is_index(file) && !file.filename().string().starts_with("pytorch_model"))
-      chosen = expand_index(file);
+    if (chosen.empty() && is_index(file)) chosen = expand_index(file);
   }
   for (const char* name : {"diffusion_pytorch_model.safetensors", "model.safetensors"}) {
     if (chosen.empty() && fs::is_regular_file(folder / name)) chosen = {folder / name};

@@ -141,6 +141,18 @@ class FileSource : public WeightSource {
     return make_view(view.data, view.dtype, shape);
   }
 
+  TensorView raw(std::string_view name) override { return find(name).view; }
+
+  int64_t added_bytes() const override {
+    int64_t added = 0;
+    for (const auto& [name, stored] : tensors_) {
+      if (find_scale(name) == nullptr) continue;
+      const int64_t count = stored.view.numel();
+      added += storage_bytes(DType::bf16, count) - storage_bytes(stored.view.dtype, count);
+    }
+    return added;
+  }
+
  private:
   struct Stored {
     TensorView view;
@@ -174,24 +186,30 @@ class FileSource : public WeightSource {
     return found->second;
   }
 
-  // The scale that belongs to a tensor; 1 when the file has none.
-  float scale_of(std::string_view name, const Stored& stored) const {
+  // The side tensor that scales a tensor, or null.
+  const TensorMap::value_type* find_scale(std::string_view name) const {
     constexpr std::string_view kWeight = ".weight";
-    if (!name.ends_with(kWeight)) return 1.0f;
+    if (!name.ends_with(kWeight)) return nullptr;
     const std::string_view stem = name.substr(0, name.size() - kWeight.size());
     for (std::string_view suffix : {".scale_weight", ".weight_scale"}) {
       const auto found = side_.find(fmt::format("{}{}", stem, suffix));
-      if (found == side_.end()) continue;
-      const std::string file = files_[stored.file].path.string();
-      const DType dtype = stored.view.dtype;
-      LACUNA_CHECK(dtype == DType::f8_e4m3 || dtype == DType::f8_e5m2,
-                   "{}: {} is {} with a scale, expected an 8-bit float", file, name,
-                   dtype_name(dtype));
-      LACUNA_CHECK(found->second.numel() == 1, "{}: {} has shape {}, expected one scale per tensor",
-                   file, found->first, shape_text(shape_of(found->second)));
-      return converted(found->second, DType::f32).as<float>()[0];
+      if (found != side_.end()) return &*found;
     }
-    return 1.0f;
+    return nullptr;
+  }
+
+  // The scale that belongs to a tensor; 1 when the file has none.
+  float scale_of(std::string_view name, const Stored& stored) const {
+    const auto* found = find_scale(name);
+    if (found == nullptr) return 1.0f;
+    const std::string file = files_[stored.file].path.string();
+    const DType dtype = stored.view.dtype;
+    LACUNA_CHECK(dtype == DType::f8_e4m3 || dtype == DType::f8_e5m2,
+                 "{}: {} is {} with a scale, expected an 8-bit float", file, name,
+                 dtype_name(dtype));
+    LACUNA_CHECK(found->second.numel() == 1, "{}: {} has shape {}, expected one scale per tensor",
+                 file, found->first, shape_text(shape_of(found->second)));
+    return converted(found->second, DType::f32).as<float>()[0];
   }
 
   // The tensor with its scale applied and its data aligned: the mapped bytes where possible, else

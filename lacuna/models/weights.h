@@ -29,6 +29,11 @@ class WeightSource {
   virtual TensorView load(std::string_view name, std::span<const int64_t> shape) = 0;
   // Shape as stored, rank 0 when unknown (hash).
   virtual std::vector<int64_t> shape(std::string_view name) const = 0;
+  // The tensor's bytes as they lie in the file, at any address and without a scale: makes no copy,
+  // so a look at every tensor of a large file costs nothing.
+  virtual TensorView raw(std::string_view name) { return load(name, shape(name)); }
+  // Bytes of memory that all tensors loaded take beyond those in the files.
+  virtual int64_t added_bytes() const { return 0; }
 };
 
 // Hash weights of models.md 10.2: `prefix` is "w:" (second expert "w2:"). storage f32 or bf16.

@@ -126,6 +126,8 @@ TEST_F(Safetensors, HostileHeadersAreRefusedByName) {
       {R"({"t":{"dtype":"F32","shape":[18446744073709551615],"data_offsets":[0,4]}})", "2^63"},
       {R"({"t":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,0]}})", "overflow"},
       {R"({"t":{"dtype":"F32","shape":[4611686018427387904],"data_offsets":[0,0]}})", "overflow"},
+      {R"({"t":{"dtype":"F32","shape":[0,4611686018427387904,4],"data_offsets":[0,0]}})",
+       "overflow"},
       {R"({"t":{"dtype":"U8","shape":[1,1,1,1,1,1],"data_offsets":[0,1]}})", "more than 5"},
       {R"({"t":{"dtype":"U8","shape":[[1]],"data_offsets":[0,1]}})", "a list"},
       {R"({"t":{"dtype":"U8","dtype":"U8","shape":[1],"data_offsets":[0,1]}})", "twice"},

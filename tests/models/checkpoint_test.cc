@@ -193,6 +193,22 @@ TEST_F(CheckpointTest, AFileReplacesThePartOfAFolder) {
   EXPECT_TRUE(c.transformer_2.empty());
 }
 
+TEST_F(CheckpointTest, IndexesOfPicklesDoNotHideTheSafetensors) {
+  text("model_index.json", "{}");
+  const auto dit =
+      weights("transformer/diffusion_pytorch_model-00001-of-00001.safetensors", kDitDiffusers);
+  text("transformer/diffusion_pytorch_model.safetensors.index.json",
+       R"({"weight_map": {"x": "diffusion_pytorch_model-00001-of-00001.safetensors"}})");
+  text("transformer/diffusion_pytorch_model.bin.index.json",
+       R"({"weight_map": {"x": "diffusion_pytorch_model-00001-of-00001.bin"}})");
+  EXPECT_THAT(find({root_}).transformer.files, ElementsAre(dit));
+  // Where there is nothing else, the pickle is what the message is about.
+  text("text_encoder/pytorch_model.bin.index.json",
+       R"({"weight_map": {"x": "pytorch_model-00001-of-00001.bin"}})");
+  text("text_encoder/pytorch_model-00001-of-00001.bin", "PK");
+  EXPECT_THAT(error_of({root_}), HasSubstr("convert it to safetensors"));
+}
+
 TEST_F(CheckpointTest, ShardsGivenOneByOneOrByIndexBelongTogether) {
   const auto a = weights("m-00001-of-00002.safetensors", {kDitOriginal[0]});
   const auto b = weights("m-00002-of-00002.safetensors", {kDitOriginal[1]});

@@ -123,6 +123,19 @@ TEST_F(FileWeights, ScaledEightBitFloatsComeAsTheirProduct) {
   EXPECT_THAT(source->names(), testing::Each(testing::EndsWith(".weight")));
 }
 
+TEST_F(FileWeights, LooksAtScaledTensorsWithoutMakingTheirProduct) {
+  const fs::path path = directory_ / "x.safetensors";
+  write_safetensors(path, {{"a.weight", Tensor::zeros(DType::f8_e4m3, {4, 3})},
+                           {"a.scale_weight", counting(DType::f32, {1}, 0.5f)},
+                           {"b.weight", Tensor::zeros(DType::f8_e4m3, {5})},
+                           {"c.weight", counting(DType::f32, {2}, 0)}});
+  const auto source = open_weights({path});
+  EXPECT_EQ(source->raw("a.weight").dtype, DType::f8_e4m3);
+  EXPECT_EQ(source->raw("a.weight").numel(), 12);
+  EXPECT_EQ(source->added_bytes(), 12) << "two bytes each instead of one";
+  EXPECT_EQ(source->load("a.weight", dims({4, 3})).dtype, DType::bf16);
+}
+
 TEST_F(FileWeights, UnalignedTensorsAreCopiedSoThatViewsAreAligned) {
   const std::string header =
       R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})";  // 54 bytes: data at 62

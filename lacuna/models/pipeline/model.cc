@@ -38,7 +38,7 @@ uint64_t fingerprint_of(WeightSource& source) {
     text += name;
     const std::vector<int64_t> shape = source.shape(name);
     for (int64_t d : shape) text += fmt::format(",{}", d);
-    const TensorView view = source.load(name, shape);
+    const TensorView view = source.raw(name);
     constexpr int64_t kSampledBytes = 64;
     const int64_t bytes = std::min(kSampledBytes, storage_bytes(view.dtype, view.numel()));
     text.append(static_cast<const char*>(view.data), static_cast<size_t>(bytes));
@@ -78,6 +78,13 @@ std::unique_ptr<Model> Model::open(std::span<const fs::path> paths) {
                                : infer_wan_config(*source, rename);
   model->num_experts_ = model->checkpoint_.transformer_2.empty() ? 1 : 2;
   model->fingerprint_ = fingerprint_of(*source);
+  model->added_bytes_ = source->added_bytes();
+  if (model->num_experts_ == 2) {  // profiles and latents are of both
+    const auto second = open_weights(model->checkpoint_.transformer_2.files);
+    model->fingerprint_ =
+        fnv1a64(fmt::format("{:016x} {:016x}", model->fingerprint_, fingerprint_of(*second)));
+    model->added_bytes_ = std::max(model->added_bytes_, second->added_bytes());
+  }
   const Family& family = identify_family(model->config_, model->num_experts_);
   model->name_ = family.name;
   model->defaults_ = family.defaults;

@@ -38,6 +38,8 @@ class Model {
   SigmaConvention sigma_convention() const { return convention_; }
   SamplerKind sampler_kind() const { return sampler_; }
   int64_t transformer_bytes() const;  // as stored, one expert
+  // The same as held: 8-bit floats with a scale grow when they are loaded.
+  int64_t held_transformer_bytes() const { return transformer_bytes() + added_bytes_; }
 
   // Pixels and frames -> latent [channels, frames, height, width] shape. Throws Error naming the
   // nearest sizes that fit.
@@ -64,6 +66,7 @@ class Model {
   std::string name_, synthetic_;
   DType storage_ = DType::bf16;
   uint64_t fingerprint_ = 0;
+  int64_t added_bytes_ = 0;
   Checkpoint checkpoint_;
   FamilyDefaults defaults_{};
   WanConfig config_;

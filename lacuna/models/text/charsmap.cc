@@ -85,16 +85,19 @@ std::string Charsmap::normalize_graphemes(std::string_view text, size_t max_byte
   constexpr size_t kWholeBelow = 6;  // bytes
   std::string out;
   out.reserve(text.size());
-  while (!text.empty()) {
+  const auto append = [&](std::string_view part) {
+    out += part;
     LACUNA_CHECK(out.size() <= max_bytes,
                  "tokenizer: prompt grows past {} bytes when normalised, expected less (hostile "
                  "tokenizer file?)",
                  max_bytes);
+  };
+  while (!text.empty()) {
     std::string_view cluster = text.substr(0, grapheme_length(text));
     text.remove_prefix(cluster.size());
     if (cluster.size() < kWholeBelow) {
       if (const auto match = shortest(cluster)) {
-        out += match->replacement;
+        append(match->replacement);
         continue;
       }
     }
@@ -102,7 +105,7 @@ std::string Charsmap::normalize_graphemes(std::string_view text, size_t max_byte
       const auto used = static_cast<size_t>(decode_utf8(cluster).length);
       const std::string_view character = cluster.substr(0, used);
       const auto match = shortest(character);
-      out += match ? match->replacement : character;
+      append(match ? match->replacement : character);
       cluster.remove_prefix(used);
     }
   }

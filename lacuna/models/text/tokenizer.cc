@@ -30,6 +30,7 @@ std::vector<AddedToken> user_symbols(const UnigramModel& model) {
 // Tokens that are looked for before (or after) normalisation; the latter are normalised themselves.
 std::vector<AddedToken> added_tokens(const UnigramModel& model, bool normalized) {
   std::vector<AddedToken> tokens;
+  size_t bytes = 0;
   const auto* rules = std::get_if<HuggingFaceRules>(&model.rules);
   for (AddedToken token : model.added) {
     if (token.normalized != normalized) continue;
@@ -37,6 +38,11 @@ std::vector<AddedToken> added_tokens(const UnigramModel& model, bool normalized)
       token.text = hugging_face_text(token.text, model.charsmap, *rules);
       if (token.text.empty()) continue;
     }
+    bytes += token.text.size();
+    LACUNA_CHECK(bytes <= kMaxNormalizedBytes,
+                 "tokenizer: added tokens grow past {} bytes when normalised, expected less "
+                 "(hostile tokenizer file?)",
+                 kMaxNormalizedBytes);
     tokens.push_back(std::move(token));
   }
   return tokens;

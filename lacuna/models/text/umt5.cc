@@ -147,6 +147,7 @@ Tensor Umt5Encoder::encode(Context& ctx, std::span<const int32_t> ids) const {
   const Tensor x =
       embed(ctx, ids);  // residual stream, f32: f16 overflows in wo, bf16 loses 3 digits
   for (const Layer& layer : layers_) {
+    ctx.check_cancel();  // a layer of UMT5-XXL is seconds of reading
     attend(ctx, layer, x);
     feed_forward(ctx, layer, x);
   }

@@ -156,7 +156,7 @@ WanPassing passing_weights(const WanConfig& config, DType compute, double stored
                    storage_bytes(DType::f32, modulation);
   // File headers and small f32 tensors make the mean a little more than that of a matrix.
   if (std::abs(stored - compute_bytes) > 0.1 * compute_bytes)
-    passing.converted = storage_bytes(compute, 2 * d * f + d * d);
+    passing.converted = storage_bytes(compute, 2 * d * f + d * std::max(d, config.text_dim));
   return passing;
 }
 

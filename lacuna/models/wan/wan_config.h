@@ -80,7 +80,7 @@ void refuse_unsupported_wan_tensors(const WeightSource& source);
 // Bytes of scratch that one forward takes from Context::workspace:
 //   N d (4 + 4 e) + 4 N max(patch inputs, patch outputs) + max(r f e, 4 r d) + modulation
 // with e bytes per element of `compute` and r = wan_chunk_rows(N). Weights that are stored in
-// another dtype than `compute` take (2 d f + d^2) e more.
+// another dtype than `compute` take (2 d f + d max(d, text_dim)) e more.
 int64_t activation_bytes(const WanConfig& config, int64_t tokens, DType compute);
 
 // Bytes of the prepared keys and values of one prompt: 2 layers text_len d e.

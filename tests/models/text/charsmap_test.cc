@@ -106,6 +106,13 @@ TEST(Charsmap, GraphemesLoseWhatTheLongestKeyKeeps) {
   EXPECT_EQ(map.normalize_graphemes("q" + acute, 100), "q" + acute);
 }
 
+TEST(Charsmap, OneClusterMayNotOutgrowTheLimit) {
+  const std::string acute = "\xcc\x81";
+  const Charsmap map(BlobBuilder().add(acute, std::string(50, 'x')).build(), "t");
+  EXPECT_EQ(map.normalize_graphemes("e" + acute + acute, 101).size(), 101u);
+  EXPECT_THROW(map.normalize_graphemes("e" + acute + acute + acute, 101), Error);
+}
+
 TEST(Charsmap, EmptyIsTheIdentity) {
   EXPECT_TRUE(Charsmap("", "t").identity());
   EXPECT_EQ(Charsmap().normalize_graphemes("any\xc3\xa9", 100), "any\xc3\xa9");

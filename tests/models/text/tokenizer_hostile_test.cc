@@ -192,6 +192,18 @@ TEST(TokenizerHostile, ReplacementBombsAreStopped) {
   expect_refused(json);
 }
 
+TEST(TokenizerHostile, AddedTokensMayNotGrowTogetherEither) {
+  Json json = minimal();
+  json["normalizer"] = {
+      {"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", std::string(8000, 'a')}};
+  json["added_tokens"] = Json::array();
+  for (int i = 0; i < 2; ++i) {  // 3.2 MB each
+    json["added_tokens"].push_back(
+        {{"content", std::string(400, 'a')}, {"id", i}, {"normalized", true}});
+  }
+  expect_refused(json);
+}
+
 // Readers and printers of JSON recurse, so depth is limited before either sees it.
 TEST(TokenizerHostile, DeepAndHugeJson) {
   EXPECT_THROW(parse_tokenizer_json(std::string(200000, '['), "t"), Error);

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <map>
@@ -224,6 +225,14 @@ TEST(Umt5Encoder, EmbeddingRowsAreReadFromNarrowStorage) {
   const ErrorStats error = compare(y, reference);
   EXPECT_GT(error.rel_l2, 0.0);
   EXPECT_LT(error.rel_l2, 1e-2);
+}
+
+TEST(Umt5Encoder, StopsBetweenLayers) {
+  const auto backend = make_backend("ref");
+  const std::atomic<bool> stop{true};
+  Context ctx{*backend, DType::f32, &stop};
+  MapSource source = renamed_golden({Umt5Naming::original, ""}, DType::f32);
+  EXPECT_THROW(Umt5Encoder(golden_config(), source, {}).encode(ctx, golden_ids()), Cancelled);
 }
 
 // q8_0 blocks (f16 scale, 32 signed bytes) of an embedding whose row r is the constant r / 2.
