@@ -46,7 +46,10 @@ void Audit::save(const GenerationResult& result, Model& model, const Request& re
   if (!options_.trace.empty()) save_trace(options_.trace, header, result.trace);
   if (options_.manifest.empty()) return;
   AtomicFile file(options_.manifest);
-  file.write(manifest_json(header, result, output).dump(1) + "\n");
+  // A file name need not be UTF-8.
+  file.write(
+      manifest_json(header, result, output).dump(1, ' ', false, Json::error_handler_t::replace) +
+      "\n");
   file.commit();
 }
 

@@ -2,6 +2,7 @@
 #include "lacuna/report/manifest.h"
 
 #include "lacuna/engine/profile_format.h"
+#include "lacuna/models/video/video_writer.h"
 #include "lacuna/report/machine_info.h"
 
 namespace lacuna {
@@ -9,8 +10,8 @@ namespace {
 
 constexpr int kManifestVersion = 1;
 
-// Bytes of the file, or of the frames NAME-*.png that stand for NAME.png.
-Json size_json(const std::filesystem::path& output) {
+// Bytes of the file, or of the PNG frames that stand for it.
+Json size_json(const std::filesystem::path& output, int frames) {
   namespace fs = std::filesystem;
   Json json = {{"file", output.filename().string()}};
   std::error_code none;
@@ -20,13 +21,10 @@ Json size_json(const std::filesystem::path& output) {
   }
   uintmax_t bytes = 0;
   int64_t files = 0;
-  const std::string stem = output.stem().string() + "-";
-  const fs::path folder = output.has_parent_path() ? output.parent_path() : fs::path(".");
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder, none)) {
-    if (entry.path().extension() != output.extension() ||
-        !entry.path().filename().string().starts_with(stem))
-      continue;
-    bytes += entry.file_size(none);
+  for (int frame = 0; frame < frames; ++frame) {
+    const auto size = fs::file_size(png_frame(output, frame), none);
+    if (none) break;
+    bytes += size;
     ++files;
   }
   json["bytes"] = bytes;
@@ -84,7 +82,7 @@ Json manifest_json(const RunHeader& header, const GenerationResult& result,
                      {"attention", trace.attend_ms() / 1000.0},
                      {"selection", trace.select_ms() / 1000.0},
                      {"decode", result.decode_seconds}};
-  json["output"] = size_json(output);
+  json["output"] = size_json(output, header.request.at("frames").get<int>());
   return json;
 }
 

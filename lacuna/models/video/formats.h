@@ -11,7 +11,8 @@ struct SwsContext;
 
 namespace lacuna {
 
-// `name.part`, renamed to `name` by commit(), removed otherwise.
+// A temporary file beside `name` and of this process alone, flushed to disk and renamed to `name`
+// by commit(), removed otherwise. Throws Error when `name` is there and no regular file.
 class PartialFile {
  public:
   explicit PartialFile(std::filesystem::path final_path);

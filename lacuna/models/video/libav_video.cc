@@ -22,6 +22,11 @@ void check_av(int code, const char* what, const std::filesystem::path& path) {
   fail("output: {} {}: {}", what, path.string(), text);
 }
 
+// A file for certain: in a plain name what stands before a colon is a protocol to libav.
+std::string url_of(const std::filesystem::path& path) {
+  return "file:" + path.string();
+}
+
 struct Format {
   const char* muxer;
   const char* encoder;
@@ -46,7 +51,8 @@ class LibavVideo : public VideoWriter {
     const AVCodec* codec = avcodec_find_encoder_by_name(format.encoder);
     LACUNA_CHECK(codec != nullptr, "output: this libavcodec has no {} encoder, needed for {}",
                  format.encoder, path_.extension().string());
-    check_av(avformat_alloc_output_context2(&muxer_, nullptr, format.muxer, file_.path().c_str()),
+    check_av(avformat_alloc_output_context2(&muxer_, nullptr, format.muxer,
+                                            url_of(file_.path()).c_str()),
              "could not open", path_);
     open_encoder(codec, format);
     open_stream(format);
@@ -102,8 +108,8 @@ class LibavVideo : public VideoWriter {
              file_.path());
     av_dict_set(&muxer_->metadata, "comment", info_.comment.c_str(), 0);
     muxer_->flags |= AVFMT_FLAG_BITEXACT;  // no library version or random id in the file
-    check_av(avio_open(&muxer_->pb, file_.path().c_str(), AVIO_FLAG_WRITE), "could not open",
-             file_.path());
+    check_av(avio_open(&muxer_->pb, url_of(file_.path()).c_str(), AVIO_FLAG_WRITE),
+             "could not open", file_.path());
     AVDictionary* options = nullptr;
     if (std::string_view(format.muxer) == "mp4") av_dict_set(&options, "movflags", "+faststart", 0);
     const int code = avformat_write_header(muxer_, &options);
@@ -184,7 +190,8 @@ std::unique_ptr<VideoWriter> open_libav_video(const std::filesystem::path& path,
 std::string read_libav_comment(const std::filesystem::path& path) {
   av_log_set_level(AV_LOG_QUIET);
   AVFormatContext* demuxer = nullptr;
-  check_av(avformat_open_input(&demuxer, path.c_str(), nullptr, nullptr), "could not read", path);
+  check_av(avformat_open_input(&demuxer, url_of(path).c_str(), nullptr, nullptr), "could not read",
+           path);
   const AVDictionaryEntry* entry = av_dict_get(demuxer->metadata, "comment", nullptr, 0);
   std::string comment = entry != nullptr ? entry->value : "";
   avformat_close_input(&demuxer);

@@ -10,6 +10,7 @@ extern "C" {
 #include <string>
 #include <vector>
 
+#include "lacuna/core/atomic_file.h"
 #include "lacuna/core/error.h"
 #include "lacuna/models/video/formats.h"
 
@@ -168,7 +169,12 @@ std::unique_ptr<VideoWriter> open_y4m_video(const std::filesystem::path& path,
 
 std::unique_ptr<VideoWriter> open_png_frames(const std::filesystem::path& path,
                                              const VideoInfo& info) {
+  { const AtomicFile writable(png_frame(path, 0)); }
   return std::make_unique<PngFrames>(path, info);
+}
+
+std::filesystem::path png_frame(const std::filesystem::path& path, int frame) {
+  return frame_path(png_pattern(path), frame + 1);
 }
 
 std::string png_pattern(const std::filesystem::path& path) {
@@ -186,12 +192,12 @@ std::string png_pattern(const std::filesystem::path& path) {
 }
 
 std::string read_y4m_comment(const std::filesystem::path& path) {
+  // A prompt file may hold 1 MiB, and %XX is three bytes for one.
+  constexpr size_t kMaxHeader = size_t{16} << 20;
   std::ifstream in(path, std::ios::binary);
-  std::string header(1 << 16, '\0');
-  in.read(header.data(), static_cast<std::streamsize>(header.size()));
-  header.resize(static_cast<size_t>(in.gcount()));
+  std::string header;
+  for (char c = 0; header.size() < kMaxHeader && in.get(c) && c != '\n';) header += c;
   LACUNA_CHECK(header.starts_with("YUV4MPEG2 "), "video: {} is not a y4m file", path.string());
-  header.resize(std::min(header.find('\n'), header.size()));
   const size_t at = header.find(kY4mComment);
   if (at == std::string::npos) return "";
   const size_t begin = at + kY4mComment.size();
@@ -199,9 +205,7 @@ std::string read_y4m_comment(const std::filesystem::path& path) {
 }
 
 std::string read_png_comment(const std::filesystem::path& path) {
-  const std::filesystem::path file = std::filesystem::exists(path)
-                                         ? path
-                                         : std::filesystem::path(frame_path(png_pattern(path), 1));
+  const std::filesystem::path file = std::filesystem::exists(path) ? path : png_frame(path, 0);
   FILE* in = std::fopen(file.c_str(), "rb");
   LACUNA_CHECK(in != nullptr, "video: could not open {}", file.string());
   png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, nullptr, nullptr, nullptr);

@@ -33,6 +33,9 @@ class VideoWriter {
 // Encoders run on one thread: their output would depend on the number otherwise.
 std::unique_ptr<VideoWriter> open_video(const std::filesystem::path& path, const VideoInfo& info);
 
+// The file of frame 0, 1, ... of a PNG sequence that was opened as `path`.
+std::filesystem::path png_frame(const std::filesystem::path& path, int frame);
+
 // The comment of a file made by open_video (for a PNG sequence: of its first frame); empty if none.
 // Throws Error when the file cannot be read.
 std::string read_video_comment(const std::filesystem::path& path);

@@ -59,6 +59,31 @@ TEST_F(VideoTest, EveryFormatKeepsItsComment) {
   EXPECT_EQ(files(), 3u + 6u);
 }
 
+TEST_F(VideoTest, LongCommentsAreKept) {
+  VideoInfo info = kInfo;
+  info.comment = std::string(100'000, '\xff');  // three bytes each in y4m
+  write_clip(folder_ / "a.y4m", info, 1);
+  EXPECT_EQ(read_video_comment(folder_ / "a.y4m"), info.comment);
+}
+
+TEST_F(VideoTest, NamesMayHoldColons) {
+  write_clip(folder_ / "take:2.mp4", kInfo, 2);
+  const fs::path before = fs::current_path();
+  fs::current_path(folder_);
+  write_clip("take:3.mp4", kInfo, 2);
+  EXPECT_EQ(read_video_comment("take:3.mp4"), kInfo.comment);
+  fs::current_path(before);
+  EXPECT_EQ(files(), 2u);
+}
+
+TEST_F(VideoTest, RefusesWhatItCouldNotReplace) {
+  for (const char* name : {"a.mp4", "a.webm", "a.y4m", "a-0001.png"})
+    fs::create_directory(folder_ / name);
+  for (const char* name : {"a.mp4", "a.webm", "a.y4m", "a.png"})
+    EXPECT_THROW(open_video(folder_ / name, kInfo), Error) << name;
+  EXPECT_EQ(files(), 4u);
+}
+
 TEST_F(VideoTest, SameFramesSameBytes) {
   for (const char* ending : {".mp4", ".webm", ".y4m"}) {
     const fs::path a = folder_ / (std::string("a") + ending),
