@@ -364,9 +364,10 @@ Json comparison_report(const Comparison& comparison, const CompareTask& task,
   }
   sections.push_back(lines(comparison, &Quality::frame_psnr, {{"name", "PSNR"}, {"unit", "dB"}},
                            "PSNR per frame", "Against dense; no point where frames are identical"));
-  sections.push_back(lines(comparison, &Quality::frame_flicker,
-                           {{"name", "flicker"}, {"unit", "levels"}}, "Flicker per frame",
-                           "Change of luma to the next frame, minus that of dense"));
+  if (!candidates.front()->runs.front().quality.frame_flicker.empty())  // a single frame has none
+    sections.push_back(lines(comparison, &Quality::frame_flicker,
+                             {{"name", "flicker"}, {"unit", "levels"}}, "Flicker per frame",
+                             "Change of luma to the next frame, minus that of dense"));
   for (const CompareSubject* candidate : candidates) sections.push_back(heatmap(*candidate));
   sections.push_back(bars(comparison));
   const Request& r = task.request;

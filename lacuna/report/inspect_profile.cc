@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <set>
+
 #include "lacuna/engine/explain.h"
 #include "lacuna/engine/profile_format.h"
 #include "lacuna/report/inspect_parts.h"
@@ -34,6 +37,48 @@ Json rule_rows(const Profile& profile) {
   return rows;
 }
 
+// The first rule that matches; null where none does. An expert follows from the step, so a rule of
+// one is taken for whichever runs.
+const ProfileRule* deciding_rule(const Profile& profile, int step, int layer, Branch branch) {
+  const ProfileTarget& target = profile.target;
+  Site site;
+  site.step = step, site.layer = layer, site.branch = branch;
+  site.sigma = static_cast<float>(target.sigmas[static_cast<size_t>(step)]);
+  const auto found =
+      std::find_if(profile.rules.begin(), profile.rules.end(), [&](const ProfileRule& item) {
+        site.expert = item.rule.match.expert.value_or(0);
+        return item.rule.match.matches(site, target.grid.tokens() + target.text_tokens);
+      });
+  return found == profile.rules.end() ? nullptr : &*found;
+}
+
+// Masks in force, at every step where that of some layer changes. A mask of all layers is shown
+// once, as that of the first.
+std::vector<PlacedMask> places_of(const Profile& profile) {
+  std::set<int> layers, steps{0};
+  for (const ProfileRule& item : profile.rules) {
+    const SiteMatch& match = item.rule.match;
+    steps.insert({match.step_begin, match.step_end});
+    if (item.rule.plan.fixed == nullptr) continue;
+    layers.insert(match.layers.begin(), match.layers.end());
+    if (match.layers.empty()) layers.insert(0);
+  }
+  std::vector<PlacedMask> places;
+  for (const int step : steps) {
+    if (step >= profile.target.num_steps()) break;
+    for (const int layer : layers)
+      for (const Branch branch : {Branch::cond, Branch::uncond}) {
+        const ProfileRule* item = deciding_rule(profile, step, layer, branch);
+        if (item == nullptr || item->rule.plan.fixed == nullptr) continue;
+        const auto index = static_cast<size_t>(item - profile.rules.data());
+        places.push_back({step, layer, branch, index,
+                          fmt::format("rule {}{}", index,
+                                      item->rule.match.layers.empty() ? ", all layers" : "")});
+      }
+  }
+  return places;
+}
+
 }  // namespace
 
 void add_profile_sections(const Profile& profile, Json& sections) {
@@ -50,16 +95,7 @@ void add_profile_sections(const Profile& profile, Json& sections) {
   MaskSeries series;
   series.num_heads = profile.target.num_heads;
   series.grid = profile.target.grid;
-  for (size_t i = 0; i < profile.rules.size(); ++i) {
-    const Rule& rule = profile.rules[i].rule;
-    if (rule.plan.fixed == nullptr) continue;
-    const std::string note = fmt::format("rule {}", i);
-    const Branch branch = rule.match.branch.value_or(Branch::cond);
-    if (rule.match.layers.empty())
-      series.places.push_back({rule.match.step_begin, 0, branch, i, note + ", all layers"});
-    for (const int layer : rule.match.layers)
-      series.places.push_back({rule.match.step_begin, layer, branch, i, note});
-  }
+  series.places = places_of(profile);
   series.selection = [&](size_t i) { return *profile.rules[i].rule.plan.fixed; };
   add_mask_sections(series, sections);
 }

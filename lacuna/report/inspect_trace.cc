@@ -12,15 +12,16 @@ namespace {
 
 // Sums over the calls of a step, of a layer, or of both.
 struct Sum {
-  double calls = 0, heads = 0, refreshed = 0, sparse_heads = 0;
+  double calls = 0, refreshed = 0, sparse_heads = 0;
   double qk = 0, pv = 0, select_ms = 0, attend_ms = 0;
   std::set<std::string> methods, reasons;
 
   void add(const TraceEntry& e) {
     calls += 1;
-    heads += e.num_heads;
-    refreshed += e.heads_refreshed;
-    if (e.reason.empty()) sparse_heads += e.num_heads;
+    if (e.reason.empty()) {  // a look selects, but its call is dense
+      refreshed += e.heads_refreshed;
+      sparse_heads += e.num_heads;
+    }
     qk += e.qk_density;
     pv += e.pv_density;
     select_ms += e.select_ms;
@@ -29,7 +30,7 @@ struct Sum {
     if (!e.reason.empty()) reasons.insert(e.reason);
   }
   Json refreshed_share() const {
-    return sparse_heads == 0 ? Json() : Json(std::min(1.0, refreshed / sparse_heads));
+    return sparse_heads == 0 ? Json() : Json(refreshed / sparse_heads);
   }
 };
 
@@ -125,6 +126,10 @@ Json explain_table(const TraceFile& trace) {
 }  // namespace
 
 void add_trace_sections(const TraceFile& trace, Json& sections) {
+  if (trace.calls.empty()) {
+    sections.push_back(text_section("Calls", {"No attention call ran."}));
+    return;
+  }
   std::map<int, Sum> steps, layers;
   std::map<int, std::map<int, Sum>> both;
   std::set<int> step_names;

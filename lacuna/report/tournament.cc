@@ -221,7 +221,9 @@ Tournament run_tournament(Replay& replay, std::span<const ReplayCase> cases,
                settings.densities.size());
   Tournament t;
   t.settings = settings;
-  std::sort(t.settings.densities.begin(), t.settings.densities.end());
+  std::vector<double>& densities = t.settings.densities;
+  std::sort(densities.begin(), densities.end());
+  densities.erase(std::unique(densities.begin(), densities.end()), densities.end());
   for (const double density : t.settings.densities)
     LACUNA_CHECK(density > 0.0 && density <= 1.0,
                  "tournament: density {}, expected more than 0 and at most 1", density);

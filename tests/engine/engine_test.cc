@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 #include "lacuna/core/bf16.h"
 #include "tests/engine/fixtures.h"
@@ -25,6 +27,14 @@ TEST(Engine, NoRuleRunsDenseAndSaysSo) {
   EXPECT_EQ(entry.mask_hash, 0u);
   EXPECT_EQ(entry.heads_refreshed, 0);
   EXPECT_EQ(backend.last.mask, nullptr);
+}
+
+TEST(Engine, TimeOfAWatcherIsNoSelection) {
+  SpyBackend backend;
+  Engine engine(backend, Policy());
+  engine.watch_inputs(
+      [](const auto&...) { std::this_thread::sleep_for(std::chrono::milliseconds(200)); });
+  EXPECT_LT(attend(engine, site_at(0), make_input(kShapes[0])).select_ms, 200.0);
 }
 
 TEST(Engine, FullMaskEqualsDense) {

@@ -277,6 +277,21 @@ TEST(CompareReport, HasEverySection) {
   EXPECT_THAT(floor, testing::HasSubstr("identical bit for bit"));
 }
 
+TEST(CompareReport, ASingleFrameHasNoFlicker) {
+  Comparison comparison;
+  comparison.subjects = {{"dense", CompareRole::dense, {}, {}},
+                         {"a", CompareRole::candidate, {}, {}}};
+  Measurement m;
+  m.quality.frame_psnr = {20.0};
+  m.layers.resize(1);
+  m.density = {{0.5}};
+  for (CompareSubject& subject : comparison.subjects) subject.runs.push_back(m);
+  const auto report = report_of(comparison, small_task(), 0);
+  for (const auto& section : report["sections"])
+    if (section["kind"] == "lines")
+      EXPECT_FALSE(section["x"]["values"].empty()) << section["title"];
+}
+
 TEST(CompareReport, SpreadOverRuns) {
   Comparison comparison;
   comparison.subjects = {{"dense", CompareRole::dense, {}, {}},

@@ -150,6 +150,66 @@ TEST_F(InspectTest, ProfilesShowRulesAndFixedMasks) {
   EXPECT_EQ(section(report, "Masks")["images"].size(), 2u);
 }
 
+// Layer 0 changes at step 2, layer 1 keeps its mask; the dense rule comes first.
+TEST_F(InspectTest, ProfilesShowTheMasksInForce) {
+  Profile profile;
+  profile.target = target_;
+  const auto add = [&](int begin, int end, int layer, int kept) {
+    ProfileRule item;
+    item.rule.match.step_begin = begin;
+    item.rule.match.step_end = end;
+    if (kept == 0) {
+      item.rule.reason = "dense-steps";
+    } else {
+      item.rule.match.layers = {layer};
+      auto masks = std::make_shared<Selection>();
+      masks->q_layout = masks->k_layout = BlockLayout::uniform(256, 32);
+      masks->mask = BlockMask(2, 8, 8);
+      masks->mask.keep_k_blocks(0, kept);
+      item.rule.plan = parse_plan("fixed");
+      item.rule.plan.fixed = masks;
+    }
+    profile.rules.push_back(std::move(item));
+  };
+  add(0, 1, 0, 0);
+  add(0, 2, 0, 2);
+  add(2, 3, 0, 4);
+  add(0, 3, 1, 6);
+  const fs::path path = folder_ / "p.profile.json";
+  save_profile(profile, path);
+  const Json report = look({path});
+  const Json& density = section(report, "Density per head");
+  EXPECT_EQ(density["columns"]["labels"], (Json{"1", "2"})) << "step 0 is dense";
+  EXPECT_EQ(density["values"][0], (Json{0.25, 0.5}));
+  EXPECT_EQ(density["values"][2], (Json{0.75, 0.75}));
+  const Json& gallery = section(report, "Masks");
+  EXPECT_TRUE(gallery["images"].contains("2/1/0")) << "in force since step 1";
+  EXPECT_EQ(gallery["notes"]["2/1"], "rule 3");
+}
+
+TEST_F(InspectTest, ALookIsNoRefreshOfASparseHead) {
+  const RunHeader header = load_trace(trace_).header;
+  TraceEntry looks, reuses;
+  looks.method = reuses.method = "adaspa";
+  looks.site.num_steps = reuses.site.num_steps = kSteps;
+  looks.num_heads = looks.heads_refreshed = reuses.num_heads = 2;
+  looks.reason = "look";
+  reuses.site.step = 1;
+  Trace trace;
+  trace.add(looks);
+  trace.add(reuses);
+  save_trace(trace_, header, trace);
+  const Json report = look({trace_});
+  EXPECT_EQ(section(report, "Layers")["rows"][0]["refreshed"], 0.0);
+}
+
+TEST_F(InspectTest, ATraceWithoutCallsHasNoFigures) {
+  save_trace(trace_, load_trace(trace_).header, Trace());
+  const Json report = look({trace_});
+  ASSERT_EQ(report["sections"].size(), 1u);
+  EXPECT_EQ(report["sections"][0]["kind"], "text");
+}
+
 TEST_F(InspectTest, OneLineForWhatItIsNot) {
   const auto error = [&](const std::string& text) {
     const fs::path path = folder_ / "x";
