@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// lacuna info: what a checkpoint is and what it costs.
+// lacuna info: what a checkpoint is and what it costs, or how a clip was made.
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
@@ -8,6 +8,7 @@
 #include "cli/command.h"
 #include "cli/options.h"
 #include "cli/progress.h"
+#include "cli/remake.h"
 
 namespace lacuna::cli {
 namespace {
@@ -101,7 +102,25 @@ void print(const nlohmann::ordered_json& j) {
   }
 }
 
+void print(const Options& o, const MadeBy& made) {
+  const Request& r = made.request;
+  const std::string command = command_of(r);
+  if (o.json) {
+    auto json = nlohmann::ordered_json{{"request", nlohmann::ordered_json::parse(r.to_json())},
+                                       {"next_step", made.next_step},
+                                       {"command", command}};
+    fmt::print("{}\n", json.dump(1));
+    return;
+  }
+  fmt::print("{}\n  made with    {}\n  steps        {} of {}\n", o.model.paths.front(), r.model,
+             made.next_step, r.sampler.num_steps);
+  fmt::print("\nthe same again, with the model and an output file added:\n{}\n", command);
+}
+
 void run(const Options& o) {
+  if (o.model.paths.size() == 1) {
+    if (const auto made = made_by(o.model.paths.front())) return print(o, *made);
+  }
   const auto model = o.model.open();
   const auto json = describe(*model);
   if (o.json) {
@@ -114,11 +133,14 @@ void run(const Options& o) {
 }  // namespace
 
 void add_info(CLI::App& app) {
-  auto* command = app.add_subcommand("info", "What a checkpoint is, and what it costs to run");
+  auto* command =
+      app.add_subcommand("info", "What a checkpoint is and costs to run, or how a clip was made");
   command->group("Commands");
   auto options = std::make_shared<Options>();
   options->model.add_to(*command);
-  command->add_option("checkpoint", options->model.paths, "Folder or files; same as --model")
+  command
+      ->add_option("checkpoint", options->model.paths,
+                   "Folder or files, same as --model; or one clip or latents file")
       ->multi_option_policy(CLI::MultiOptionPolicy::Throw);
   command->add_flag("--json", options->json, "As one JSON object");
   command->callback([options] { run(*options); });

@@ -222,6 +222,14 @@ void save_state(const std::filesystem::path& path, const Request& request,
                      {"next_step", std::to_string(state.next_step)}});
 }
 
+bool is_latents_file(const std::filesystem::path& path) {
+  try {
+    return SafetensorsFile(path).metadata().contains(kFormatKey);
+  } catch (const Error&) {
+    return false;
+  }
+}
+
 LoadedState load_state(const std::filesystem::path& path) {
   const SafetensorsFile file(path);
   const std::string& format = metadata_value(file, kFormatKey);

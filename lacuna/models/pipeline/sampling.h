@@ -91,6 +91,8 @@ struct LoadedState {
   Request request;
   SamplingState state;
 };
+// Whether save_state wrote the file, as far as its header tells; false for files of any other kind.
+bool is_latents_file(const std::filesystem::path& path);
 // Throws Error when the file is not such a file or is inconsistent.
 LoadedState load_state(const std::filesystem::path& path);
 

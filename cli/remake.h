@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a clip was made, read back from it.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "lacuna/models/pipeline/request.h"
+
+namespace lacuna::cli {
+
+struct MadeBy {
+  Request request;
+  int next_step;  // of a latents file: steps that are done; of a clip: all of them
+};
+
+// Of a clip (.mp4, .webm, .y4m, .png) or a latents file; nothing for any other file. Throws Error
+// when it is one of these and lacks its settings.
+std::optional<MadeBy> made_by(const std::filesystem::path& path);
+
+// The command that makes the same video with the same model, quoted for a shell. Everything that
+// decides it is said, so that other defaults do not matter.
+std::string command_of(const Request& request);
+
+}  // namespace lacuna::cli
