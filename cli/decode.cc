@@ -31,6 +31,11 @@ void run(const Options& o) {
     fmt::print(stderr, "note: stopped at step {} of {}; this is a preview\n",
                loaded.state.next_step, loaded.request.sampler.num_steps);
   }
+  // Families share decoders, so another model may be meant; one of other weights may not.
+  const std::string here = fmt::format("{} {:016x}", model->name(), model->fingerprint());
+  if (loaded.request.model != here)
+    fmt::print(stderr, "note: made with {}, decoding with {}; another one: --model\n",
+               loaded.request.model, here);
   Context ctx{*backend};
   ctx.cancel = &interrupt_flag();
   std::optional<ProgressBar> bar;
@@ -63,6 +68,8 @@ void add_decode(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--fps", options->fps, "Frames per second");
   options->model.add_to(*command);
+  // One file each time, or it would take the latents for one more.
+  command->get_option("--model")->allow_extra_args(false);
   options->decode.add_to(*command);
   options->machine.add_to(*command);
   command->callback([options] { run(*options); });

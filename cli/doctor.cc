@@ -87,6 +87,9 @@ Case examine_model(const Options& o, Backend& backend, LookedModel& model, Exami
   std::vector<int> steps = filter.steps, layers = filter.layers;
   if (steps.empty()) steps = spread_steps(target.num_steps());
   if (layers.empty()) layers = all_layers(target.num_layers);
+  for (const int layer : layers)
+    LACUNA_CHECK(layer < target.num_layers, "doctor: --sites has layer {}, expected less than {}",
+                 layer, target.num_layers);
   set_schedule(o, target.num_steps(), all_layers(target.num_layers), target.num_layers, found);
   for (int step = 0; step < target.num_steps(); ++step)
     found.schedule.experts.push_back(subject.expert(step));
@@ -216,9 +219,16 @@ void diagnose_and_report(const Options& o, Backend& backend, const Examined& exa
                        dense_rules(found.schedule.num_steps, found.dense_steps));
     if (!o.output.empty()) save(o, profile);
     if (o.check && diagnosis.pays) {
-      const PolicyTiming timing =
-          policy_pass(model->subject(), 0, profile.policy(),
-                      [&](int64_t done, int64_t total) { work.update("checking", done, total); });
+      PolicyTiming timing;
+      try {
+        timing =
+            policy_pass(model->subject(), 0, profile.policy(),
+                        [&](int64_t done, int64_t total) { work.update("checking", done, total); });
+      } catch (const Cancelled&) {
+        if (o.output.empty()) throw;
+        work.end();
+        throw Interrupted{fmt::format("stopped during the check; {} is written", o.output)};
+      }
       work.end();
       sections.push_back(check_section(diagnosis, *found.timing, timing, found.schedule.num_steps));
     }

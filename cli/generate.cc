@@ -2,6 +2,7 @@
 // lacuna generate: text to video.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 
@@ -32,6 +33,7 @@ struct Options {
   std::string output = "out.mp4", latents, resume, record, record_sites;
   bool no_decode = false, no_prompt_cache = false, json = false, quiet = false;
   double max_memory_gb = 0.0;
+  std::vector<const CLI::Option*> of_the_video;  // options whose values a latents file holds
 };
 
 void add_content_options(CLI::App& command, Options& o) {
@@ -43,10 +45,12 @@ void add_content_options(CLI::App& command, Options& o) {
 
 std::string read_text(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
-  LACUNA_CHECK(in.good(), "prompt file: could not read {}", path);
+  LACUNA_CHECK(in.good() && !fs::is_directory(path), "prompt file: could not read {}", path);
   std::string text(std::istreambuf_iterator<char>(in), {});
   LACUNA_CHECK(text.size() <= (1u << 20), "prompt file: {} has {} bytes, at most 1 MiB", path,
                text.size());
+  LACUNA_CHECK(text.find_first_not_of(" \t\r\n") != std::string::npos,
+               "prompt file: {} is empty, expected a prompt", path);
   return text;
 }
 
@@ -69,11 +73,14 @@ void add_output_options(CLI::App& command, Options& o) {
                      "Keep the latents in this file (default: beside the output until it is done)");
   output->add_flag("--no-decode", o.no_decode, "Stop after the latents; see lacuna decode");
   output->add_option("--resume", o.resume, "Go on from the latents file of a stopped run");
-  output->add_option("--record", o.record,
-                     "Write q, k and v of chosen attention calls to this file; see lacuna replay");
-  output->add_option("--record-sites", o.record_sites,
-                     "steps=LIST;layers=LIST;branches=cond|both; what is left out means all "
-                     "(branches: cond)");
+  auto* record = output->add_option(
+      "--record", o.record,
+      "Write q, k and v of chosen attention calls to this file; see lacuna replay");
+  output
+      ->add_option("--record-sites", o.record_sites,
+                   "steps=LIST;layers=LIST;branches=cond|both; what is left out means all "
+                   "(branches: cond)")
+      ->needs(record);
   output->add_flag("--no-prompt-cache", o.no_prompt_cache,
                    "Do not keep prompt embeddings in the cache folder");
   output
@@ -82,16 +89,18 @@ void add_output_options(CLI::App& command, Options& o) {
                    "when they are used; what needs more is refused")
       ->check(CLI::PositiveNumber);
   output->add_flag("--json", o.json, "Print the summary as one JSON object");
-  output->add_flag("-q,--quiet", o.quiet, "Print nothing but errors");
+  output->add_flag("-q,--quiet", o.quiet, "Print nothing but errors and what --json asks for");
 }
 
 GenerationFiles make_files(const Options& o) {
   GenerationFiles files;
   if (!o.no_decode) files.video = o.output;
+  const fs::path beside = o.output + ".latents.safetensors";
   files.latents = !o.latents.empty()  ? fs::path(o.latents)
                   : !o.resume.empty() ? fs::path(o.resume)
-                                      : fs::path(o.output + ".latents.safetensors");
-  files.keep_latents = !o.latents.empty() || o.no_decode;
+                                      : beside;
+  // A file that the user named is the user's; the one beside the output goes with the last frame.
+  files.keep_latents = !o.latents.empty() || o.no_decode || files.latents != beside;
   if (!o.no_prompt_cache) files.prompt_cache = prompt_cache_folder();
   return files;
 }
@@ -137,6 +146,33 @@ void print_summary(const Options& o, const Request& request, const GenerationRes
                format_bytes(static_cast<double>(result.memory.to_host)));
 }
 
+// Of options given beside --resume none may contradict the file, which decides.
+void check_resumed(const Options& o, const Model& model, const Request& saved) {
+  const auto given = [](const CLI::Option* option) { return option->count() > 0; };
+  if (std::none_of(o.of_the_video.begin(), o.of_the_video.end(), given)) return;
+  Request request = make_request(o, model);
+  if (o.prompt.empty() && o.prompt_file.empty()) request.prompt = saved.prompt;
+  const auto ours = nlohmann::ordered_json::parse(request.to_json());
+  const auto theirs = nlohmann::ordered_json::parse(saved.to_json());
+  for (const auto& [key, value] : theirs.items())
+    if (ours.at(key) != value)
+      throw UsageError(fmt::format(
+          "--resume: {} was made with {} {}, this command says {}; repeat the whole command as it "
+          "was, or leave out all that decides the video",
+          o.resume, key, value.dump(), ours.at(key).dump()));
+}
+
+// The last finished step of a run that was stopped and left this file; 0 = none.
+int stopped_step(const fs::path& latents) {
+  std::error_code ignored;
+  if (!fs::is_regular_file(latents, ignored)) return 0;
+  try {
+    return load_state(latents).state.next_step;
+  } catch (const Error&) {
+    return 0;  // not such a file
+  }
+}
+
 void run(const Options& o) {
   const auto backend = o.machine.open();
   const auto model = o.model.open();
@@ -145,6 +181,8 @@ void run(const Options& o) {
   std::optional<SamplingState> resume;
   if (o.resume.empty()) {
     if (o.prompt.empty() && o.prompt_file.empty()) throw UsageError("no prompt: -p \"...\"");
+    if (!o.prompt.empty() && !o.prompt_file.empty())
+      throw UsageError("--prompt-file: takes no --prompt beside it");
     request = make_request(o, *model);
   } else {
     LoadedState loaded = load_state(o.resume);
@@ -152,8 +190,11 @@ void run(const Options& o) {
     const std::string here = fmt::format("{} {:016x}", model->name(), model->fingerprint());
     LACUNA_CHECK(request.model == here, "resume: {} was made with {}, this model is {}", o.resume,
                  request.model, here);
+    check_resumed(o, *model, request);
     resume = std::move(loaded.state);
   }
+  const int left_step = resume ? 0 : stopped_step(files.latents);
+  bool begun = resume.has_value();
 
   Context ctx{*backend};
   ctx.cancel = &interrupt_flag();
@@ -165,16 +206,23 @@ void run(const Options& o) {
                            backend->description(), request.width, request.height, request.frames,
                            request.sampler.num_steps));
     if (model->is_synthetic()) hooks.note("made-up weights: the picture means nothing");
-    hooks.step = [&](const StepReport& report) {
-      if (!sampling) sampling.emplace("sampling", report.num_steps);
-      sampling->update(report.step + 1, fmt::format("density {:.3f}", report.qk_density));
-    };
+    if (left_step > 0)
+      hooks.note(
+          fmt::format("note: {0} holds {1} steps of an earlier run and will be replaced; to "
+                      "go on with it: --resume {0}",
+                      files.latents.string(), left_step));
     hooks.decode = [&](int64_t done, int64_t total) {
       sampling.reset();
       if (!decoding) decoding.emplace("decoding", static_cast<int>(total));
       decoding->update(static_cast<int>(done));
     };
   }
+  hooks.step = [&](const StepReport& report) {
+    begun = true;
+    if (o.quiet) return;
+    if (!sampling) sampling.emplace("sampling", report.num_steps);
+    sampling->update(report.step + 1, fmt::format("density {:.3f}", report.qk_density));
+  };
   std::optional<Recorder> recorder;
   if (!o.record.empty()) {
     // Half of what is free: the generation needs the rest.
@@ -190,11 +238,18 @@ void run(const Options& o) {
     sampling.reset(), decoding.reset();
     audit.save(result, *model, request, *backend, o.no_decode ? files.latents : files.video);
     if (recorder && !o.audit.dry_run) recorder->save(o.record);
-    if (!o.quiet) print_summary(o, request, result);
+    if (!o.quiet || o.json) print_summary(o, request, result);
   } catch (const Cancelled&) {
     sampling.reset(), decoding.reset();
-    throw Interrupted{fmt::format("stopped; go on with: lacuna generate ... --resume {}",
-                                  files.latents.string())};
+    if (!begun && left_step > 0)
+      throw Interrupted{fmt::format("stopped before the first step; {} still holds the earlier run",
+                                    files.latents.string())};
+    if (!fs::exists(files.latents))
+      throw Interrupted{"stopped before the first step; nothing was written"};
+    throw Interrupted{
+        fmt::format("stopped; go on with: lacuna generate --resume {}, the same "
+                    "--model and the same --output",
+                    files.latents.string())};
   }
 }
 
@@ -212,6 +267,11 @@ void add_generate(CLI::App& app) {
   options->audit.add_to(*command);
   options->decode.add_to(*command);
   options->machine.add_to(*command);
+  for (const char* group : {"Content", "Sampling", "Attention"})
+    for (const CLI::Option* option : command->get_option_group(group)->get_options())
+      options->of_the_video.push_back(option);
+  for (const char* name : {"--fps", "--replay-masks", "--dtype"})
+    options->of_the_video.push_back(command->get_option(name));
   command->callback([options] { run(*options); });
 }
 

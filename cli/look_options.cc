@@ -24,6 +24,8 @@ void LookOptions::add_to(CLI::App& command) {
   content->add_option("--prompts", prompt_file, "Text file, one prompt per line");
   request.add_content_to(*content);
   model.add_to(command);
+  // One file each time, or it would take the recordings for more.
+  command.get_option("--model")->allow_extra_args(false);
   request.add_sampling_to(command);
   auto* output = command.add_option_group("Output");
   output->add_option("--sites", sites, "steps=LIST;layers=LIST: the attention calls to look at");

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 #include <new>
 
 #include "cli/command.h"
 #include "cli/interrupt.h"
 #include "lacuna/core/error.h"
+#include "lacuna/models/context.h"
 
 namespace {
 
@@ -43,18 +46,28 @@ int run(int argc, char** argv) {
   return 0;
 }
 
+// What was printed must have arrived: a full disk shows when the buffer is written.
+int with_output_written(int status) {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return status;
+  std::fprintf(stderr, "lacuna: standard output: %s\n", std::strerror(errno));
+  return 1;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   lacuna::cli::watch_interrupts();
   try {
-    return run(argc, argv);
+    return with_output_written(run(argc, argv));
   } catch (const lacuna::cli::Interrupted& interrupted) {
     std::fprintf(stderr, "%s\n", interrupted.message.c_str());
     return lacuna::cli::kExitInterrupted;
   } catch (const lacuna::cli::UsageError& error) {
     std::fprintf(stderr, "lacuna: %s\n", error.what());
     return 2;
+  } catch (const lacuna::Cancelled&) {  // of a command that has nothing to keep
+    std::fprintf(stderr, "stopped\n");
+    return lacuna::cli::kExitInterrupted;
   } catch (const std::bad_alloc&) {
     std::fprintf(stderr,
                  "lacuna: out of memory; try fewer frames, a smaller size or --dtype bf16\n");

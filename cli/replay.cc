@@ -130,9 +130,11 @@ void add_replay(CLI::App& app) {
   command
       ->add_option("-a,--attention", o->attention,
                    "METHOD[:name=value,...], several allowed; default: every method and skip rule")
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->allow_extra_args(false);
   command->add_option("--skip", o->skip, "A skip rule without a mask, several allowed")
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->allow_extra_args(false);
   command
       ->add_option("--density", o->density,
                    "Also compare at this share of computed pairs, searching each parameter")

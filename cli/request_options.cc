@@ -3,8 +3,9 @@
 
 #include <fmt/format.h>
 
-#include <cstdio>
-#include <fstream>
+#include <charconv>
+#include <cmath>
+#include <utility>
 
 #include "cli/command.h"
 #include "lacuna/core/error.h"
@@ -13,13 +14,23 @@ namespace lacuna::cli {
 namespace {
 
 void parse_size(const std::string& size, Request& request) {
-  int width = 0, height = 0, end = 0;
-  if (std::sscanf(size.c_str(), "%d%*[x*]%d%n", &width, &height, &end) != 2 ||
-      end != static_cast<int>(size.size())) {
+  const char *begin = size.data(), *end = begin + size.size();
+  const auto width = std::from_chars(begin, end, request.width);
+  const bool crossed =
+      width.ec == std::errc() && width.ptr != end && (*width.ptr == 'x' || *width.ptr == '*');
+  const auto height = std::from_chars(crossed ? width.ptr + 1 : end, end, request.height);
+  if (height.ec != std::errc() || height.ptr != end)
     throw UsageError(fmt::format("--size: {}, expected WIDTHxHEIGHT such as 832x480", size));
-  }
-  request.width = width;
-  request.height = height;
+}
+
+// Decimal as it is printed: CLI11 alone reads 010 as 8, and -1 and 2^64 as 2^64 - 1.
+std::string check_seed(std::string& text) {
+  uint64_t seed = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
+  if (error != std::errc() || end != text.data() + text.size())
+    return fmt::format("{}, expected a number from 0 to 2^64 - 1; there is no random seed", text);
+  text = fmt::format("{}", seed);
+  return {};
 }
 
 }  // namespace
@@ -31,7 +42,9 @@ void RequestOptions::add_content_to(CLI::App& group) {
   group.add_option("-H,--height", height, "Pixels; default of the model");
   group.add_option("--size", size, "WIDTHxHEIGHT or WIDTH*HEIGHT, instead of -W and -H");
   group.add_option("--frames,--video-frames,--frame_num", frames, "Frames, 4n+1 for Wan");
-  group.add_option("-s,--seed,--base_seed", seed, "Same seed, same video")->capture_default_str();
+  group.add_option("-s,--seed,--base_seed", seed, "Same seed, same video")
+      ->transform(CLI::Validator(check_seed, "", "seed"))
+      ->capture_default_str();
 }
 
 void RequestOptions::add_sampling_to(CLI::App& command) {
@@ -46,7 +59,10 @@ void RequestOptions::add_sampling_to(CLI::App& command) {
                        "Timestep / 1000 at which the low-noise expert takes over");
   sampling->add_option("--sampler,--sample_solver", sampler,
                        "unipc, euler, ode or renoise (few-step models)");
-  sampling->add_option("--sigma-convention", sigma_convention, "diffusers or wan");
+  sampling
+      ->add_option("--sigma-convention", sigma_convention,
+                   "How sigmas are spaced; default of the model and sampler")
+      ->check(CLI::IsMember({"diffusers", "wan", "flow_matching"}));
   sampling->add_option("--timesteps", timesteps, "List for ode and renoise, 1000 downwards")
       ->delimiter(',')
       ->multi_option_policy(CLI::MultiOptionPolicy::Throw);
@@ -68,8 +84,9 @@ Request RequestOptions::make(const Model& model) const {
   r.sampler.convention = model.sigma_convention();
   if (r.sampler.kind == SamplerKind::euler) r.sampler.convention = SigmaConvention::flow_matching;
   if (!sigma_convention.empty()) {
-    r.sampler.convention =
-        sigma_convention == "wan" ? SigmaConvention::wan : SigmaConvention::diffusers;
+    r.sampler.convention = sigma_convention == "wan"         ? SigmaConvention::wan
+                           : sigma_convention == "diffusers" ? SigmaConvention::diffusers
+                                                             : SigmaConvention::flow_matching;
   }
   r.sampler.num_steps = steps.value_or(d.steps);
   r.sampler.shift = shift.value_or(d.shift);
@@ -79,6 +96,19 @@ Request RequestOptions::make(const Model& model) const {
   r.guidance_low = guidance_low.value_or(guidance.value_or(d.guidance_low));
   r.boundary = boundary.value_or(d.boundary);
   r.seed = seed;
+  if (r.sampler.kind == SamplerKind::ode_list || r.sampler.kind == SamplerKind::renoise) {
+    // The list is the schedule: shares of steps, reports and decode count these.
+    r.sampler.num_steps = make_sampler(r.sampler)->num_steps();
+    if (steps && *steps != r.sampler.num_steps)
+      throw UsageError(fmt::format("--steps: {}, the list of timesteps has {}; see --timesteps",
+                                   *steps, r.sampler.num_steps));
+  } else if (!timesteps.empty()) {
+    throw UsageError("--timesteps: needs --sampler ode or renoise");
+  }
+  for (const auto& [name, value] :
+       {std::pair("guidance", r.guidance), std::pair("guidance-low", r.guidance_low),
+        std::pair("boundary", r.boundary)})
+    LACUNA_CHECK(std::isfinite(value), "{}: {}, expected a finite number", name, value);
   return r;
 }
 

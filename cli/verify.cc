@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "cli/command.h"
 #include "cli/options.h"
@@ -31,18 +32,21 @@ void run(const Options& o) {
       o.goldens.empty() ? std::string(shipped_goldens()) : read_goldens(o.goldens);
   const DType compute = o.dtype == "bf16" ? DType::bf16 : DType::f32;
   int passed = 0, failed = 0;
-  verify_goldens(
-      text, o.goldens.empty() ? "shipped goldens" : o.goldens, *backend, compute,
-      [&](const VerifyResult& r) {
-        (r.passed ? passed : failed) += 1;
-        if (o.json) {
-          fmt::print("{{\"name\": \"{}\", \"passed\": {}, \"error_over_tolerance\": {:.4g}}}\n",
-                     r.name, r.passed, r.worst);
-        } else {
-          fmt::print("{} {:<46} error/tolerance {:.3f}{}{}\n", r.passed ? "ok  " : "FAIL", r.name,
-                     r.worst, r.detail.empty() ? "" : "  ", r.detail);
-        }
-      });
+  verify_goldens(text, o.goldens.empty() ? "shipped goldens" : o.goldens, *backend, compute,
+                 [&](const VerifyResult& r) {
+                   (r.passed ? passed : failed) += 1;
+                   if (o.json) {
+                     // An error that is not finite becomes null: JSON has no word for it.
+                     nlohmann::ordered_json json = {
+                         {"name", r.name}, {"passed", r.passed}, {"error_over_tolerance", r.worst}};
+                     if (!r.detail.empty()) json["detail"] = r.detail;
+                     fmt::print("{}\n", json.dump());
+                   } else {
+                     fmt::print("{} {:<46} error/tolerance {:.3f}{}{}\n",
+                                r.passed ? "ok  " : "FAIL", r.name, r.worst,
+                                r.detail.empty() ? "" : "  ", r.detail);
+                   }
+                 });
   if (!o.json) {
     fmt::print("{} ({}): {} passed, {} failed\n", backend->description(), o.dtype, passed, failed);
   }

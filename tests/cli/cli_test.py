@@ -6,6 +6,8 @@ import os
 import pathlib
 import re
 import resource
+import runpy
+import shlex
 import signal
 import struct
 import subprocess
@@ -59,6 +61,11 @@ class CliTest(unittest.TestCase):
         self.fails(2, "generate", *TINY, "--size", "12by7", says="WIDTHxHEIGHT")
         self.fails(2, "generate", *TINY, "--threads", "0")
         self.fails(2, "generate", *TINY, "--dtype", "int4")
+        for extra, says in ((["--size", "4294967392x64"], "WIDTHxHEIGHT"), (["--seed", "-1"], "seed"),
+                            (["--seed", "18446744073709551616"], "seed"), (["--sigma-convention", "wam"], "wan"),
+                            (["--timesteps", "1000,500"], "sampler ode"), (["--sampler", "ode"], "list of timesteps has 4"),
+                            (["--prompt-file", "x.txt"], "no --prompt beside"), (["--record-sites", "steps=1"], "--record")):
+            self.fails(2, "generate", *TINY, *extra, says=says)
 
     def test_bad_requests_are_1(self):
         out = ["-o", self.dir / "a.mp4"]
@@ -69,9 +76,12 @@ class CliTest(unittest.TestCase):
                 (["-a", "xattention:top_p=2"], "top_p"), (["-a", "xattention:stride"], ""),
                 (["--skip", "recall:r=7"], "r"), (["--dense-steps", "77"], ""), (["--dense-layers", "x"], ""),
                 (["--sampler", "ddim"], "unipc"), (["--backend", "tpu"], "cpu"), (["--profile", "none.json"], "none.json"),
-                (["--max-memory", "0.001"], "may be used")):
+                (["--max-memory", "0.001"], "may be used"), (["--guidance", "nan"], "guidance"),
+                (["--profile", "none.json", "--dense-steps", "1"], "leave out .*--dense-steps"),
+                (["--latents", self.dir / "none" / "l.st"], "none")):
             self.fails(1, "generate", *TINY, *extra, *out, says=says)
         self.fails(1, "generate", *TINY, "-o", self.dir / "none" / "a.mp4", says="folder")
+        self.fails(1, "generate", *TINY, "-o", self.dir / "none" / "a.mp4", "--no-decode", says="none")
         self.fails(1, "generate", *TINY, "-o", self.dir / "a.avi", says=r"\.mp4")
         self.fails(1, "generate", "--synthetic", "wan9", "-p", "x", *out, says="tiny")
         self.fails(1, "generate", *TINY, *out, env=dict(os.environ, LACUNA_ISA="sse2"), says="LACUNA_ISA")
@@ -93,6 +103,35 @@ class CliTest(unittest.TestCase):
             self.fails(1, *command, "--backend", "cuda", leaves=left, says="^lacuna: cuda: .*expected")
         self.fails(1, "generate", *TINY, "-o", self.dir / "a.mp4", leaves=left, says="^lacuna: cuda: .*expected",
                    env=dict(os.environ, LACUNA_BACKEND="cuda"))
+
+    def test_a_list_of_timesteps_is_the_schedule(self):
+        made = lacuna("generate", "--synthetic", "tiny", "-W", 96, "-H", 64, "--frames", 9, "-p", "x", "--sampler", "ode",
+                      "-a", "xattention", "--dense-steps", "50%", "--dry-run", "--json", "-q", "-o", self.dir / "a.y4m")
+        self.assertEqual(made.returncode, 0, made.stderr)
+        plan = json.loads(made.stdout)
+        self.assertEqual((plan["steps"], [row["steps"] for row in plan["explain"]]), (4, [[0, 1], [2, 3]]))
+
+    def test_seeds_are_decimal(self):
+        for given, wanted in (("010", 10), ("18446744073709551615", 2**64 - 1), ("9223372036854775808", 2**63)):
+            made = lacuna("generate", *TINY, "--seed", given, "--dry-run", "--json", "-o", self.dir / "a.y4m")
+            self.assertEqual(json.loads(made.stdout)["request"]["seed"], wanted)
+
+    def test_output_that_cannot_be_printed_is_an_error(self):
+        with open("/dev/full", "w") as full:
+            made = subprocess.run([LACUNA, "info", "--synthetic", "tiny", "--json"], stdout=full, stderr=subprocess.PIPE,
+                                  text=True)
+        self.assertEqual((made.returncode, made.stderr.count("\n")), (1, 1), made.stderr)
+
+    def test_failed_golden_is_json(self):
+        case = {"name": 'a "b"', "module": "sampler", "inputs": {"x": {"hash": "x:s", "shape": [4]}},
+                "config": {"kind": "unipc", "convention": "diffusers", "num_steps": 4, "shift": 5},
+                "expect": {"shape": [5], "tag": "s", "rms": 1.0}}
+        goldens = self.dir / "g.json"
+        goldens.write_text(json.dumps({"schema": "lacuna-goldens", "version": 1, "cases": [case]}))
+        made = lacuna("verify", "--goldens", goldens, "--json")
+        self.assertEqual(made.returncode, 1, made.stderr)
+        row = json.loads(made.stdout)
+        self.assertEqual((row["passed"], row["error_over_tolerance"]), (False, None))
 
     def test_hostile_checkpoints(self):
         self.fails(1, "info", self.dir / "missing", says="missing")
@@ -170,6 +209,16 @@ class CliTest(unittest.TestCase):
         self.assertEqual(lacuna("generate", *TINY, "--no-decode", "--latents", latents).returncode, 0)
         self.fails(1, "generate", "--synthetic", "wan2.1-1.3b", "--resume", latents, "-o", self.dir / "b.y4m",
                    says="was made with", leaves=["a.safetensors"])
+
+    def test_resume_keeps_a_file_that_was_named(self):
+        latents = self.dir / "a.safetensors"
+        self.assertEqual(lacuna("generate", *TINY, "--no-decode", "--latents", latents).returncode, 0)
+        self.fails(2, "generate", *TINY, "--seed", 5, "--resume", latents, "-o", self.dir / "b.y4m",
+                   says="made with seed 0, this command says 5", leaves=["a.safetensors"])
+        for words in (["--synthetic", "tiny"], TINY):
+            made = lacuna("generate", *words, "--resume", latents, "-o", self.dir / "b.y4m")
+            self.assertEqual(made.returncode, 0, made.stderr)
+            self.assertTrue(latents.exists())
 
     def test_decode(self):
         latents = self.dir / "a.safetensors"
@@ -311,6 +360,9 @@ class CliTest(unittest.TestCase):
         left = ["l.safetensors", "qkv.safetensors"]
         self.fails(1, "replay", self.dir / "l.safetensors", leaves=left, says="not a recording")
         self.fails(1, "replay", record, "-a", "magic", leaves=left, says="xattention")
+        self.fails(1, "replay", "-a", "magic", record, "--json", leaves=left, says="xattention")
+        self.fails(1, "decode", "--model", self.dir / "none", self.dir / "l.safetensors", "-o", self.dir / "a.y4m", leaves=left,
+                   says="none: no such file")
         self.fails(1, "generate", *TINY, "--record", self.dir / "none" / "q.safetensors", leaves=left)
         self.fails(1, "generate", *TINY, "--record", record, "--record-sites", "step=1", leaves=left, says="steps=LIST")
         self.fails(1, "generate", *TINY, "--record", self.dir / "x", "--record-sites", "layers=99", "--no-decode", "--latents",
@@ -569,6 +621,46 @@ class CliTest(unittest.TestCase):
         self.fails(2, *fixed, "--heads", 2, says="excludes")
         self.fails(2, "bench", "attend", "--suite", "gpu", says="gpu")
         self.fails(1, *fixed, "--seq-len", 100, says="multiple of 256")
+
+    def test_bench_generate_measures_warm_rows(self):
+        made = lacuna("bench", "generate", *TINY[:8], "--steps", 8, "-a", "dense", "xattention", "dense", "--json")
+        self.assertEqual(made.returncode, 0, made.stderr)
+        dense, _, again = map(json.loads, made.stdout.splitlines())
+        self.assertEqual((dense["speed_up"], again["latents_rel_l2"]), (1, 0))
+        self.assertLess(again["speed_up"], 4)  # loose: others may run here
+
+    def test_a_layer_that_is_not_there_is_an_error(self):
+        self.fails(1, "doctor", *TINY, "--sites", "layers=0,99", says="layer 99")
+
+    def test_gpu_check_is_not_ok_before_its_end(self):
+        script = runpy.run_path(str(pathlib.Path(__file__).parents[2] / "scripts" / "gpu-check"), run_name="gpu_check")
+        out = self.dir / "result.json"
+        check = script["Check"](argparse.Namespace(out=str(out)), {"stages": {}, "rows": []})
+        check.save()
+        self.assertFalse(json.loads(out.read_text())["ok"])
+        check.stages["compile"] = {"ok": True}
+        check.save()
+        self.assertFalse(json.loads(out.read_text())["ok"])
+        check.save(finished=True)
+        self.assertTrue(json.loads(out.read_text())["ok"])
+
+    def test_a_clip_says_how_it_was_made(self):
+        for name in ("a.mp4", "a.y4m", "a.png"):
+            made = lacuna("generate", *TINY[:-2], "--negative-prompt", "", "-s", 3, "--guidance", 2.5, "-a", "xattention:top_p=0.5",
+                          "--dense-steps", 1, "-p", "it's a \"red\" $ball", "--latents", self.dir / "l.st", "-o", self.dir / name)
+            self.assertEqual(made.returncode, 0, made.stderr)
+        left = json.loads(lacuna("info", self.dir / "l.st", "--json").stdout)
+        for name in ("a.mp4", "a.y4m", "a-0001.png"):
+            told = json.loads(lacuna("info", self.dir / name, "--json").stdout)
+            self.assertEqual((told["request"], told["command"]), (left["request"], left["command"]))
+        again = [*shlex.split(told["command"]), "--synthetic", "tiny", "-o", self.dir / "b.mp4"]
+        self.assertEqual(lacuna(*again[1:]).returncode, 0)
+        self.assertEqual((self.dir / "b.mp4").read_bytes(), (self.dir / "a.mp4").read_bytes())
+        self.assertIn(told["command"], lacuna("info", self.dir / "a.mp4").stdout)
+        (self.dir / "c.mp4").write_bytes(b"no video")
+        told = lacuna("info", self.dir / "c.mp4")
+        self.assertEqual((told.returncode, told.stdout), (1, ""))
+        self.assertRegex(told.stderr, r"^lacuna: .*c\.mp4.*\n$")
 
     def test_info(self):
         text = lacuna("info", "--synthetic", "wan2.1-1.3b").stdout

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <fstream>
 
+#include "lacuna/core/atomic_file.h"
 #include "lacuna/core/error.h"
 #include "lacuna/engine/explain.h"
 #include "lacuna/engine/mask_log.h"
@@ -80,6 +81,12 @@ void set_up(Engine& engine, Model& model, const Request& request, const Generati
   }
 }
 
+// Whoever decides about attention decides about dense sites too.
+bool says_attention(const Request& request) {
+  return request.attention != "dense" || !(request.skip.empty() || request.skip == "none") ||
+         !request.dense_steps.empty() || !request.dense_layers.empty() || request.min_tokens != 0;
+}
+
 // A long step must not be lost to a kill; a short one is not worth the write.
 constexpr double kSaveEverySeconds = 5.0;
 
@@ -107,25 +114,29 @@ ProfileTarget profile_target(Model& model, const Request& request) {
 
 Policy request_policy(Model& model, const Request& request) {
   if (!request.replay_masks.empty()) {
-    LACUNA_CHECK(request.attention == "dense" && request.profile.empty() &&
-                     (request.skip.empty() || request.skip == "none"),
-                 "replay-masks: {} decides about attention; leave out --attention, --skip and "
-                 "--profile",
+    LACUNA_CHECK(!says_attention(request) && request.profile.empty(),
+                 "replay-masks: {} decides about attention; leave out --attention, --skip, "
+                 "--profile, --dense-steps, --dense-layers and --min-tokens",
                  request.replay_masks);
     return {};
   }
   if (!request.profile.empty()) {
-    LACUNA_CHECK(request.attention == "dense" && (request.skip.empty() || request.skip == "none"),
-                 "profile: {} decides about attention; leave out --attention and --skip",
+    LACUNA_CHECK(!says_attention(request),
+                 "profile: {} decides about attention; leave out --attention, --skip, "
+                 "--dense-steps, --dense-layers and --min-tokens",
                  request.profile);
     const Profile profile = load_profile(request.profile);
     check_profile(profile, profile_target(model, request));
     return profile.policy();
   }
-  const int num_steps = request.sampler.num_steps;
+  // Of the sampler: with a list of timesteps request.sampler.num_steps says nothing.
+  const auto sampler = make_sampler(request.sampler);
+  const int num_steps = sampler->num_steps();
+  std::vector<double> sigmas;
+  for (int i = 0; i < num_steps; ++i) sigmas.push_back(sampler->sigma(i));
   const PolicyWords words =
       expand_words({request.attention, request.skip, request.dense_steps, request.dense_layers},
-                   num_steps, static_cast<int>(model.transformer_config().num_layers));
+                   num_steps, static_cast<int>(model.transformer_config().num_layers), sigmas);
   return make_policy(parse_plan(words.attention), parse_skip(words.skip), words.dense_steps,
                      words.dense_layers, request.min_tokens, num_steps);
 }
@@ -155,11 +166,11 @@ MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tilin
   const auto latent = model.latent_shape(request.width, request.height, request.frames);
   const WanConfig& config = model.transformer_config();
   const DType compute = compute_dtype(request);
-  const double stored = static_cast<double>(model.transformer_bytes()) /
+  const double stored = static_cast<double>(model.held_transformer_bytes()) /
                         static_cast<double>(config.num_parameters());  // bytes of a parameter
   const WanPassing passing = passing_weights(config, compute, stored);
   MemoryPlan plan;
-  plan.weights = model.transformer_bytes();
+  plan.weights = model.held_transformer_bytes();
   plan.activations = activation_bytes(config, model.grid(latent).tokens(), compute) +
                      text_bytes(config, compute) * (request.guided() ? 2 : 1) + passing.converted;
   plan.decoder =
@@ -231,6 +242,7 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
     // Opened and dropped: an unwritable output is better known now than after an hour.
     open_video(files.video, {.width = request.width, .height = request.height, .fps = request.fps});
   }
+  { const AtomicFile writable(files.latents); }
 
   GenerationResult result;
   result.tokens = model.grid(latent).tokens();
@@ -246,6 +258,7 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   result.text_seconds = seconds_since(start);
 
   SamplingState state;
+  const bool resumed = resume.has_value();
   if (resume) {
     state = std::move(*resume);
   } else {
@@ -272,7 +285,10 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   try {
     sample(ctx, engine, inputs, state, on_step);
   } catch (const Cancelled&) {
-    save_state(files.latents, request, state);
+    // Noise is made again in no time; what an older run left there is not.
+    std::error_code ignored;
+    if (resumed || state.next_step > 0 || !std::filesystem::exists(files.latents, ignored))
+      save_state(files.latents, request, state);
     throw;
   }
   save_state(files.latents, request, state);

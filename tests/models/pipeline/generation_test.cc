@@ -118,6 +118,20 @@ TEST_F(GenerationTest, ResumesBitForBitAfterCancel) {
   }
 }
 
+TEST_F(GenerationTest, StoppedBeforeItsFirstStepItLeavesAnOlderFile) {
+  make(request(), "a");
+  const std::string older = bytes("a.safetensors");
+  Request other = request();
+  other.seed = 9;
+  GenerationHooks hooks;
+  hooks.inputs = [&](const auto&...) { cancel_ = true; };
+  EXPECT_THROW(make(other, "a", hooks), Cancelled);
+  EXPECT_EQ(bytes("a.safetensors"), older);
+  cancel_ = false;
+  EXPECT_THROW(make(other, "b", hooks), Cancelled);
+  EXPECT_EQ(load_state(folder_ / "b.safetensors").state.next_step, 0);
+}
+
 // Stopped within a step: what its first layers selected must not show.
 TEST_F(GenerationTest, ResumesWhatIsCarriedBitForBit) {
   const std::pair<const char*, const char*> plans[] = {
@@ -195,6 +209,19 @@ TEST_F(GenerationTest, SparseReportsTheDensityItComputed) {
               1e-9);  // no skip rule: what is listed is computed
 }
 
+// A list of timesteps has 4 steps, whatever the request's number says.
+TEST_F(GenerationTest, SharesOfStepsAreOfTheStepsThatRun) {
+  Request r = request();
+  r.width = 256, r.height = 256;
+  r.sampler.kind = SamplerKind::ode_list;
+  r.sampler.num_steps = 50;
+  r.attention = "xattention:top_p=0.5";
+  r.dense_steps = "50%";
+  const GenerationResult result = make(r, "few");
+  EXPECT_EQ(result.trace.qk_density(1), 1.0);
+  EXPECT_LT(result.trace.qk_density(2), 0.8);
+}
+
 TEST_F(GenerationTest, LatentsCanBeDecodedLater) {
   make(request(), "a");
   const auto model = Model::synthetic("tiny", DType::bf16);
@@ -226,6 +253,8 @@ TEST_F(GenerationTest, RefusesBeforeAnyWork) {
   refuses([](Request& r) { r.dense_steps = "9"; });
   refuses([](Request& r) { r.dtype = "int3"; });
   refuses([](Request& r) { r.sampler.num_steps = 0; });
+  refuses([](Request& r) { r.profile = "p.json", r.dense_steps = "1"; });
+  refuses([](Request& r) { r.replay_masks = "m.safetensors", r.min_tokens = 9; });
 }
 
 TEST_F(GenerationTest, RefusesMoreMemoryThanAllowed) {
