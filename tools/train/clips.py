@@ -352,8 +352,8 @@ def _path(o: SceneObject) -> tuple:
             o.phase, turns, o.radius * first, o.radius * (last - first))
 
 
-def _local(objects: list, times: torch.Tensor, xs: torch.Tensor, ys: torch.Tensor) -> tuple:
-    """Coordinates (u, v) in each object's own frame [n, T, H, W], radius 1, and radii [n, T, 1, 1]."""
+def _course(objects: list, times: torch.Tensor) -> tuple:
+    """Centres (x, y), radii and angles of objects at times [n, T], each [n, T]."""
     path = torch.tensor([_path(o) for o in objects], dtype=torch.float32, device=times.device)
     x0, y0, vx, vy, bounce, bounces, orbit, rounds, phase, turns, r0, r1 = path.T[..., None]
     wave = bounces * times + phase
@@ -361,8 +361,12 @@ def _local(objects: list, times: torch.Tensor, xs: torch.Tensor, ys: torch.Tenso
     round_angle = 2 * math.pi * (rounds * times + phase)
     x = x0 + vx * times + orbit * round_angle.cos()
     y = y0 + vy * times + orbit * round_angle.sin() + bounce * wave
-    radius, angle = r0 + r1 * times, 2 * math.pi * turns * times
-    x, y, radius, angle = (v[:, :, None, None] for v in (x, y, radius, angle))
+    return x, y, r0 + r1 * times, 2 * math.pi * turns * times
+
+
+def _local(objects: list, times: torch.Tensor, xs: torch.Tensor, ys: torch.Tensor) -> tuple:
+    """Coordinates (u, v) in each object's own frame [n, T, H, W], radius 1, and radii [n, T, 1, 1]."""
+    x, y, radius, angle = (v[:, :, None, None] for v in _course(objects, times))
     dx, dy = (xs - x) / radius, (ys.view(-1, 1) - y) / radius
     return dx * angle.cos() + dy * angle.sin(), dy * angle.cos() - dx * angle.sin(), radius
 
@@ -390,6 +394,28 @@ def near_objects(scenes: list, times: torch.Tensor, rows: int, columns: int, mar
     near = (u * u + v * v).sqrt() * radius < radius + margin
     found = torch.zeros(len(scenes), times.shape[1], rows, columns, dtype=torch.int32, device=times.device)
     return found.index_add_(0, which, near.int()) > 0
+
+
+def object_field(scenes: list, times: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """At the centres of a grid of cells and times [B, T]: the way (x, y) from the first object's centre and the signed
+    distance to the nearest object, all in shorter sides, [B, T, rows, columns, 3]."""
+    step = 1.0 / min(rows, columns)
+    xs = (torch.arange(columns, device=times.device) + 0.5 - 0.5 * columns) * step
+    ys = (torch.arange(rows, device=times.device) + 0.5 - 0.5 * rows) * step
+    which = torch.tensor([i for i, s in enumerate(scenes) for _ in s.objects], device=times.device)
+    objects = [o for s in scenes for o in s.objects]
+    field = times.new_full((len(scenes), times.shape[1], rows, columns, 3), math.inf, dtype=torch.float32)
+    for shape, members in _groups([o.shape for o in objects]).items():
+        index = torch.tensor(members, device=times.device)
+        u, v, radius = _local([objects[i] for i in members], times.float()[which[index]], xs, ys)
+        near = SHAPE_DISTANCE[shape](u, v) * radius
+        for k, i in enumerate(members):
+            here = field[which[i]]
+            here[..., 2] = torch.minimum(here[..., 2], near[k])
+    x, y, _, _ = _course([s.objects[0] for s in scenes], times.float())
+    field[..., 0] = xs - x[..., None, None]
+    field[..., 1] = ys[:, None] - y[..., None, None]
+    return field
 
 
 def _colour_tensor(colours: list, device: torch.device) -> torch.Tensor:

@@ -144,6 +144,15 @@ def report(rows, phases):
     return out
 
 
+def line_of(entry):
+    """A row of the printed table; "-" where one prompt or step left nothing to compare."""
+    early, late = entry["early"], entry["late"]
+    steps, prompts = ("-" if x is None else f"{x:.2f}" for x in (entry["mask_overlap_steps"], entry["mask_overlap_prompts"]))
+    return (f"{entry['layer']}.{entry['head']:<3} {early['density90']:>9.3f} {early['density95']:>9.3f} "
+            f"{late['density90']:>9.3f} {late['density95']:>9.3f} {late['near']:>6.2f} {late['site']:>6.2f} "
+            f"{steps:>6} {prompts:>8}")
+
+
 def plot(table, path):
     """Bars of the density each head needs for 90 % of its mass, early and late."""
     import matplotlib
@@ -193,9 +202,7 @@ def main():
     print(f"{'head':>5} {'early 90':>9} {'early 95':>9} {'late 90':>9} {'late 95':>9} {'near':>6} {'site':>6} "
           f"{'steps':>6} {'prompts':>8}")
     for e in table:
-        print(f"{e['layer']}.{e['head']:<3} {e['early']['density90']:>9.3f} {e['early']['density95']:>9.3f} "
-              f"{e['late']['density90']:>9.3f} {e['late']['density95']:>9.3f} {e['late']['near']:>6.2f} "
-              f"{e['late']['site']:>6.2f} {e['mask_overlap_steps']:>6.2f} {e['mask_overlap_prompts']:>8.2f}")
+        print(line_of(e))
 
 
 if __name__ == "__main__":

@@ -182,15 +182,21 @@ class WanTransformer(nn.Module):
         nn.init.normal_(self.condition_embedder.time_proj.weight, std=0.02)
         nn.init.zeros_(self.proj_out.weight)
 
-    def forward(self, tokens, sigma, context, rope):
-        """tokens [B, N, values], sigma [B], context [B, text_len, text_dim] zero past the prompt -> [B, N, values]."""
+    def forward(self, tokens, sigma, context, rope, taps=()):
+        """tokens [B, N, values], sigma [B], context [B, text_len, text_dim] zero past the prompt -> [B, N, values].
+
+        With taps also the hidden states [B, N, width] after that many blocks each: (velocity, list)."""
         embedding, modulation = self.condition_embedder.time(sigma)
         text = self.condition_embedder.text_embedder(context)
         x = F.linear(tokens, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
-        for block in self.blocks:
+        hidden = []
+        for done, block in enumerate(self.blocks, 1):
             x = block(x, text, modulation, rope)
+            if done in taps:
+                hidden.append(x)
         shift, scale = (self.scale_shift_table + embedding[:, None]).unsqueeze(2).unbind(1)
-        return self.proj_out(modulate(x, shift, scale))
+        velocity = self.proj_out(modulate(x, shift, scale))
+        return (velocity, hidden) if taps else velocity
 
 
 # --- text encoder -------------------------------------------------------------------------------------

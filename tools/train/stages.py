@@ -12,7 +12,7 @@ import random
 import numpy as np
 import torch
 
-from tools.train import captions, clips
+from tools.train import captions, clips, guide
 from tools.train.model import rope_tables
 from tools.train.reader import classes
 
@@ -41,12 +41,12 @@ class Stage:
 
 
 # Two CPU cores, some hours: clips of 96 x 96, the whole clip only at the end, simpler scenes.
-_HALF, _PAIR, _STILL = Shape(4, 6, 2, 32), Shape(2, 6, 2, 64), Shape(1, 12, 1, 32)
-_SOME, _ALL = Shape(4, 12, 1, 8), Shape(16, 12, 1, 4)
+_PAIR, _HALF, _HALF_8, _HALF_16 = Shape(2, 6, 2, 64), Shape(4, 6, 2, 32), Shape(8, 6, 2, 16), Shape(16, 6, 2, 8)
+_ENDS, _SOME, _ALL = Shape(2, 12, 1, 16), Shape(4, 12, 1, 8), Shape(16, 12, 1, 3)
 CPU_PLAN = (
-    Stage(0.35, 4.0, ((0.4, _PAIR), (0.3, _HALF), (0.15, _STILL), (0.15, _SOME)), 0.05, 0.1),
-    Stage(0.65, 3.0, ((0.2, _HALF), (0.1, _STILL), (0.7, _SOME)), 0.1, 0.2),
-    Stage(1.00, 3.0, ((0.4, _SOME), (0.6, _ALL)), 0.1, 0.2),
+    Stage(0.55, 2.5, ((0.25, _PAIR), (0.5, _HALF), (0.25, _HALF_8)), 0.0, 0.1),
+    Stage(0.82, 3.0, ((0.2, _HALF_16), (0.2, _ENDS), (0.6, _SOME)), 0.1, 0.2),
+    Stage(1.00, 3.0, ((0.5, _SOME), (0.5, _ALL)), 0.2, 0.2),
 )
 # One data-centre GPU, twenty minutes: clips of 192 x 192.
 CUDA_PLAN = (
@@ -63,6 +63,8 @@ class Batch:
     rope: torch.Tensor     # [2, N, head_dim], see model.rope_tables
     said: torch.Tensor     # [B, attributes], see reader.classes
     near: torch.Tensor     # [B, N], true where the token shows part of an object
+    place: torch.Tensor    # [N, 3] and [B, N, 6]: where the tokens are and
+    scene: torch.Tensor    # what is there, see guide.targets
 
 
 def stage_at(plan, progress):
@@ -103,6 +105,14 @@ def rope_of(slots, cells, stride, head_dim, device):
     return rope_tables(slots, positions, positions, head_dim).to(device)
 
 
+def pick_slots(count, rng):
+    """Time slots of a step, ascending: first and last, from which a token can tell the time, and others at random."""
+    if count == 1:
+        return rng.integers(CLIP_SLOTS, size=1)
+    between = 1 + rng.choice(CLIP_SLOTS - 2, count - 2, replace=False)
+    return np.sort(np.concatenate(([0, CLIP_SLOTS - 1], between)))
+
+
 def make_batch(stage, shape, step, seed, autoencoder, tokenizer, sizes, device, drop=0.1):
     """The clips of one step, a function of (seed, step, shape) alone. `drop` of the captions are empty."""
     rng = np.random.default_rng((seed, step))
@@ -110,7 +120,7 @@ def make_batch(stage, shape, step, seed, autoencoder, tokenizer, sizes, device, 
     words = random.Random(f"{seed}/{step}")
     texts = ["" if words.random() < drop else captions.caption(scene, words) for scene in scenes]
     ids = torch.tensor([tokenizer.encode(text, sizes.text_len) for text in texts], device=device)
-    slots = np.sort(rng.choice(CLIP_SLOTS, shape.slots, replace=False))
+    slots = pick_slots(shape.slots, rng)
     times = torch.tensor(slot_times(slots), dtype=torch.float32, device=device).expand(shape.batch, -1)
     side = shape.cells * 8
     with torch.no_grad():
@@ -118,4 +128,6 @@ def make_batch(stage, shape, step, seed, autoencoder, tokenizer, sizes, device, 
     near = clips.near_objects(scenes, times, shape.cells, shape.cells, 0.5 / shape.cells)
     near = near.unflatten(1, (-1, 2)).any(2).flatten(1)
     said = torch.tensor([classes(text) for text in texts], device=device)
-    return Batch(clean, ids, rope_of(slots, shape.cells, shape.stride, sizes.head_dim, device), said, near)
+    place, scene = guide.targets(scenes, slots, CLIP_SLOTS, times.unflatten(1, (-1, 2)).mean(2), shape.cells)
+    rope = rope_of(slots, shape.cells, shape.stride, sizes.head_dim, device)
+    return Batch(clean, ids, rope, said, near, place, scene)

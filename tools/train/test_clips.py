@@ -3,11 +3,13 @@
 import dataclasses
 import pathlib
 import random
+import subprocess
+import sys
 
 import numpy as np
 import torch
 
-from tools.train import captions, clips, reader, score
+from tools.train import captions, clips, guide, laboratory, reader, score, stages
 
 PROMPTS = pathlib.Path(__file__).parents[2] / "assets" / "prompts"
 
@@ -177,6 +179,30 @@ def test_y4m_files_are_read(tmp_path):
         assert np.abs(video.astype(int) - (255, 0, 0)).max() <= 2
 
 
+def test_clips_of_other_options_are_not_scored(tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red ball\n \n")
+    fake = tmp_path / "lacuna"
+    fake.write_text('#!/bin/sh\nfor word; do [ "$last" = -o ] && : > "$word"; last=$word; done\nexit 0\n')
+    fake.chmod(0o755)
+
+    def evaluate(*words):
+        command = [sys.executable, pathlib.Path(__file__).with_name("evaluate"), "--lacuna", fake, "--prompts",
+                   tmp_path / "prompts.txt", "--work", tmp_path / "work", *words]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    for _ in range(2):  # the clip is empty, so the score of what was made fails
+        assert "other options" not in evaluate().stderr
+    assert [p.name for p in (tmp_path / "work").glob("*.y4m")] == ["000.y4m"]
+    other = evaluate("--", "-a", "xattention")
+    assert other.returncode == 2 and "other options" in other.stderr
+
+
+def test_one_prompt_has_no_overlap_with_others():
+    phase = dict.fromkeys(("density90", "density95", "near", "site"), 0.5)
+    entry = {"layer": 1, "head": 2, "mask_overlap_steps": 0.25, "mask_overlap_prompts": None, "early": phase, "late": phase}
+    assert laboratory.line_of(entry).split()[-2:] == ["0.25", "-"]
+
+
 def test_wilson_interval():
     low, high = score.wilson(95, 100)
     assert abs(low - 0.8882) < 1e-3 and abs(high - 0.9785) < 1e-3
@@ -217,3 +243,32 @@ def test_the_reader_learns_what_captions_say():
         net.loss(context, ids, target).backward()
         optimiser.step()
     assert net.loss(context, ids, target).item() < 0.2 * before
+
+
+def test_the_guide_knows_tokens_and_objects():
+    scenes = [clips.sample_scene(seed, p_second=0.0) for seed in range(30)]
+    scenes = [s for s in scenes if s.light == "none"]
+    slots, cells = [0, 6, 15], 12
+    times = torch.tensor(slots).add(0.5).div(16).repeat(len(scenes), 1)
+    place, told = guide.targets(scenes, slots, 16, times, cells)
+    told = told.unflatten(1, (len(slots), cells, cells))
+    place = place.unflatten(0, (len(slots), cells, cells)) / 3.4
+    # Place minus way is the object's centre, whichever token says it.
+    centre = place[..., [2, 1]] - 0.3 * told[..., :2]
+    assert centre.std((2, 3)).max() < 1e-5
+    assert (centre[:, 1:, 0, 0] - centre[:, :-1, 0, 0]).norm(dim=-1).max() > 0.2  # some of them move
+    # A token well inside the outline shows nothing but the object, one well outside nothing of it.
+    video = clips.render(scenes, times, 96, 96).unflatten(4, (cells, 8)).unflatten(3, (cells, 8))
+    colours = torch.tensor([clips.OBJECT_COLOURS[s.objects[0].colour] for s in scenes]) * 2 - 1
+    off = (video - colours[:, :, None, None, None, None, None]).abs().sum(1)
+    far = told[..., 2:]
+    assert off.amax((3, 5))[far.amax(-1) < -0.35].max() < 0.1
+    assert off.amin((3, 5))[far.amin(-1) > 0.35].min() > 0.2
+
+
+def test_ends_are_always_shown():
+    rng = np.random.default_rng(0)
+    for count in (2, 4, 16):
+        slots = stages.pick_slots(count, rng)
+        assert len(set(slots)) == count and slots[0] == 0 and slots[-1] == stages.CLIP_SLOTS - 1
+        assert (np.diff(slots) > 0).all()

@@ -18,11 +18,12 @@ import torch
 
 from tools.train import captions, clips, folder, optim, sampling, stages
 from tools.train.autoencoder import LinearAutoencoder
+from tools.train.guide import Guide
 from tools.train.model import Sizes, TextEncoder, WanTransformer
 from tools.train.reader import AttributeReader
 from tools.train.tokenizer import CaptionTokenizer
 
-LOG_FIELDS = ["step", "progress", "stage", "slots", "cells", "batch", "loss", "reader_loss", "grad_norm", "seconds"]
+LOG_FIELDS = ["step", "progress", "stage", "slots", "cells", "batch", "loss", "reader_loss", "guide_loss", "grad_norm", "seconds"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Recipe:
     average: float = 0.999
     object_weight: float = 4.0  # of a token that shows an object, in the flow loss; others have 1
     reader_weight: float = 0.1  # of the text encoder's extra objective, see reader.py
+    guide_weight: float = 0.5   # of the objective on hidden states, see guide.py
     # What `lacuna generate` does with the model when not told otherwise.
     defaults: dict = dataclasses.field(default_factory=dict)
 
@@ -59,15 +61,16 @@ class Trainer:
         self.autoencoder = LinearAutoencoder.fit(self.sizes.channels, seed, device)
         self.tokenizer = CaptionTokenizer(self.sizes.vocab)
         self.reader = AttributeReader(self.sizes.text_dim).to(device)
+        self.guide = Guide(self.sizes).to(device)
         matrices, rest = optim.split_parameters(self.transformer, self.text_encoder)
-        rest += list(self.reader.parameters())
+        rest += [*self.reader.parameters(), *self.guide.parameters()]
         self.muon = optim.Muon(matrices, lr=recipe.muon_lr)
         self.adam = torch.optim.AdamW(rest, lr=recipe.adam_lr, betas=(0.9, 0.95), weight_decay=0.01)
         self.average = optim.Average((self.transformer, self.text_encoder), recipe.average)
         self.compiled = torch.compile(self.transformer) if device != "cpu" else self.transformer
 
     def parameters(self):
-        return [p for net in (self.transformer, self.text_encoder, self.reader) for p in net.parameters()]
+        return [p for net in (self.transformer, self.text_encoder, self.reader, self.guide) for p in net.parameters()]
 
     def set_rates(self, step, progress):
         """Warm-up over 100 steps, then constant, then linear to zero over the last 30 %."""
@@ -93,32 +96,33 @@ class Trainer:
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu"):
             noisy = (1 - level) * batch.clean + level * noise
             context = self.text_encoder(batch.ids)
-            velocity = self.compiled(noisy, sigma, context, batch.rope)
+            velocity, hidden = self.compiled(noisy, sigma, context, batch.rope, self.guide.taps)
             named = self.reader.loss(context, batch.ids, batch.said)
+            guided = self.guide.loss(hidden, batch.place, batch.scene)
         error = (velocity.float() - stages.swap_order(noise - batch.clean)).square().mean(-1)
         weight = 1 + (self.recipe.object_weight - 1) * batch.near
-        return (error * weight).sum() / weight.sum(), named
+        return (error * weight).sum() / weight.sum(), named, guided
 
     def step(self, step, progress, stage, shape):
-        """One update. Returns the flow loss, the reader's loss and the gradient norm."""
+        """One update. Returns the flow loss, the reader's, the guide's and the gradient norm."""
         self.set_rates(step, progress)
-        loss, named = self.loss(step, stage, shape)
-        (loss + self.recipe.reader_weight * named).backward()
+        loss, named, guided = self.loss(step, stage, shape)
+        (loss + self.recipe.reader_weight * named + self.recipe.guide_weight * guided).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), 1.0)
         for optimiser in (self.muon, self.adam):
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         self.average.update(step)
-        return loss.item(), named.item(), norm.item()
+        return loss.item(), named.item(), guided.item(), norm.item()
 
     def state(self):
         return {"transformer": self.transformer.state_dict(), "text_encoder": self.text_encoder.state_dict(),
-                "reader": self.reader.state_dict(),
+                "reader": self.reader.state_dict(), "guide": self.guide.state_dict(),
                 "muon": self.muon.state_dict(), "adam": self.adam.state_dict(), "average": self.average.values,
                 "autoencoder": self.autoencoder.tensors()}
 
     def load(self, state):
-        for name in ("transformer", "text_encoder", "reader", "muon", "adam"):
+        for name in ("transformer", "text_encoder", "reader", "guide", "muon", "adam"):
             getattr(self, name).load_state_dict(state[name])
         self.average.values = state["average"]
         self.autoencoder = LinearAutoencoder(**state["autoencoder"])
@@ -212,11 +216,11 @@ def train(args):
         choice = torch.rand(1, generator=torch.Generator().manual_seed(args.seed * 7919 + step)).item()
         shape = pick(stage.shapes, choice)
         begin = time.monotonic()
-        loss, named, norm = trainer.step(step, progress, stage, shape)
+        loss, named, guided, norm = trainer.step(step, progress, stage, shape)
         seconds = time.monotonic() - begin
         log.writerow({"step": step, "progress": f"{progress:.6f}", "stage": index, "slots": shape.slots,
                       "cells": shape.cells, "batch": shape.batch, "loss": f"{loss:.5f}", "reader_loss": f"{named:.5f}",
-                      "grad_norm": f"{norm:.3f}",
+                      "guide_loss": f"{guided:.5f}", "grad_norm": f"{norm:.3f}",
                       "seconds": f"{seconds:.3f}"})
         step += 1
         if step % 10 == 0:
