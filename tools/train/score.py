@@ -20,7 +20,7 @@ import pathlib
 import numpy as np
 import torch
 
-from tools.train import captions, clips
+from tools.train import captions, clips, sampling
 
 OBJECT_NAMES = tuple(clips.OBJECT_COLOURS)
 DULL_NAMES = tuple(clips.DULL_COLOURS)
@@ -449,10 +449,14 @@ def main() -> None:
     parser.add_argument("--clips", required=True, help="folder or glob with one clip per prompt")
     parser.add_argument("--prompts", required=True, help="prompts, one a line")
     parser.add_argument("--json", action="store_true", help="print everything as one JSON object")
+    parser.add_argument("--sheet", help="PNG to draw: eight frames of each of the first eight clips, a row each")
     args = parser.parse_args()
     prompts, paths = read_prompts(args.prompts), find_clips(args.clips)
     if len(prompts) != len(paths):
         parser.error(f"{len(paths)} clips in {args.clips}, expected one for each of {len(prompts)} prompts")
+    if args.sheet:
+        some = torch.from_numpy(np.stack([read_clip_file(path) for path in paths[:8]]))
+        sampling.write_png(args.sheet, sampling.contact_sheet(some.permute(0, 4, 1, 2, 3) / 127.5 - 1, 8))
     results = [score_clip(read_clip_file(path), prompt) for path, prompt in zip(paths, prompts)]
     summary = summarise(prompts, results)
     if args.json:
