@@ -53,13 +53,12 @@ AtomicFile::AtomicFile(const fs::path& target) : target_(resolve_target(target))
 }
 
 AtomicFile::~AtomicFile() {
-  if (fd_ < 0) return;
-  ::close(fd_);
-  ::unlink(temporary_.c_str());
+  if (fd_ >= 0) ::close(fd_);
+  if (!committed_) ::unlink(temporary_.c_str());
 }
 
 void AtomicFile::write(const void* data, size_t size) {
-  LACUNA_CHECK(fd_ >= 0, "write {}: already committed", target_.string());
+  LACUNA_CHECK(fd_ >= 0, "write {}: already flushed", target_.string());
   const char* p = static_cast<const char*>(data);
   while (size > 0) {
     const ssize_t written = ::write(fd_, p, std::min<size_t>(size, size_t{1} << 30));
@@ -71,15 +70,21 @@ void AtomicFile::write(const void* data, size_t size) {
   }
 }
 
-void AtomicFile::commit() {
-  LACUNA_CHECK(fd_ >= 0, "write {}: already committed", target_.string());
-  // Until the rename has succeeded the destructor still removes the temporary file.
+void AtomicFile::flush() {
+  LACUNA_CHECK(fd_ >= 0, "write {}: already flushed", target_.string());
   LACUNA_CHECK(::fsync(fd_) == 0, "write {}: cannot flush: {}", target_.string(),
                std::strerror(errno));
-  LACUNA_CHECK(::rename(temporary_.c_str(), target_.c_str()) == 0, "write {}: cannot rename: {}",
-               target_.string(), std::strerror(errno));
   ::close(fd_);
   fd_ = -1;
+}
+
+void AtomicFile::commit() {
+  LACUNA_CHECK(!committed_, "write {}: already committed", target_.string());
+  if (fd_ >= 0) flush();
+  // Until the rename has succeeded the destructor still removes the temporary file.
+  LACUNA_CHECK(::rename(temporary_.c_str(), target_.c_str()) == 0, "write {}: cannot rename: {}",
+               target_.string(), std::strerror(errno));
+  committed_ = true;
   // The new name itself reaches the disk with its directory; the file is complete either way.
   const int directory = ::open(directory_of(target_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (directory >= 0) {

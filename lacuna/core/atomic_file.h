@@ -25,12 +25,16 @@ class AtomicFile {
   void write(std::string_view text) { write(text.data(), text.size()); }
   // For libraries that write by path: they may fill this file in place.
   const std::filesystem::path& temporary() const { return temporary_; }
-  // Makes the target. Throws Error, leaving an older target as it was; call at most once.
+  // Flushes to disk and closes: many files may wait for their commit() without a descriptor each.
+  void flush();
+  // Flushes what is not and makes the target. Throws Error, leaving an older target as it was; call
+  // at most once.
   void commit();
 
  private:
   std::filesystem::path target_, temporary_;
-  int fd_ = -1;
+  int fd_ = -1;  // -1 once flushed
+  bool committed_ = false;
 };
 
 }  // namespace lacuna

@@ -57,6 +57,28 @@ TEST_F(AtomicFileTest, WithoutCommitTheOldFileStays) {
   EXPECT_EQ(entries(), 1);
 }
 
+TEST_F(AtomicFileTest, FlushedFilesWaitWithoutADescriptor) {
+  const auto open_descriptors = [] {
+    return std::distance(fs::directory_iterator("/proc/self/fd"), {});
+  };
+  const auto before = open_descriptors();
+  {
+    AtomicFile kept(target_), dropped(directory_ / "other.bin");
+    for (AtomicFile* file : {&kept, &dropped}) {
+      file->write("whole");
+      file->flush();
+      EXPECT_THROW(file->write("late"), Error);
+      EXPECT_THROW(file->flush(), Error);
+    }
+    EXPECT_EQ(open_descriptors(), before);
+    EXPECT_FALSE(fs::exists(target_));
+    kept.commit();
+    EXPECT_EQ(content(target_), "whole");
+    EXPECT_THROW(kept.commit(), Error);
+  }
+  EXPECT_EQ(entries(), 1);
+}
+
 TEST_F(AtomicFileTest, TwoWritersDoNotMeet) {
   AtomicFile a(target_), b(target_);
   a.write("a");

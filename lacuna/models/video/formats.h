@@ -11,22 +11,6 @@ struct SwsContext;
 
 namespace lacuna {
 
-// A temporary file beside `name` and of this process alone, flushed to disk and renamed to `name`
-// by commit(), removed otherwise. Throws Error when `name` is there and no regular file.
-class PartialFile {
- public:
-  explicit PartialFile(std::filesystem::path final_path);
-  ~PartialFile();
-  PartialFile(const PartialFile&) = delete;
-  PartialFile& operator=(const PartialFile&) = delete;
-  const std::filesystem::path& path() const { return partial_; }
-  void commit();
-
- private:
-  std::filesystem::path final_, partial_;
-  bool committed_ = false;
-};
-
 std::unique_ptr<VideoWriter> open_libav_video(const std::filesystem::path& path,
                                               const VideoInfo& info);
 std::unique_ptr<VideoWriter> open_y4m_video(const std::filesystem::path& path,

@@ -49,12 +49,10 @@ constexpr std::string_view kY4mComment = " XLACUNA=";
 
 class Y4mVideo : public VideoWriter {
  public:
-  Y4mVideo(const std::filesystem::path& path, const VideoInfo& info)
-      : file_(path), info_(info), out_(file_.path(), std::ios::binary) {
-    LACUNA_CHECK(out_.good(), "output: could not open {} for writing", path.string());
-    out_ << "YUV4MPEG2 W" << info.width << " H" << info.height << " F" << info.fps
-         << ":1 Ip A1:1 C444 XCOLORRANGE=LIMITED" << kY4mComment << percent_encode(info.comment)
-         << "\n";
+  Y4mVideo(const std::filesystem::path& path, const VideoInfo& info) : file_(path), info_(info) {
+    file_.write(fmt::format("YUV4MPEG2 W{} H{} F{}:1 Ip A1:1 C444 XCOLORRANGE=LIMITED{}{}\n",
+                            info.width, info.height, info.fps, kY4mComment,
+                            percent_encode(info.comment)));
     scaler_ = bt709_scaler(info, AV_PIX_FMT_YUV444P, SWS_POINT);
     planes_.resize(size_t{3} * info.width * info.height);
   }
@@ -69,22 +67,15 @@ class Y4mVideo : public VideoWriter {
     uint8_t* target[] = {planes_.data(), planes_.data() + plane, planes_.data() + 2 * plane};
     const int target_stride[] = {info_.width, info_.width, info_.width};
     sws_scale(scaler_, source, stride, 0, info_.height, target, target_stride);
-    out_ << "FRAME\n";
-    out_.write(reinterpret_cast<const char*>(planes_.data()),
-               static_cast<std::streamsize>(planes_.size()));
-    LACUNA_CHECK(out_.good(), "output: could not write {} (disk full?)", file_.path().string());
+    file_.write("FRAME\n");
+    file_.write(planes_.data(), planes_.size());
   }
 
-  void finish() override {
-    out_.close();
-    LACUNA_CHECK(out_.good(), "output: could not write {} (disk full?)", file_.path().string());
-    file_.commit();
-  }
+  void finish() override { file_.commit(); }
 
  private:
-  PartialFile file_;
+  AtomicFile file_;
   VideoInfo info_;
-  std::ofstream out_;
   SwsContext* scaler_ = nullptr;
   std::vector<uint8_t> planes_;
 };
@@ -131,14 +122,11 @@ class PngFrames : public VideoWriter {
       : pattern_(png_pattern(path)), info_(info) {}
 
   void write(std::span<const uint8_t> rgb) override {
-    const std::string path = frame_path(pattern_, static_cast<int>(files_.size()) + 1);
     const std::vector<uint8_t> bytes = encode_png(info_, rgb);
-    files_.push_back(std::make_unique<PartialFile>(path));
-    std::ofstream out(files_.back()->path(), std::ios::binary);
-    out.write(reinterpret_cast<const char*>(bytes.data()),
-              static_cast<std::streamsize>(bytes.size()));
-    out.close();
-    LACUNA_CHECK(out.good(), "output: could not write {} (disk full?)", path);
+    const int frame = static_cast<int>(files_.size()) + 1;
+    files_.push_back(std::make_unique<AtomicFile>(frame_path(pattern_, frame)));
+    files_.back()->write(bytes.data(), bytes.size());
+    files_.back()->flush();
   }
 
   void finish() override {
@@ -148,7 +136,7 @@ class PngFrames : public VideoWriter {
  private:
   std::string pattern_;
   VideoInfo info_;
-  std::vector<std::unique_ptr<PartialFile>> files_;
+  std::vector<std::unique_ptr<AtomicFile>> files_;
 };
 
 }  // namespace

@@ -1,13 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lacuna/models/video/video_writer.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
-#include <cstring>
 #include <string_view>
 
 #include "lacuna/core/error.h"
@@ -48,33 +43,6 @@ void to_rgb8(std::span<const float> frame, std::span<uint8_t> rgb) {
     const float unit = frame[i] > -1.0f ? std::min((frame[i] + 1.0f) * 0.5f, 1.0f) : 0.0f;
     rgb[i] = static_cast<uint8_t>(unit * 255.0f);
   }
-}
-
-PartialFile::PartialFile(std::filesystem::path final_path)
-    : final_(std::move(final_path)), partial_(final_) {
-  std::error_code ignored;
-  const std::filesystem::file_status status = std::filesystem::status(final_, ignored);
-  LACUNA_CHECK(!std::filesystem::exists(status) || std::filesystem::is_regular_file(status),
-               "output: {} exists and is not a regular file", final_.string());
-  partial_ += fmt::format(".{}.part", ::getpid());  // two runs may have one target
-}
-
-PartialFile::~PartialFile() {
-  std::error_code ignored;
-  if (!committed_) std::filesystem::remove(partial_, ignored);
-}
-
-void PartialFile::commit() {
-  // On disk before it has its name: the latents it was made from are removed next.
-  const int fd = ::open(partial_.c_str(), O_RDONLY | O_CLOEXEC);
-  const bool flushed = fd >= 0 && ::fsync(fd) == 0;
-  const int reason = errno;
-  if (fd >= 0) ::close(fd);
-  LACUNA_CHECK(flushed, "output: could not flush {}: {}", final_.string(), std::strerror(reason));
-  std::error_code error;
-  std::filesystem::rename(partial_, final_, error);
-  LACUNA_CHECK(!error, "output: could not rename to {}: {}", final_.string(), error.message());
-  committed_ = true;
 }
 
 }  // namespace lacuna
