@@ -32,10 +32,9 @@ void run(const Options& o) {
                loaded.state.next_step, loaded.request.sampler.num_steps);
   }
   // Families share decoders, so another model may be meant; one of other weights may not.
-  const std::string here = fmt::format("{} {:016x}", model->name(), model->fingerprint());
-  if (loaded.request.model != here)
+  if (loaded.request.model != model->identity())
     fmt::print(stderr, "note: made with {}, decoding with {}; another one: --model\n",
-               loaded.request.model, here);
+               loaded.request.model, model->identity());
   Context ctx{*backend};
   ctx.cancel = &interrupt_flag();
   std::optional<ProgressBar> bar;

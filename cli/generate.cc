@@ -187,14 +187,14 @@ void run(const Options& o) {
   } else {
     LoadedState loaded = load_state(o.resume);
     request = loaded.request;
-    const std::string here = fmt::format("{} {:016x}", model->name(), model->fingerprint());
-    LACUNA_CHECK(request.model == here, "resume: {} was made with {}, this model is {}", o.resume,
-                 request.model, here);
+    LACUNA_CHECK(request.model == model->identity(),
+                 "resume: {} was made with {}, this model is {}", o.resume, request.model,
+                 model->identity());
     check_resumed(o, *model, request);
     resume = std::move(loaded.state);
   }
   const int left_step = resume ? 0 : stopped_step(files.latents);
-  bool begun = resume.has_value();
+  bool begun = false;
 
   Context ctx{*backend};
   ctx.cancel = &interrupt_flag();

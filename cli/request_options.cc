@@ -73,7 +73,7 @@ void RequestOptions::add_sampling_to(CLI::App& command) {
 Request RequestOptions::make(const Model& model) const {
   const FamilyDefaults& d = model.defaults();
   Request r;
-  r.model = fmt::format("{} {:016x}", model.name(), model.fingerprint());
+  r.model = model.identity();
   r.negative_prompt = negative_prompt.value_or(d.negative_prompt);
   r.width = width.value_or(d.width);
   r.height = height.value_or(d.height);

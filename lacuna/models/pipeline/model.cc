@@ -133,6 +133,10 @@ std::unique_ptr<Model> Model::synthetic(std::string_view preset, DType storage) 
   return model;
 }
 
+std::string Model::identity() const {
+  return fmt::format("{} {:016x}", name_, fingerprint_);
+}
+
 int64_t Model::transformer_bytes() const {
   if (is_synthetic()) return storage_bytes(storage_, config_.num_parameters());
   return file_bytes(checkpoint_.transformer.files);

@@ -32,6 +32,7 @@ class Model {
   bool is_synthetic() const { return !synthetic_.empty(); }
   // Of tensor names, shapes and sampled bytes.
   uint64_t fingerprint() const { return fingerprint_; }
+  std::string identity() const;  // name and fingerprint, as Request::model holds them
   const FamilyDefaults& defaults() const { return defaults_; }
   const WanConfig& transformer_config() const { return config_; }
   int num_experts() const { return num_experts_; }
