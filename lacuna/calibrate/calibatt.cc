@@ -198,7 +198,6 @@ void Votes::add_layer(const Subject& subject, int layer, Calibration& made) cons
   const int similarity_prompts = std::min(settings_.similarity_prompts, subject.num_prompts());
   std::vector<std::shared_ptr<const Selection>> shared(masks.size());
   ProfileRule* last = nullptr;
-  const bool experts = subject.num_experts() > 1;
   Json& json = made.measurements["layers"].emplace_back();
   json["layer"] = layer;
   for (int step = 0; step < num_steps_; ++step) {
@@ -220,13 +219,13 @@ void Votes::add_layer(const Subject& subject, int layer, Calibration& made) cons
           similarity_prompts);
     json["repetitive"].push_back(
         std::count_if(anchors.begin(), anchors.end(), [](double a) { return a > 0.0; }));
+    ProfileRule item = layer_rule(subject, subject.expert(step), layer);
     if (last != nullptr && last->rule.plan.fixed == fixed &&
-        (!experts || last->rule.match.expert == subject.expert(step)) &&
+        last->rule.match.expert == item.rule.match.expert &&
         std::ranges::equal(last->rule.plan.params.values("anchors"), anchors)) {
       last->rule.match.step_end = step + 1;
       continue;
     }
-    ProfileRule item = layer_rule(subject, subject.expert(step), layer);
     item.rule.match.step_begin = step;
     item.rule.match.step_end = step + 1;
     Plan& plan = item.rule.plan;
