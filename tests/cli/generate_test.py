@@ -1,0 +1,298 @@
+#!/usr/bin/env python3
+"""The command line as a user meets it: exit codes, one clear line on error, no half-written files."""
+import argparse
+import json
+import os
+import pathlib
+import resource
+import runpy
+import shlex
+import signal
+import struct
+import subprocess
+import time
+
+from harness import CliTest, LACUNA, TINY, lacuna, main
+
+
+class GenerateTest(CliTest):
+    def test_help_everywhere(self):
+        for command in ([], ["generate"], ["decode"], ["info"], ["methods"], ["bench"], ["bench", "generate"], ["calibrate"],
+                        ["replay"], ["tournament"], ["doctor"], ["compare"], ["inspect"], ["bench", "attend"],
+                        ["bench", "select"], ["verify"]):
+            result = lacuna(*command, "--help")
+            self.assertEqual(result.returncode, 0, command)
+            self.assertGreater(len(result.stdout), 100, command)
+        self.assertRegex(lacuna("--version").stdout, r"^lacuna \d+\.\d+\.\d+$")
+
+    def test_bad_usage_is_2(self):
+        self.fails(2)
+        self.fails(2, "generat")
+        self.fails(2, "generate", "--no-such-option")
+        self.fails(2, "generate", "--synthetic", "tiny", says="no prompt")
+        self.fails(2, "generate", *TINY, "--size", "12by7", says="WIDTHxHEIGHT")
+        self.fails(2, "generate", *TINY, "--threads", "0")
+        self.fails(2, "generate", *TINY, "--dtype", "int4")
+        for extra, says in ((["--size", "4294967392x64"], "WIDTHxHEIGHT"), (["--seed", "-1"], "seed"),
+                            (["--seed", "18446744073709551616"], "seed"), (["--sigma-convention", "wam"], "wan"),
+                            (["--timesteps", "1000,500"], "sampler ode"), (["--sampler", "ode"], "list of timesteps has 4"),
+                            (["--prompt-file", "x.txt"], "no --prompt beside"), (["--record-sites", "steps=1"], "--record")):
+            self.fails(2, "generate", *TINY, *extra, says=says)
+
+    def test_bad_requests_are_1(self):
+        out = ["-o", self.dir / "a.mp4"]
+        for extra, says in (
+                (["-W", "100"], "multiples of 16"), (["-W", "-16"], "size"), (["--frames", "8"], "frames"),
+                (["--frames", "999999999"], ""), (["-W", "99999999"], "size"), (["--steps", "0"], "steps"),
+                (["--steps", "99999"], "steps"), (["--shift", "-3"], "shift"), (["-a", "nothing"], "xattention"),
+                (["-a", "xattention:top_p=2"], "top_p"), (["-a", "xattention:stride"], ""),
+                (["--skip", "recall:r=7"], "r"), (["--dense-steps", "77"], ""), (["--dense-layers", "x"], ""),
+                (["--sampler", "ddim"], "unipc"), (["--backend", "tpu"], "cpu"), (["--profile", "none.json"], "none.json"),
+                (["--max-memory", "0.001"], "may be used"), (["--guidance", "nan"], "guidance"),
+                (["--profile", "none.json", "--dense-steps", "1"], "leave out .*--dense-steps"),
+                (["--latents", self.dir / "none" / "l.st"], "none")):
+            self.fails(1, "generate", *TINY, *extra, *out, says=says)
+        self.fails(1, "generate", *TINY, "-o", self.dir / "none" / "a.mp4", says="folder")
+        self.fails(1, "generate", *TINY, "-o", self.dir / "none" / "a.mp4", "--no-decode", says="none")
+        self.fails(1, "generate", *TINY, "-o", self.dir / "a.avi", says=r"\.mp4")
+        self.fails(1, "generate", "--synthetic", "wan9", "-p", "x", *out, says="tiny")
+        self.fails(1, "generate", *TINY, *out, env=dict(os.environ, LACUNA_ISA="sse2"), says="LACUNA_ISA")
+        self.fails(1, "generate", *TINY, *out, env=dict(os.environ, LACUNA_THREADS="many"), says="LACUNA_THREADS")
+
+    def test_without_a_gpu(self):
+        """A build with CUDA kernels starts anywhere; what cannot run there says why, in one line, before any work."""
+        needed = subprocess.run(["readelf", "-d", LACUNA], capture_output=True, text=True).stdout
+        self.assertNotRegex(needed, r"libcu(da|blas|dnn)")
+        if lacuna("bench", "generate", *TINY[:8], "--steps", 1, "--backend", "cuda").returncode == 0:
+            self.skipTest("there is a GPU")
+        recording = self.dir / "a.st"
+        made = lacuna("generate", *TINY, "--no-decode", "--latents", self.dir / "l.st", "--record", recording, "--record-sites",
+                      "steps=1;layers=0")
+        self.assertEqual(made.returncode, 0, made.stderr)
+        left = ["a.st", "l.st"]
+        for command in (["generate", *TINY, "-o", self.dir / "a.mp4"], ["compare", *TINY, "-a", "xattention"],
+                        ["doctor", *TINY], ["replay", recording], ["bench", "generate", *TINY[:8]], ["verify"]):
+            self.fails(1, *command, "--backend", "cuda", leaves=left, says="^lacuna: cuda: .*expected")
+        self.fails(1, "generate", *TINY, "-o", self.dir / "a.mp4", leaves=left, says="^lacuna: cuda: .*expected",
+                   env=dict(os.environ, LACUNA_BACKEND="cuda"))
+
+    def test_a_list_of_timesteps_is_the_schedule(self):
+        made = lacuna("generate", "--synthetic", "tiny", "-W", 96, "-H", 64, "--frames", 9, "-p", "x", "--sampler", "ode",
+                      "-a", "xattention", "--dense-steps", "50%", "--dry-run", "--json", "-q", "-o", self.dir / "a.y4m")
+        self.assertEqual(made.returncode, 0, made.stderr)
+        plan = json.loads(made.stdout)
+        self.assertEqual((plan["steps"], [row["steps"] for row in plan["explain"]]), (4, [[0, 1], [2, 3]]))
+
+    def test_seeds_are_decimal(self):
+        for given, wanted in (("010", 10), ("18446744073709551615", 2**64 - 1), ("9223372036854775808", 2**63)):
+            made = lacuna("generate", *TINY, "--seed", given, "--dry-run", "--json", "-o", self.dir / "a.y4m")
+            self.assertEqual(json.loads(made.stdout)["request"]["seed"], wanted)
+
+    def test_output_that_cannot_be_printed_is_an_error(self):
+        with open("/dev/full", "w") as full:
+            made = subprocess.run([LACUNA, "info", "--synthetic", "tiny", "--json"], stdout=full, stderr=subprocess.PIPE,
+                                  text=True)
+        self.assertEqual((made.returncode, made.stderr.count("\n")), (1, 1), made.stderr)
+
+    def test_failed_golden_is_json(self):
+        case = {"name": 'a "b"', "module": "sampler", "inputs": {"x": {"hash": "x:s", "shape": [4]}},
+                "config": {"kind": "unipc", "convention": "diffusers", "num_steps": 4, "shift": 5},
+                "expect": {"shape": [5], "tag": "s", "rms": 1.0}}
+        goldens = self.dir / "g.json"
+        goldens.write_text(json.dumps({"schema": "lacuna-goldens", "version": 1, "cases": [case]}))
+        made = lacuna("verify", "--goldens", goldens, "--json")
+        self.assertEqual(made.returncode, 1, made.stderr)
+        row = json.loads(made.stdout)
+        self.assertEqual((row["passed"], row["error_over_tolerance"]), (False, None))
+
+    def test_hostile_checkpoints(self):
+        self.fails(1, "info", self.dir / "missing", says="missing")
+        empty = self.dir / "empty"
+        empty.mkdir()
+        self.fails(1, "info", empty, leaves=["empty"])
+        bad = self.dir / "bad.safetensors"
+        header = json.dumps({"blocks.0.self_attn.norm_q.weight": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
+        whole = struct.pack("<Q", len(header)) + header + bytes(16)
+        for data in (b"", b"x" * 7, struct.pack("<Q", 1 << 62), whole[:-1], whole[:20], whole):
+            bad.write_bytes(data)
+            self.fails(1, "info", bad, leaves=["bad.safetensors", "empty"])
+        gguf = self.dir / "bad.gguf"
+        for data in (b"GGUF", b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 1 << 60), b"GGUF" + struct.pack("<IQQ", 9, 0, 0)):
+            gguf.write_bytes(data)
+            self.fails(1, "info", gguf, leaves=["bad.gguf", "bad.safetensors", "empty"])
+
+    def test_unsupported_checkpoints_are_named(self):
+        def tensors(*names):
+            header, at = {}, 0
+            for name in names:
+                header[name] = {"dtype": "F32", "shape": [1], "data_offsets": [at, at + 4]}
+                at += 4
+            text = json.dumps(header).encode()
+            (self.dir / "m.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(at))
+        base = ["blocks.0.self_attn.norm_q.weight", "head.modulation", "patch_embedding.weight"]
+        tensors(*base, "blocks.0.to_gate_compress.weight")
+        self.fails(1, "info", self.dir / "m.safetensors", says="to_gate_compress", leaves=["m.safetensors"])
+        tensors(*base, "blocks.0.self_attn.proj_l.weight")
+        self.fails(1, "info", self.dir / "m.safetensors", says="proj_l", leaves=["m.safetensors"])
+
+    def test_formats_and_summary(self):
+        for name in ("a.mp4", "a.webm", "a.y4m", "a.png"):
+            result = lacuna("generate", *TINY, "-o", self.dir / name, "--json")
+            self.assertEqual(result.returncode, 0, result.stderr)
+            summary = json.loads(result.stdout)
+            self.assertEqual(summary["tokens"], 72)
+            self.assertEqual(summary["qk_density"], 1.0)
+        self.assertEqual(len(list(self.dir.glob("*.latents.safetensors"))), 0)
+        self.assertEqual(len(list(self.dir.glob("a-*.png"))), 9)
+
+    def test_both_spellings_make_the_same_video(self):
+        a, b = self.dir / "a.y4m", self.dir / "b.y4m"
+        first = lacuna("generate", "--synthetic", "tiny", "-W", 96, "-H", 64, "--video-frames", 9, "--steps", 2, "--cfg-scale",
+                       3, "--flow-shift", 4, "--seed", 5, "-p", "x", "--no-prompt-cache", "-o", a)
+        second = lacuna("generate", "--synthetic", "tiny", "--size", "96*64", "--frame_num", 9, "--sample_steps", 2,
+                        "--sample_guide_scale", 3, "--sample_shift", 4, "--base_seed", 5, "--prompt", "x",
+                        "--no-prompt-cache", "--save_file", b)
+        self.assertEqual((first.returncode, second.returncode), (0, 0), first.stderr + second.stderr)
+        self.assertEqual(a.read_bytes(), b.read_bytes())
+
+    def test_interrupt_and_resume(self):
+        args = ["generate", "--synthetic", "tiny", "-W", 256, "-H", 256, "--frames", 17, "--steps", 12, "--seed", 9,
+                "--no-prompt-cache", "-p", "x"]
+        whole = lacuna(*args, "-o", self.dir / "whole.y4m")
+        self.assertEqual(whole.returncode, 0, whole.stderr)
+        part = self.dir / "part.y4m"
+        process = subprocess.Popen([LACUNA, *map(str, args), "-o", str(part)], stderr=subprocess.PIPE, text=True)
+        time.sleep(1.0)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        if process.returncode == 0:
+            self.skipTest("this machine finished before it could be interrupted")
+        self.assertEqual(process.returncode, 130, errors)
+        self.assertRegex(errors.splitlines()[-1], "--resume")
+        self.assertFalse(part.exists())
+        latents = self.dir / "part.y4m.latents.safetensors"
+        self.assertTrue(latents.exists())
+        resumed = lacuna("generate", "--synthetic", "tiny", "--resume", latents, "-o", part)
+        self.assertEqual(resumed.returncode, 0, resumed.stderr)
+        self.assertEqual(part.read_bytes(), (self.dir / "whole.y4m").read_bytes())
+
+    def test_resume_refuses_another_model(self):
+        latents = self.dir / "a.safetensors"
+        self.assertEqual(lacuna("generate", *TINY, "--no-decode", "--latents", latents).returncode, 0)
+        self.fails(1, "generate", "--synthetic", "wan2.1-1.3b", "--resume", latents, "-o", self.dir / "b.y4m",
+                   says="was made with", leaves=["a.safetensors"])
+
+    def test_resume_keeps_a_file_that_was_named(self):
+        latents = self.dir / "a.safetensors"
+        self.assertEqual(lacuna("generate", *TINY, "--no-decode", "--latents", latents).returncode, 0)
+        self.fails(2, "generate", *TINY, "--seed", 5, "--resume", latents, "-o", self.dir / "b.y4m",
+                   says="made with seed 0, this command says 5", leaves=["a.safetensors"])
+        for words in (["--synthetic", "tiny"], TINY):
+            made = lacuna("generate", *words, "--resume", latents, "-o", self.dir / "b.y4m")
+            self.assertEqual(made.returncode, 0, made.stderr)
+            self.assertTrue(latents.exists())
+
+    def test_decode(self):
+        latents = self.dir / "a.safetensors"
+        made = lacuna("generate", *TINY, "--latents", latents, "-o", self.dir / "a.y4m")
+        self.assertEqual(made.returncode, 0, made.stderr)
+        decoded = lacuna("decode", latents, "--synthetic", "tiny", "-o", self.dir / "b.y4m")
+        self.assertEqual(decoded.returncode, 0, decoded.stderr)
+        self.assertEqual((self.dir / "a.y4m").read_bytes(), (self.dir / "b.y4m").read_bytes())
+
+    def test_full_disk_leaves_nothing(self):
+        def limited():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        self.fails(1, "generate", *TINY, "-W", 256, "-H", 256, "-o", self.dir / "a.y4m", preexec_fn=limited)
+
+    def test_out_of_memory_is_one_line(self):
+        def limited():
+            resource.setrlimit(resource.RLIMIT_AS, (3 << 29, 3 << 29))
+        self.fails(1, "generate", "--synthetic", "wan2.1-1.3b", "--frames", 5, "-W", 64, "-H", 64, "--steps", 1, "-p", "x",
+                   "-o", self.dir / "a.mp4", preexec_fn=limited, says="memory")
+
+    def test_default_model(self):
+        self.assertIn("Lacuna Shapes", lacuna("info").stdout)
+        made = lacuna("generate", "-p", "a Red circle", "--steps", 1, "--frames", 4, "-o", self.dir / "a.y4m")
+        self.assertEqual(made.returncode, 0, made.stderr)
+
+    def test_attention_suite(self):
+        fixed = ["bench", "attend", "--suite", "cpu"]
+        result = lacuna(*fixed, "--seq-len", 256, "--seconds", 0, "--json")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        machine, *rows = map(json.loads, result.stdout.splitlines())
+        self.assertGreater(machine["machine"]["fma_ymm_gflops"], 1)
+        fields = ("name isa dtype seq_len num_heads head_dim block pattern density ms gflops share_of_peak efficiency "
+                  "baseline ratio rel_l2 must reach verdict").split()
+        found = {(r["name"], r["isa"]) for r in rows}
+        for name in ("dense d128 f32", "dense d64 f32", "extreme logits f32"):
+            self.assertTrue({(name, "avx2"), (name, "avx512")} - {("extreme logits f32", "avx512")} <= found, name)
+        self.assertTrue({("dense d128 bf16", "amx"), ("dense d64 bf16", "amx"), ("64-blocks bf16", "amx")} <= found)
+        rules = [f"{rule} at {share} %" for rule in ("running_max", "running_lse", "recall") for share in (0, 80)]
+        both = ["vs oneDNN", "4x tokens", "2 threads", "block mass", *rules, *(f"sparse {d}" for d in (0.5, 0.25, 0.1, 0.05))]
+        names = {name for name, _ in found}
+        self.assertLessEqual({f"{n} {t}" for n in both for t in ("f32", "bf16")} | {"xattention select bf16"}, names)
+        for row in rows:
+            self.assertLessEqual(set(fields), set(row))
+            if row["verdict"] == "skipped":
+                self.assertRegex(row["skipped"], "needs|no bf16|widened")
+                self.assertIsNone(row["ms"])
+                continue
+            self.assertGreater(row["ms"], 0, row)
+            if row["name"] != "xattention select bf16":
+                self.assertLess(row["rel_l2"], 4e-3 if row["dtype"] == "bf16" else 2e-5, row)
+                self.assertLess(row["lse_error"], 1e-3, row)
+            if row["name"].endswith("at 80 % f32"):
+                self.assertEqual(row["pv_density"], 0.5, row)  # the first of two pieces
+        self.fails(2, *fixed, "--heads", 2, says="excludes")
+        self.fails(2, "bench", "attend", "--suite", "gpu", says="gpu")
+        self.fails(1, *fixed, "--seq-len", 100, says="multiple of 256")
+
+    def test_bench_generate_measures_warm_rows(self):
+        made = lacuna("bench", "generate", *TINY[:8], "--steps", 8, "-a", "dense", "xattention", "dense", "--json")
+        self.assertEqual(made.returncode, 0, made.stderr)
+        dense, _, again = map(json.loads, made.stdout.splitlines())
+        self.assertEqual((dense["speed_up"], again["latents_rel_l2"]), (1, 0))
+        self.assertLess(again["speed_up"], 4)  # loose: others may run here
+
+    def test_gpu_check_is_not_ok_before_its_end(self):
+        script = runpy.run_path(str(pathlib.Path(__file__).parents[2] / "scripts" / "gpu-check"), run_name="gpu_check")
+        out = self.dir / "result.json"
+        check = script["Check"](argparse.Namespace(out=str(out)), {"stages": {}, "rows": []})
+        check.save()
+        self.assertFalse(json.loads(out.read_text())["ok"])
+        check.stages["compile"] = {"ok": True}
+        check.save()
+        self.assertFalse(json.loads(out.read_text())["ok"])
+        check.save(finished=True)
+        self.assertTrue(json.loads(out.read_text())["ok"])
+
+    def test_a_clip_says_how_it_was_made(self):
+        for name in ("a.mp4", "a.y4m", "a.png"):
+            made = lacuna("generate", *TINY[:-2], "--negative-prompt", "", "-s", 3, "--guidance", 2.5, "-a", "xattention:top_p=0.5",
+                          "--dense-steps", 1, "-p", "it's a \"red\" $ball", "--latents", self.dir / "l.st", "-o", self.dir / name)
+            self.assertEqual(made.returncode, 0, made.stderr)
+        left = json.loads(lacuna("info", self.dir / "l.st", "--json").stdout)
+        for name in ("a.mp4", "a.y4m", "a-0001.png"):
+            told = json.loads(lacuna("info", self.dir / name, "--json").stdout)
+            self.assertEqual((told["request"], told["command"]), (left["request"], left["command"]))
+        again = [*shlex.split(told["command"]), "--synthetic", "tiny", "-o", self.dir / "b.mp4"]
+        self.assertEqual(lacuna(*again[1:]).returncode, 0)
+        self.assertEqual((self.dir / "b.mp4").read_bytes(), (self.dir / "a.mp4").read_bytes())
+        self.assertIn(told["command"], lacuna("info", self.dir / "a.mp4").stdout)
+        (self.dir / "c.mp4").write_bytes(b"no video")
+        told = lacuna("info", self.dir / "c.mp4")
+        self.assertEqual((told.returncode, told.stdout), (1, ""))
+        self.assertRegex(told.stderr, r"^lacuna: .*c\.mp4.*\n$")
+
+    def test_info(self):
+        text = lacuna("info", "--synthetic", "wan2.1-1.3b").stdout
+        self.assertRegex(text, "1419 M parameters")
+        self.assertRegex(text, "Apache-2.0")
+        sizes = json.loads(lacuna("info", "--synthetic", "wan2.1-1.3b", "--json").stdout)["sizes"]
+        self.assertIn(32760, [s["tokens"] for s in sizes])
+
+
+if __name__ == "__main__":
+    main()
