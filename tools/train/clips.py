@@ -404,18 +404,15 @@ def object_field(scenes: list, times: torch.Tensor, rows: int, columns: int) -> 
     ys = (torch.arange(rows, device=times.device) + 0.5 - 0.5 * rows) * step
     which = torch.tensor([i for i, s in enumerate(scenes) for _ in s.objects], device=times.device)
     objects = [o for s in scenes for o in s.objects]
-    field = times.new_full((len(scenes), times.shape[1], rows, columns, 3), math.inf, dtype=torch.float32)
+    nearest = times.new_full((len(scenes), times.shape[1], rows, columns), math.inf, dtype=torch.float32)
     for shape, members in _groups([o.shape for o in objects]).items():
-        index = torch.tensor(members, device=times.device)
-        u, v, radius = _local([objects[i] for i in members], times.float()[which[index]], xs, ys)
-        near = SHAPE_DISTANCE[shape](u, v) * radius
-        for k, i in enumerate(members):
-            here = field[which[i]]
-            here[..., 2] = torch.minimum(here[..., 2], near[k])
+        clip = which[torch.tensor(members, device=times.device)]
+        u, v, radius = _local([objects[i] for i in members], times.float()[clip], xs, ys)
+        far = SHAPE_DISTANCE[shape](u, v) * radius
+        nearest.scatter_reduce_(0, clip.view(-1, 1, 1, 1).expand_as(far), far, "amin")
     x, y, _, _ = _course([s.objects[0] for s in scenes], times.float())
-    field[..., 0] = xs - x[..., None, None]
-    field[..., 1] = ys[:, None] - y[..., None, None]
-    return field
+    across, down = xs - x[..., None, None], ys[:, None] - y[..., None, None]
+    return torch.stack((across.expand_as(nearest), down.expand_as(nearest), nearest), -1)
 
 
 def _colour_tensor(colours: list, device: torch.device) -> torch.Tensor:
