@@ -144,8 +144,8 @@ class Schedule:
     longer, not less.
     """
 
-    def __init__(self, budget, device, replay, wall=False):
-        self.budget, self.spent, self.last = budget, 0.0, None
+    def __init__(self, budget, device, replay, wall=False, begin=0.0):
+        self.budget, self.spent, self.last = budget, begin * budget, None
         self.clock = time.monotonic if wall or device != "cpu" else lambda: time.process_time() / torch.get_num_threads()
         self.replay = [float(row["progress"]) for row in csv.DictReader(open(replay))] if replay else None
 
@@ -199,7 +199,7 @@ def train(args):
     out = pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(recipe, args.device, args.seed)
-    schedule = Schedule(args.budget, args.device, args.replay, args.wall)
+    schedule = Schedule(args.budget, args.device, args.replay, args.wall, args.begin)
     step = 0
     if args.init:
         trainer.start_from(args.init)
@@ -258,6 +258,8 @@ def main():
     parser.add_argument("--out", default="out/train", help="folder of checkpoint, log, samples and model")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--init", help="model folder to start from, such as assets/lacuna-shapes")
+    parser.add_argument("--begin", type=float, default=0, help="share of the budget that counts as spent: with --init, 0.55 leaves out "
+                        "the CPU recipe's stage of half resolution")
     parser.add_argument("--replay", help="log.csv of an earlier run: the same steps whatever the clock says")
     parser.add_argument("--wall", action="store_true", help="on a CPU too the budget is time on the clock, not processor time")
     parser.add_argument("--save-minutes", type=float, default=5, help="minutes between checkpoints (default 5)")
