@@ -39,12 +39,7 @@ DIRECTIONS = {
     "down-left": (-0.8, 0.8), "down-right": (0.8, 0.8),
 }
 DIAGONALS = tuple(name for name in DIRECTIONS if "-" in name)
-MOTION_WEIGHTS = {
-    **{name: 0.05 if "-" in name else 0.125 for name in DIRECTIONS},
-    "bounces": 0.05, "rotates": 0.05, "grows": 0.05, "shrinks": 0.05, "circles": 0.05,
-    "still": 0.05,
-}
-MOTIONS = tuple(MOTION_WEIGHTS)
+MOTIONS = (*DIRECTIONS, "bounces", "rotates", "grows", "shrinks", "circles", "still")
 # What a clip covers at each speed: path length, bounces up and down, turns, rounds.
 TRAVEL = {"slow": 0.38, "normal": 0.50, "fast": 0.64}
 BOUNCES = {"slow": 1.0, "normal": 1.5, "fast": 2.0}
@@ -134,7 +129,7 @@ def _sample_object(rng: random.Random, colours: list, single: bool) -> SceneObje
     motions = [m for m in MOTIONS
                if not (m == "rotates" and shape in ("circle", "ring"))  # would not be visible
                and (single or m not in DIAGONALS)]
-    motion = rng.choices(motions, [MOTION_WEIGHTS[m] for m in motions])[0]
+    motion = rng.choice(motions)
     fixed = motion in ("grows", "shrinks", "still")
     speed = "normal" if fixed or not single else rng.choices(SPEEDS, (0.2, 0.6, 0.2))[0]
     size = rng.choice(tuple(SIZES))

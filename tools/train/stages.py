@@ -45,7 +45,7 @@ _PAIR, _HALF, _HALF_8, _HALF_16 = Shape(2, 6, 2, 64), Shape(4, 6, 2, 32), Shape(
 _ENDS, _SOME, _ALL = Shape(2, 12, 1, 16), Shape(4, 12, 1, 8), Shape(16, 12, 1, 3)
 CPU_PLAN = (
     Stage(0.55, 2.5, ((0.25, _PAIR), (0.5, _HALF), (0.25, _HALF_8)), 0.0, 0.1),
-    Stage(0.82, 3.0, ((0.2, _HALF_16), (0.2, _ENDS), (0.6, _SOME)), 0.1, 0.2),
+    Stage(0.82, 3.0, ((0.2, _HALF_16), (0.1, _ENDS), (0.7, _SOME)), 0.2, 0.2),
     Stage(1.00, 3.0, ((0.5, _SOME), (0.5, _ALL)), 0.2, 0.2),
 )
 # One data-centre GPU, twenty minutes: clips of 192 x 192.
