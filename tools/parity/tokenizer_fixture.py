@@ -11,7 +11,7 @@ tokenizers make of 1,000 prompts in many scripts.
 Live parity with larger models, the full nmt_nfkc map (too big to commit) and more prompts:
 
   python3 tokenizer_fixture.py --full --vocab 8000 --prompts 20000 /tmp/fixture
-  LACUNA_TOKENIZER_DATA=/tmp/fixture build/test_text --gtest_filter='TokenizerParity.*'
+  LACUNA_TOKENIZER_DATA=/tmp/fixture build/release/test_text --gtest_filter='TokenizerParity.*'
 
 Needs: pip install 'transformers<5' sentencepiece protobuf tiktoken. Version 5 has no slow T5
 tokenizer any more; its pre-tokenizer is covered by the `fast5` variant.

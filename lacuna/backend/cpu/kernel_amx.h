@@ -18,10 +18,16 @@
 #ifdef LACUNA_AMX_EMULATION
 #include "lacuna/backend/cpu/kernel_amx_emulation.h"
 #else
-// Tile numbers are part of the instruction: macros, not functions.
-#define LACUNA_TILE_CONFIG(config) _tile_loadconfig(config)
+// Tile numbers are part of the instruction: macros, not functions. Two intrinsics of g++ 12 do not
+// say what they read: it drops stores to all but 8 bytes of a configuration, and may move stores
+// past a load of a tile.
+#define LACUNA_TILE_CONFIG(config) __asm__ volatile("ldtilecfg %0" ::"m"(config))
 #define LACUNA_TILE_RELEASE() _tile_release()
-#define LACUNA_TILE_LOAD(tile, base, stride) _tile_loadd(tile, base, stride)
+#define LACUNA_TILE_LOAD(tile, base, stride) LACUNA_TILE_LOAD_INTO(tile, base, stride)
+#define LACUNA_TILE_LOAD_INTO(tile, base, stride)                  \
+  __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile ::"r"(base), \
+                   "r"(static_cast<int64_t>(stride))               \
+                   : "memory")
 #define LACUNA_TILE_STORE(tile, base, stride) _tile_stored(tile, base, stride)
 #define LACUNA_TILE_ZERO(tile) _tile_zero(tile)
 #define LACUNA_TILE_DOT(c, a, b) _tile_dpbf16ps(c, a, b)
@@ -41,13 +47,13 @@ struct AmxKernel {
   static int granule_pairs(int rows) { return (rows + 2 * kGranule - 1) / (2 * kGranule); }
 
   static void begin() {
-    struct alignas(64) {
+    static constexpr struct alignas(64) {
       uint8_t palette = 1, start_row = 0, reserved[14] = {};
       uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
       uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-    } config;
+    } config = {};
     static_assert(sizeof config == 64);
-    LACUNA_TILE_CONFIG(&config);
+    LACUNA_TILE_CONFIG(config);
   }
   static void end() { LACUNA_TILE_RELEASE(); }
 
