@@ -18,7 +18,6 @@ struct VecAvx2 {
   static F zero() { return _mm256_setzero_ps(); }
   static F set(float x) { return _mm256_set1_ps(x); }
   static F load(const float* p) { return _mm256_load_ps(p); }
-  static F loadu(const float* p) { return _mm256_loadu_ps(p); }
   static void store(float* p, F x) { _mm256_store_ps(p, x); }
   static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   static F add(F a, F b) { return _mm256_add_ps(a, b); }

@@ -24,7 +24,6 @@ struct VecAvx512 {
   static F zero() { return _mm512_setzero_ps(); }
   static F set(float x) { return _mm512_set1_ps(x); }
   static F load(const float* p) { return _mm512_load_ps(p); }
-  static F loadu(const float* p) { return _mm512_loadu_ps(p); }
   static void store(float* p, F x) { _mm512_store_ps(p, x); }
   static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   static F add(F a, F b) { return _mm512_add_ps(a, b); }

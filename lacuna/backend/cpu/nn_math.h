@@ -117,9 +117,10 @@ inline __m256 exp8(__m256 x) {
   p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.25f));
   p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.5f));
   p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.5f));
+  const __m256 nan = _mm256_cmp_ps(x, x, _CMP_UNORD_Q);  // its low bits would become an exponent
   const __m256i exponent = _mm256_slli_epi32(_mm256_castps_si256(t), 23);
   p = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent));
-  return _mm256_add_ps(p, p);
+  return _mm256_or_ps(_mm256_add_ps(p, p), nan);
 }
 
 // x / (1 + e^-x)

@@ -12,8 +12,9 @@ namespace lacuna::cpu {
 void merge_lse(const TensorView& out_a, float* lse_a, const TensorView& out_b, const float* lse_b);
 void block_mean(const TensorView& x, std::span<const int32_t> head_ids, const BlockLayout& layout,
                 const TensorView& out);
-// As a matrix product over groups of `stride` tokens, softmax and block sums chunk by chunk:
-// scratch stays below about 70 MiB plus 2 MiB per thread, whatever the sequence length.
+// As a matrix product over groups of `stride` tokens, softmax and block sums chunk by chunk.
+// Scratch: packed keys, 64 MiB of them or one head's, a copy of one head's keys, and for each
+// thread that has work 16 MiB of logits (or those of one query block) with their query groups.
 void antidiagonal_scores(OneDnn& dnn, const TensorView& q, const TensorView& k,
                          std::span<const int32_t> head_ids, const BlockLayout& q_layout,
                          const BlockLayout& k_layout, float sm_scale, int32_t stride, bool compat,

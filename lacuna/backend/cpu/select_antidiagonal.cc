@@ -177,11 +177,12 @@ void score_chunk(const Scorer& s, int64_t index, int64_t first_block, const char
 
 void run(const Scorer& s) {
   const ChunkScratch sizes = chunk_scratch(s);
-  char* memory = s.dnn.scratch("antidiagonal.worker", sizes.total() * num_threads());
   const auto num_heads = static_cast<int64_t>(s.head_ids.size());
   const int64_t chunks = ceil_div(s.q_blocks, s.chunk_blocks);
   const int64_t fit = std::max<int64_t>(1, kKeyBytes / (s.k.count * s.group_bytes()));
   const int64_t batch = std::min({num_heads, ceil_div(kTasks, chunks), fit});
+  const int64_t workers = std::min<int64_t>(num_threads(), batch * chunks);
+  char* memory = s.dnn.scratch("antidiagonal.worker", sizes.total() * workers);
   std::vector<const char*> keys(static_cast<size_t>(batch));
   for (int64_t first = 0; first < num_heads; first += batch) {
     const int64_t count = std::min(batch, num_heads - first);
