@@ -76,8 +76,10 @@ void print_machine(const Options& o, const CpuPeak& peak, const std::string& ker
     return;
   }
   fmt::print("peak, one core, GFLOP/s: {}\n", peak.text());
-  fmt::print("{}, {} heads x {} tokens x {}, {} threads, {} blocks of {}, skip {}\n", kernel,
-             o.heads, o.seq_len, o.head_dim, o.threads, o.mask, o.block, o.skip);
+  fmt::print(
+      "{}, {} heads x {} tokens x {}, {} threads, {} blocks of {}, skip {}; rates and efficiency "
+      "of the fastest call\n",
+      kernel, o.heads, o.seq_len, o.head_dim, o.threads, o.mask, o.block, o.skip);
   fmt::print("{:>8} {:>8} {:>9} {:>9} {:>9} {:>7} {:>7} {:>9}\n", "density", "pv", "ms", "ms min",
              "GFLOP/s", "peak", "effic.", "rel_l2");
 }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "bench/attend_bench.h"
 #include "bench/select_bench.h"
@@ -24,7 +25,8 @@ struct Options {
   ModelOptions model;
   std::vector<std::string> attention{"dense"};
   std::string skip, dense_steps, prompt = "a red ball rolls over grass";
-  int width = 832, height = 480, frames = 17, steps = 1;
+  std::optional<int> width, height, frames;
+  int steps = 1;
   double guidance = 1.0;
   bool json = false;
 };
@@ -39,7 +41,7 @@ Row run_one(const Options& o, Model& model, Backend& backend, const std::string&
             const std::filesystem::path& latents, Tensor& reference) {
   Request request;
   request.prompt = o.prompt;
-  request.width = o.width, request.height = o.height, request.frames = o.frames;
+  request.width = *o.width, request.height = *o.height, request.frames = *o.frames;
   request.sampler.num_steps = o.steps;
   request.sampler.shift = model.defaults().shift;
   request.guidance = request.guidance_low = o.guidance;
@@ -97,24 +99,35 @@ struct ScratchFile {
 
 // The shortest clip of this size that the model can make.
 int fewest_frames(Model& model, const Options& o) {
-  for (int frames = 1; frames < o.frames; ++frames) {
+  for (int frames = 1; frames < *o.frames; ++frames) {
     try {
-      model.latent_shape(o.width, o.height, frames);
+      model.latent_shape(*o.width, *o.height, frames);
       return frames;
     } catch (const Error&) {
       continue;  // not a length of this model
     }
   }
-  return o.frames;
+  return *o.frames;
 }
 
-void run(const Options& o) {
-  const auto backend = o.machine.open();
-  const auto model = o.model.open();
+// What was not asked for: the small model at its own size, others at one that a CPU can wait for.
+Options with_size(Options o, const Model& model) {
+  const bool own = o.model.is_default();
+  const FamilyDefaults& d = model.defaults();
+  if (!o.width) o.width = own ? d.width : 832;
+  if (!o.height) o.height = own ? d.height : 480;
+  if (!o.frames) o.frames = own ? d.frames : 17;
+  return o;
+}
+
+void run(const Options& given) {
+  const auto backend = given.machine.open();
+  const auto model = given.model.open();
+  const Options o = with_size(given, *model);
   const ScratchFile latents;
   if (!o.json) {
     fmt::print("{} on {}, {}x{}, {} frames, {} steps, guidance {}\n", model->name(),
-               backend->description(), o.width, o.height, o.frames, o.steps, o.guidance);
+               backend->description(), *o.width, *o.height, *o.frames, o.steps, o.guidance);
     fmt::print("{:<34} {:>9} {:>11} {:>11} {:>8} {:>8} {:>9} {:>10}\n", "attention", "forward s",
                "attention s", "selection s", "QK dens", "PV dens", "speed-up", "rel L2");
   }
@@ -143,9 +156,11 @@ void add_bench_generate(CLI::App& bench) {
       ->capture_default_str();
   command->add_option("--skip", options->skip, "Skip rule of the sparse policies");
   command->add_option("--dense-steps", options->dense_steps, "Dense steps of the sparse policies");
-  command->add_option("-W,--width", options->width)->capture_default_str();
-  command->add_option("-H,--height", options->height)->capture_default_str();
-  command->add_option("--frames", options->frames)->capture_default_str();
+  command->add_option(
+      "-W,--width", options->width,
+      "Default of all three: 832x480, 17 frames; the small model's own size for it");
+  command->add_option("-H,--height", options->height);
+  command->add_option("--frames", options->frames);
   command->add_option("--steps", options->steps)->capture_default_str();
   command->add_option("--guidance", options->guidance, "1 = one forward a step")
       ->capture_default_str();

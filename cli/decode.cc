@@ -60,9 +60,7 @@ void add_decode(CLI::App& app) {
   auto* command = app.add_subcommand("decode", "Make a video from a latents file");
   command->group("Commands");
   auto options = std::make_shared<Options>();
-  command->add_option("latents", options->latents, "File written by lacuna generate")
-      ->required()
-      ->check(CLI::ExistingFile);
+  command->add_option("latents", options->latents, "File written by lacuna generate")->required();
   command->add_option("-o,--output", options->output, "File ending in .mp4, .webm, .y4m or .png")
       ->capture_default_str();
   command->add_option("--fps", options->fps, "Frames per second");

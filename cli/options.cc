@@ -14,14 +14,17 @@ namespace lacuna::cli {
 
 void MachineOptions::add_to(CLI::App& command) {
   auto* group = command.add_option_group("Machine");
-  group->add_option("--backend", backend, "cpu, ref or cuda; default: cpu");
-  group->add_option("-t,--threads", threads, "CPU threads; default: all")
+  group->add_option("--backend", backend,
+                    "cpu, ref (oracle, slow) or cuda (not yet run on hardware); default: "
+                    "LACUNA_BACKEND, else cpu");
+  group->add_option("-t,--threads", threads, "CPU threads; default: LACUNA_THREADS, else all")
       ->check(CLI::Range(1, 1024));
 }
 
 std::unique_ptr<Backend> MachineOptions::open() const {
   int n = threads;
-  if (const char* text = std::getenv("LACUNA_THREADS"); n == 0 && text != nullptr) {
+  if (const char* text = std::getenv("LACUNA_THREADS");
+      n == 0 && text != nullptr && *text != '\0') {
     const auto [end, error] = std::from_chars(text, text + std::strlen(text), n);
     LACUNA_CHECK(error == std::errc() && *end == '\0' && n >= 1,
                  "LACUNA_THREADS: {}, expected a number from 1", text);
@@ -41,12 +44,18 @@ void ModelOptions::add_to(CLI::App& command) {
                     "Single file of the high-noise expert (Wan2.2 A14B)");
   group->add_option("--vae", vae, "Single file of the video decoder");
   group->add_option("--t5xxl,--text-encoder", text_encoder, "Single file of the UMT5 encoder");
-  group->add_option("--synthetic", synthetic,
-                    "No checkpoint: made-up weights at the size of wan2.1-1.3b, wan2.1-14b, "
-                    "wan2.2-ti2v-5b or tiny. Time and memory are real, the picture means nothing");
+  group->add_option(
+      "--synthetic", synthetic,
+      "No checkpoint: made-up weights at the size of wan2.1-1.3b, wan2.1-14b, "
+      "wan2.2-a14b, wan2.2-ti2v-5b or tiny. Time and memory are real, the picture means nothing");
   group->add_option("--dtype", dtype, "Activations: bf16 or f32")
       ->check(CLI::IsMember({"bf16", "f32"}))
       ->capture_default_str();
+}
+
+bool ModelOptions::is_default() const {
+  return paths.empty() && synthetic.empty() && high_noise.empty() && vae.empty() &&
+         text_encoder.empty();
 }
 
 std::unique_ptr<Model> ModelOptions::open() const {

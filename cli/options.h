@@ -32,6 +32,7 @@ struct ModelOptions {
   std::string synthetic;
   std::string dtype = "bf16";
   void add_to(CLI::App& command);
+  bool is_default() const;  // nothing was named: the small model that ships
   std::unique_ptr<Model> open() const;
 };
 

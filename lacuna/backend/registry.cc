@@ -14,7 +14,7 @@
 namespace lacuna {
 namespace {
 
-// In order of preference: cuda comes last until it can run a whole model.
+// In order of preference: cuda is never the default while it has not run on hardware.
 constexpr std::array<std::string_view, 3> kNames = {"cpu", "ref", "cuda"};
 
 }  // namespace
