@@ -1,7 +1,7 @@
 """What a training step sees: which clips, how many of their frames, at which resolution.
 
 Attention over a whole clip is the cost, so a step shows the network only some of a clip's time slots. A slot
-is one token's worth of time (two frames); `slots` of the 16 are drawn at random and keep their own rotary
+is one token's worth of time (two frames); `slots` of the 16, first and last always, are shown and keep their own rotary
 positions, so every distance in time occurs from the first step on and a token's content never changes
 meaning between stages. `stride` 2 renders half the resolution on every second row and column position:
 layout and captions are learnt there at a quarter of the cost.
