@@ -1,5 +1,4 @@
 # Lacuna. `make demo` and `make test` are all a newcomer needs; both install what is missing.
-BUILD ?= build/release
 JOBS ?= $(shell nproc)
 
 .PHONY: build test demo asan check fuzz format clean deps
@@ -14,7 +13,7 @@ build: deps
 test: build
 	@scripts/bootstrap --test
 	cmake --build --preset release -j $(JOBS)
-	cd $(BUILD) && ctest --output-on-failure -j $(JOBS)
+	ctest --preset release -j $(JOBS)
 	scripts/check
 
 # The layers' own tests; whole generations, report pages and the command line take too long with sanitizers, and guarded
@@ -23,7 +22,7 @@ ASAN_LAYERS = core backend methods engine calibrate models wan vae text schedule
 asan: deps
 	cmake --preset asan > /dev/null
 	cmake --build --preset asan -j $(JOBS) --target $(ASAN_LAYERS:%=test_%)
-	cd build/asan && ctest --output-on-failure -j $(JOBS) -L "^($$(echo $(ASAN_LAYERS) | tr ' ' '|'))$$" -E Guarded
+	ctest --preset asan -j $(JOBS) -L "^($$(echo $(ASAN_LAYERS) | tr ' ' '|'))$$" -E Guarded
 
 demo: build
 	scripts/demo
@@ -37,5 +36,5 @@ fuzz: deps
 format:
 	git ls-files '*.h' '*.cc' '*.js' '*.cu' '*.cuh' | xargs clang-format-14 -i
 
-clean:
-	rm -rf build out
+clean:  # keeps out/: training checkpoints and measurements lie there
+	rm -rf build
