@@ -56,7 +56,7 @@ struct AttendParams {
   float sm_scale = 0.0f;  // logits are sm_scale * q.k + bias
 
   // Added to the scaled logits: bias[h*bias_head_stride + i*bias_q_stride + j]. Null = none.
-  // bias_head_stride = bias_q_stride = 0 is a bias per key (padding collapse, models.md 2.6).
+  // bias_head_stride = bias_q_stride = 0 is a bias per key (padding collapse).
   const float* bias = nullptr;
   int64_t bias_head_stride = 0, bias_q_stride = 0;
 

@@ -95,8 +95,8 @@ class Backend : public Memory {
   // call index (position in head_ids).
   virtual void block_mean(const TensorView& x, std::span<const int32_t> head_ids,
                           const BlockLayout& layout, const TensorView& out) = 0;
-  // XAttention antidiagonal block scores (arXiv 2503.16428, Alg. 1; methods_haste_xattention_svg.md
-  // 2.2): q, k [heads, seq_len, head_dim] of one dtype -> out [head_ids.size(), num_q_blocks,
+  // XAttention antidiagonal block scores (arXiv 2503.16428, Alg. 1): q, k
+  // [heads, seq_len, head_dim] of one dtype -> out [head_ids.size(), num_q_blocks,
   // num_k_blocks] f32, rows sum to 1. layout must be uniform with block a multiple of stride. A
   // short last group of queries is reversed within its own tokens, so two groups always share
   // min(sizes) pairs, and logits divide by that. Out = mean over the query groups of the block.
@@ -108,7 +108,7 @@ class Backend : public Memory {
                                    const BlockLayout& k_layout, float sm_scale, int32_t stride,
                                    bool compat, const TensorView& out) = 0;
   // Softmax mass of each block pair under a normaliser that is given (AdaSpa's cached search, arXiv
-  // 2502.21079; methods_adaspa_calibatt.md 1.5): q, k [heads, seq_len, head_dim] f32|bf16, lse
+  // 2502.21079): q, k [heads, seq_len, head_dim] f32|bf16, lse
   // [heads, q_len] natural log by tensor head -> out [head_ids.size(), num_q_blocks, num_k_blocks]
   // f32 = mean over the block's query rows of sum_j exp(sm_scale q.k_j - lse). With the lse of this
   // q and k it equals AttendParams::block_mass of a dense call; rows then sum to 1. Needs no v.
@@ -116,8 +116,8 @@ class Backend : public Memory {
   virtual void block_mass(const TensorView& q, const TensorView& k, const float* lse,
                           std::span<const int32_t> head_ids, const BlockLayout& q_layout,
                           const BlockLayout& k_layout, float sm_scale, const TensorView& out) = 0;
-  // Nearest centroid of every token, the assignment step of k-means (SVG2, arXiv 2505.18875;
-  // methods_haste_xattention_svg.md 3.2): x [heads, seq_len, head_dim] f32|bf16, strided, and
+  // Nearest centroid of every token, the assignment step of k-means (SVG2, arXiv 2505.18875):
+  // x [heads, seq_len, head_dim] f32|bf16, strided, and
   // centroids [head_ids.size(), num_centroids, head_dim] of x's dtype, contiguous -> labels
   // [head_ids.size(), seq_len] i32 contiguous. Squared Euclidean distance; ties keep the lower
   // centroid. A token with NaN or infinity gets any centroid.

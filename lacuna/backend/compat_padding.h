@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How far the published code of XAttention pads keys (methods_haste_xattention_svg.md 2.3): what
+// How far the published code of XAttention pads keys: what
 // Backend::antidiagonal_scores needs to know of it when `compat` is asked for.
 #pragma once
 

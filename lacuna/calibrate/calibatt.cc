@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// CalibAtt's offline pass (methods_adaspa_calibatt.md 2.6): dense generations of all prompts; per
+// CalibAtt's offline pass (arXiv 2603.05503): dense generations of all prompts; per
 // (step, layer, head) of the conditional branch the exact block mass gives each prompt's minimal
 // cover of epsilon(t), which votes; the first prompts also give the similarity of spatial rows.
 //

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// CalibAtt: masks voted over prompts for every (step, layer, head)
-// (methods_adaspa_calibatt.md part 2).
+// CalibAtt (arXiv 2603.05503): masks voted over prompts for every (step, layer, head).
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// HASTE's Error-guided Budgeted Calibration (arXiv 2605.14513, Algorithm 2;
-// methods_haste_xattention_svg.md 1.7 and 1.8): a parameter of the host per head.
+// HASTE's Error-guided Budgeted Calibration (arXiv 2605.14513, Algorithm 2):
+// a parameter of the host per head.
 #pragma once
 
 #include <cstdint>

@@ -11,7 +11,7 @@ struct Candidate {
   double density = 0.0;  // 0..1
 };
 
-// Multiple-choice knapsack (arXiv 2605.14513, EBC; methods_haste_xattention_svg.md 1.7): picks one
+// Multiple-choice knapsack (arXiv 2605.14513, EBC): picks one
 // candidate k(g) of every group g with least sum of weight[g] * error such that the weighted mean
 // of densities is at most `budget`. Exact; solved as an integer program by COIN-OR CBC. Weights
 // are positive. Throws Error naming the lowest reachable density when the budget is below it.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// kappa of the recall skip rule, measured per head (methods_energy_blasst_sparge.md 1.6, F2-kappa).
+// kappa of the recall skip rule, measured per head.
 #pragma once
 
 #include <cstdint>

@@ -12,7 +12,7 @@ namespace lacuna {
 enum Band { kLowLow, kLowHigh, kHighLow, kHighHigh, kNumBands };
 using BandEnergies = std::array<double, kNumBands>;
 
-// Weights of the bands (arXiv 2605.14513, eq. 11; methods_haste_xattention_svg.md 1.8).
+// Weights of the bands (arXiv 2605.14513, eq. 11).
 inline constexpr BandEnergies kBandWeights = {1.0, 0.5, 0.01, 0.01};
 // Cycles per sample below which a frequency is low; in space both axes must be. Cut-offs are not
 // published.

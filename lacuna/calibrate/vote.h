@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The pieces of CalibAtt (methods_adaspa_calibatt.md 2.2 to 2.7) that need no model.
+// The pieces of CalibAtt (arXiv 2603.05503) that need no model.
 #pragma once
 
 #include <cstdint>

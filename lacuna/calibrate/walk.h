@@ -44,7 +44,7 @@ void walk(Subject& subject, Measurement& measurement, const std::filesystem::pat
           const WalkHooks& hooks);
 
 // Step of interval `i` of `count` equal intervals of [begin, end), picked by hashing `key`:
-// intervals start at floor(i * steps / count) (methods_haste_xattention_svg.md 1.8, step 2).
+// intervals start at floor(i * steps / count).
 int sample_step(int begin, int end, int i, int count, const std::string& key);
 // Steps [first, past the last] of an expert; empty when it runs none.
 IndexRange expert_steps(const Subject& subject, int expert);

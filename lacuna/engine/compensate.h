@@ -14,7 +14,7 @@ namespace lacuna {
 
 // For query row i and dropped key block j of n_j keys with mean key k'_j and mean value v'_j, the
 // tail has logits sm_scale q_i.k'_j + ln n_j and values v'_j, and joins the kept part by LSE
-// (methods_rivals.md 0 and 9 A; order 0 of Sol-Attn, arXiv 2607.24027, and of PISA, arXiv
+// (order 0 of Sol-Attn, arXiv 2607.24027, and of PISA, arXiv
 // 2602.01077). pooled_row takes q_i, at one product per dropped block and row; pooled_block takes
 // the mean query of the query block and gives all its rows one tail, at one product per dropped
 // block pair (the published CPU-sized variant).

@@ -29,7 +29,7 @@ enum class RefreshKind : uint8_t {
 struct Refresh {
   RefreshKind kind = RefreshKind::every_step;
   std::vector<int> steps;  // at_steps
-  // drift (arXiv 2605.14513; methods_haste_xattention_svg.md 1.3, 1.4):
+  // drift (arXiv 2605.14513):
   double delta = 0.1;                      // bound on the drift; reaching it still reuses
   double gate_low = 0.4, gate_high = 0.8;  // layer gate: share of drifted heads
   bool relative = true;                    // false: the published absolute L1 distance

@@ -21,7 +21,7 @@ struct L1Distance {
 L1Distance l1_distance(std::span<const float> a, std::span<const float> b);
 
 // State of one (layer, branch, expert). Source: HASTE Temporal Mask Reuse (arXiv 2605.14513, Eq. 5
-// and Algorithm 1; methods_haste_xattention_svg.md 1.3-1.5).
+// and Algorithm 1).
 //
 // drift: with means q', k' over tokens now and qa, ka at the head's last selection,
 //   d = |q' - qa|_1 + |k' - ka|_1                           relative = 0, pool = 0: as published
@@ -35,7 +35,7 @@ L1Distance l1_distance(std::span<const float> a, std::span<const float> b);
 // that opposite moves of different tokens do not cancel. Means are of the q and k the method sees
 // (after norm and RoPE), which the paper leaves open.
 //
-// carry (LiteAttention, arXiv 2511.11062; methods_rivals.md 2): a head selects every `retest` steps
+// carry (LiteAttention, arXiv 2511.11062): a head selects every `retest` steps
 // and in between keeps what the skip rule kept; MaskCache::drop takes blocks out. Deviations: the
 // step that marks a block already skips it, and marks are tested again unless retest = 0, so that a
 // wrong one can heal.

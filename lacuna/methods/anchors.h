@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Spatial rows of a frame that stand for the others: CalibAtt's repetition heads
-// (methods_adaspa_calibatt.md 2.5). Shared by the method and by its calibration.
+// Spatial rows of a frame that stand for the others: CalibAtt's repetition heads.
+// Shared by the method and by its calibration.
 #pragma once
 
 #include <cstdint>

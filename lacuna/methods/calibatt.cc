@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// CalibAtt at inference (methods_adaspa_calibatt.md part 2): what its calibration chose offline.
+// CalibAtt (arXiv 2603.05503) at inference: what its calibration chose offline.
 //
 // A head either takes its mask from the profile, as `fixed` does, or is *repetitive* (anchors > 0,
 // section 2.5): its spatial rows of a frame attend nearly alike, so only `anchors` of them, equally

@@ -20,7 +20,7 @@ enum class CheckpointLayout : uint8_t {
   files,      // files given one by one
 };
 
-// What a set of tensors is, by its names (models.md 2.2, 3, 4).
+// What a set of tensors is, by its names.
 enum class TensorSet : uint8_t {
   unknown,
   wan_diffusers,

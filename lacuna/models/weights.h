@@ -36,7 +36,8 @@ class WeightSource {
   virtual int64_t added_bytes() const { return 0; }
 };
 
-// Hash weights of models.md 10.2: `prefix` is "w:" (second expert "w2:"). storage f32 or bf16.
+// Hash weights (docs/formats.md, "Hash"): `prefix` is "w:" (second expert "w2:").
+// storage f32 or bf16.
 std::unique_ptr<WeightSource> hash_weights(std::string prefix, DType storage);
 
 // One source over several safetensors and GGUF files (told apart by content), memory-mapped. A

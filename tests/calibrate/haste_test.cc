@@ -141,7 +141,7 @@ TEST(Haste, TwoExpertsHaveTheirOwnTables) {
       EXPECT_EQ(step >= 2, head["expert"] == 1);
 }
 
-// methods_haste_xattention_svg.md 1.8: [0,11], [12,24], [25,36], [37,49].
+// 50 steps in 4 intervals: [0,11], [12,24], [25,36], [37,49].
 TEST(Haste, PublishedIntervals) {
   std::set<int> seen[4];
   for (int i = 0; i < 4; ++i)

@@ -125,7 +125,7 @@ TEST(ShareSteps, AlikeStepsHaveTheUnion) {
   EXPECT_EQ(masks[0], a);
 }
 
-// methods_adaspa_calibatt.md 2.3, evaluated there.
+// CalibAtt (arXiv 2603.05503) with its published constants.
 TEST(EnergySchedule, PublishedValues) {
   const EnergySchedule published;
   const auto at = [&](int64_t tokens, int step) { return published.at(step, 50, tokens); };

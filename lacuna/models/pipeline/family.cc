@@ -7,7 +7,7 @@ namespace {
 constexpr const char* kApache = "Apache-2.0 (weights by Wan-AI; check the card of fine-tunes)";
 
 // Columns: width, height, frames, fps, steps, shift, guidance, low-noise guidance, boundary.
-// Source: the authors' model cards and configs (models.md 6); the 1.3B shift is the middle
+// Source: the authors' model cards and configs; the 1.3B shift is the middle
 // of 8..12.
 const Family kWan21Small{
     "Wan2.1 T2V 1.3B", "wan2.1", {832, 480, 81, 16, 50, 8.0, 6.0, 6.0, 0.0, kApache}};

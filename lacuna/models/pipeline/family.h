@@ -18,7 +18,7 @@ struct Family {
 // By the sizes of the network. What fits no release is "Wan (custom)".
 const Family& identify_family(const WanConfig& config, int num_experts);
 
-// The negative prompt that Wan's authors use by default (models.md 6): with guidance above 1
+// The negative prompt that Wan's authors use by default: with guidance above 1
 // quality drops visibly without it.
 std::string_view wan_negative_prompt();
 

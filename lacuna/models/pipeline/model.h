@@ -20,7 +20,7 @@ namespace lacuna {
 
 class Model {
  public:
-  // A diffusers folder, an original repository folder, or single files (models.md 7). Reads configs
+  // A diffusers folder, an original repository folder, or single files. Reads configs
   // and headers only. Throws Error saying what is missing or not supported.
   static std::unique_ptr<Model> open(std::span<const std::filesystem::path> paths);
   // Hash weights at the sizes of a preset: "wan2.1-1.3b", ..., "tiny". Prompts are hashed too. The

@@ -39,7 +39,7 @@ struct Request {
   static Request from_json(const std::string& text);
 };
 
-// Steps, shift, guidance and the like that the authors of a family recommend (models.md 6).
+// Steps, shift, guidance and the like that the authors of a family recommend.
 struct FamilyDefaults {
   int width, height, frames, fps, steps;
   double shift, guidance, guidance_low, boundary;

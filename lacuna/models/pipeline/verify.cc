@@ -18,7 +18,7 @@ namespace lacuna {
 namespace {
 
 constexpr int64_t kMaxInputValues = int64_t{1} << 26;
-// bf16 against f32: the first two are models.md 10.2. UMT5's logits are not scaled by
+// bf16 against f32: docs/formats.md, "Numbers". UMT5's logits are not scaled by
 // 1/sqrt(head_dim), so rounding shows more in its softmax.
 constexpr Bf16Limit kDitLimit{1.5e-2, 0.9998}, kVaeLimit{2e-2, 0.9998}, kTextLimit{3e-2, 0.9995};
 constexpr Bf16Limit kNoDtype{0.0, 0.0};
@@ -158,7 +158,7 @@ SamplerConfig sampler_config(const GoldenJson& json) {
   return config;
 }
 
-// A made-up model with a closed form: v_j = x_j / 2 - cos(0.003 t + j / 10) / 4 (models.md 10.3).
+// A made-up model with a closed form: v_j = x_j / 2 - cos(0.003 t + j / 10) / 4.
 Outputs run_sampler(const GoldenJson& spec, Backend&, DType) {
   const auto sampler = make_sampler(sampler_config(spec.at("config")));
   Tensor x = input(spec.at("inputs").at("x"));

@@ -26,8 +26,8 @@ struct VerifyResult {
 std::string_view shipped_goldens();
 
 // Runs every case of the file text `json` (`who` starts messages). compute f32: against the numbers
-// of the file. compute bf16: against our own f32 run on the same backend, relative L2 and cosine
-// (models.md 10.2); modules without a dtype (sampler) run once more in f32.
+// of the file. compute bf16: against our own f32 run on the same backend, relative L2 and cosine;
+// modules without a dtype (sampler) run once more in f32.
 // The text is hostile: sizes are bounded before anything is allocated. Throws Error on a malformed
 // file, an unknown module or a case that cannot run; numbers that differ are results, not errors.
 void verify_goldens(std::string_view json, std::string_view who, Backend& backend, DType compute,

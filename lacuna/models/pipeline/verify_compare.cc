@@ -11,7 +11,7 @@
 namespace lacuna {
 namespace {
 
-constexpr double kElementTolerance = 2e-5;  // models.md 10.2
+constexpr double kElementTolerance = 2e-5;  // docs/formats.md, "Numbers"
 constexpr double kRmsTolerance = 1e-5;
 constexpr double kProbeTolerance = 2e-5;
 

@@ -35,7 +35,7 @@ std::vector<double> shifted_sigmas(const SamplerConfig& config) {
   return sigmas;
 }
 
-// x += (sigma_next - sigma) v (models.md 5.2).
+// x += (sigma_next - sigma) v.
 class Euler : public Sampler {
  public:
   // Timesteps are floats here: 1000 sigma, not truncated.
@@ -52,8 +52,7 @@ class Euler : public Sampler {
   }
 };
 
-// x0 = x - sigma v; x = (1 - sigma') x0 + sigma' fresh noise; the last step returns x0
-// (models.md 5.3).
+// x0 = x - sigma v; x = (1 - sigma') x0 + sigma' fresh noise; the last step returns x0.
 class Renoise : public Euler {
  public:
   Renoise(const std::vector<double>& sigmas, uint64_t seed) : Euler(sigmas), seed_(seed) {}

@@ -15,13 +15,13 @@
 namespace lacuna {
 
 enum class SamplerKind : uint8_t {
-  unipc,     // UniPC order 2, bh2, x0 prediction: Wan's default (arXiv 2302.04867; models.md 5.1)
+  unipc,     // UniPC order 2, bh2, x0 prediction: Wan's default (arXiv 2302.04867)
   euler,     // first order on the same shifted sigmas as unipc
   ode_list,  // few steps on a fixed list of timesteps, Euler (lightx2v distilled models)
   renoise,   // few steps, x0 prediction then fresh noise (Self-Forcing, FastWan: DMD models)
 };
 
-// How base sigmas are spaced before the shift (models.md 5.1, 5.2).
+// How base sigmas are spaced before the shift.
 enum class SigmaConvention : uint8_t {
   diffusers,      // linspace(1, 0.001, n + 1) without its last element
   wan,            // linspace(0.999, 0, n + 1) without its last element; original Wan code

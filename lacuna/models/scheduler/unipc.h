@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // UniPC, order 2, B(h) = expm1(h) variant "bh2", x0 prediction on flow sigmas (arXiv 2302.04867;
-// the published scheduler's arithmetic, models.md 5.1).
+// the published scheduler's arithmetic).
 #pragma once
 
 #include <vector>

@@ -31,7 +31,7 @@ TensorView bias_diagonals(Context& ctx, const Tensor& table, int64_t num_heads, 
 }  // namespace
 
 int32_t umt5_bucket(int64_t distance) {
-  // models.md section 3: a table instead of the float logarithm it was rounded from.
+  // A table instead of the float logarithm it was rounded from.
   static constexpr int64_t kFirst[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 23, 32, 46, 64, 91};
   const int64_t a = distance < 0 ? -distance : distance;
   int32_t bucket = 15;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // UMT5 text encoder, the one every Wan model listens to. Source: T5 (arXiv 1910.10683) with a
-// relative bias in every layer (UniMax, arXiv 2304.09151); numerics as in models.md section 3.
+// relative bias in every layer (UniMax, arXiv 2304.09151).
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Layers of the Wan VAEs on channels-last activations. models.md 4.1 and 4.2.
+// Layers of the Wan VAEs on channels-last activations.
 #pragma once
 
 #include <array>

@@ -26,7 +26,7 @@ Tensor phase_weight(const Tensor& weight, int row_parity, int column_parity) {
   return out;
 }
 
-// Channels that DupUp3D reads for row and column offsets dy, dx; models.md 4.2: output channel c
+// Channels that DupUp3D reads for row and column offsets dy, dx: output channel c
 // with frame offset a is the repeated input channel (c * cell + a * 4 + dy * 2 + dx) / repeats.
 DupChannels dup_channels(int64_t c_in, int64_t c_out, int64_t factor_t, int dy, int dx) {
   const int64_t cell = factor_t * 4, repeats = c_out * cell / c_in;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A VAE run whose weights and input are pure functions of their names (models.md 10.2), so that its
+// A VAE run whose weights and input are pure functions of their names, so that its
 // result can be compared with numbers from upstream without any fixture file.
 #pragma once
 

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Patches of pixels on a fixed linear basis: the autoencoder of the small default model.
-// models.md 11.3.
 #pragma once
 
 #include <cstdint>

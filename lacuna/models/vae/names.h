@@ -13,7 +13,7 @@ namespace lacuna {
 
 // The name that the original Wan release (and ComfyUI's files) uses for a diffusers tensor name:
 // decoder.up_blocks.1.resnets.0.conv1.weight -> decoder.upsamples.4.residual.2.weight (2.1) or
-// decoder.upsamples.1.upsamples.0.residual.2.weight (2.2). models.md 4.1, 4.2. A name that is not
+// decoder.upsamples.1.upsamples.0.residual.2.weight (2.2). A name that is not
 // a VAE tensor comes back unchanged.
 std::string original_vae_name(const VaeConfig& config, std::string_view diffusers_name);
 

@@ -55,7 +55,7 @@ void interleave_phase(Backend& backend, const TensorView& phase, int dy, int dx,
                       const Region& region, const DupShortcut* shortcut, const TensorView& out);
 
 // raw [t, h, w, 3 p^2] f32|bf16 -> frames [t, h p, w p, 3] f32, clamped to [-1, 1]. Channel index
-// is c p^2 + wo p + ho: the column offset is the slower one (models.md 4.2).
+// is c p^2 + wo p + ho: the column offset is the slower one.
 void unpatchify(const TensorView& raw, int64_t patch, const TensorView& frames);
 // video [3, F, H, W] f32, frames [f_begin, f_begin + t) -> out [t, H/p, W/p, 3 p^2].
 void patchify(const TensorView& video, int64_t f_begin, int64_t patch, const TensorView& out);

@@ -13,7 +13,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-// Published statistics; models.md 4.1 and 4.2.
+// Published statistics.
 constexpr float kMean16[] = {-0.7571f, -0.7089f, -0.9113f, 0.1075f,  -0.1745f, 0.9653f,
                              -0.1517f, 1.5508f,  0.4134f,  -0.0715f, 0.5517f,  -0.3632f,
                              -0.1922f, -0.9497f, 0.2503f,  -0.2921f};

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Decoder of AutoencoderKLWan: Wan 2.1 (also A14B) and Wan 2.2 (TI2V-5B). models.md 4.1, 4.2.
+// Decoder of AutoencoderKLWan: Wan 2.1 (also A14B) and Wan 2.2 (TI2V-5B).
 //
 // Streams over time: a pass computes one latent frame (or frames_per_pass) through all layers; each
 // causal convolution keeps its last two input frames in the compute dtype. That equals the

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Encoder of AutoencoderKLWan: Wan 2.1 and 2.2. models.md 4.1, 4.2.
+// Encoder of AutoencoderKLWan: Wan 2.1 and 2.2.
 #pragma once
 
 #include <optional>

@@ -57,7 +57,7 @@ class WanBlock {
  public:
   WanBlock(const WanConfig& config, int64_t layer, WeightReader& reader);
 
-  // pass.act.residual -> pass.act.residual (models.md 2.3, item 6).
+  // pass.act.residual -> pass.act.residual.
   void forward(WanPass& pass) const;
   // Keys and values of the prompt for this layer; embedded [keys, d] in ctx.compute.
   void prepare_text(Context& ctx, const TensorView& embedded, Tensor& k, Tensor& v) const;

@@ -30,8 +30,7 @@ struct TimeEmbedding {
 };
 
 // One prompt: cross-attention keys (after their norm) and values of every layer, in the compute
-// dtype, in backend memory. Identical padding rows are one key whose logit is raised by ln(count)
-// (models.md 2.6).
+// dtype, in backend memory. Identical padding rows are one key whose logit is raised by ln(count).
 struct PreparedText {
   int64_t keys = 0;       // valid rows, plus one when there is padding
   Tensor bias;            // [keys] f32, or empty without padding
@@ -39,7 +38,7 @@ struct PreparedText {
   std::vector<Tensor> v;
 };
 
-// Sinusoid and MLP of the timestep, always in f32 (models.md 2.5).
+// Sinusoid and MLP of the timestep, always in f32.
 class TimeEmbedder {
  public:
   TimeEmbedder(const WanConfig& config, WeightReader& reader);

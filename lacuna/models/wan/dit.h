@@ -80,7 +80,7 @@ class WanDit {
 
   WanConfig config_;
   WanRope rope_;
-  // Patch embedding and head stay f32 in every mode (models.md 2.5): they are tiny.
+  // Patch embedding and head stay f32 in every mode: they are tiny.
   Tensor patch_weight_, patch_bias_;  // [d, patch inputs], [d]
   Tensor head_table_;                 // [2, d]: shift, scale
   Tensor head_weight_, head_bias_;    // [patch outputs, d], [patch outputs]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A forward whose weights and inputs are pure functions of their names (models.md 10.2), so that
+// A forward whose weights and inputs are pure functions of their names, so that
 // its result can be compared with numbers from upstream without any fixture file.
 #pragma once
 
@@ -33,7 +33,7 @@ struct WanHashCase {
   std::vector<Range> times;
 };
 
-// 3 layers, 2 heads of 64: the network of the published module goldens (models.md 10.3).
+// 3 layers, 2 heads of 64: the network of the published module goldens.
 WanConfig golden_wan_config();
 // "wan-t837" (one timestep) and "wan-ti2v" (first frame at 0, the rest at 500).
 std::vector<WanHashCase> golden_wan_cases();

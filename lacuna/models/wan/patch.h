@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Between latents [channels, frames, height, width] and one row per token. The two directions order
-// the values of a patch differently (models.md 2.3, items 2 and 8).
+// the values of a patch differently.
 #pragma once
 
 #include "lacuna/core/tensor.h"

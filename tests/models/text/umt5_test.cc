@@ -115,7 +115,7 @@ class Umt5OnBackend : public ::testing::TestWithParam<const char*> {
   }
 };
 
-// models.md 10.3, `umt5-valid18`: transformers' UMT5EncoderModel in f32 on hash weights.
+// Golden case `umt5-valid18`: transformers' UMT5EncoderModel in f32 on hash weights.
 TEST_P(Umt5OnBackend, ReproducesTheGolden) {
   const std::vector<int32_t> ids = golden_ids();
   EXPECT_EQ(ids, (std::vector<int32_t>{19, 111, 182, 126, 66, 133, 82, 134, 68, 44, 72, 42, 197, 88,

@@ -22,7 +22,7 @@ int64_t parameters(const std::map<std::string, std::vector<int64_t>>& tensors) {
   return total;
 }
 
-// models.md 4.1: 126.9 M in all, 73.3 M of them the decoder's.
+// 126.9 M in all, 73.3 M of them the decoder's.
 TEST(VaeConfig, Wan21HasThePublishedSize) {
   testing::Recorder recorder;
   const WanDecoder decoder(vae_preset("wan2.1"), recorder);

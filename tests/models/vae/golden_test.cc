@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The VAEs against numbers that the upstream modules gave in f32 (models.md 10.3).
+// The VAEs against numbers that the upstream modules gave in f32.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -90,7 +90,7 @@ INSTANTIATE_TEST_SUITE_P(Upstream, VaeGolden, ::testing::ValuesIn(params({"ref",
 
 class VaeBf16 : public VaeGolden {};
 
-// bf16 activations and caches on f32 weights, against our own f32 run (models.md 10.2).
+// bf16 activations and caches on f32 weights, against our own f32 run.
 TEST_P(VaeBf16, StaysClose) {
   const auto& [name, golden] = GetParam();
   const auto backend = make_backend(name);

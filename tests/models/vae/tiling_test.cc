@@ -8,7 +8,7 @@
 namespace lacuna {
 namespace {
 
-// models.md 4.1: 50 pixels, so 13 cells of the map at a quarter of the resolution, of which 12 are
+// 50 pixels, so 13 cells of the map at a quarter of the resolution, of which 12 are
 // left after the up-convolution that leads there.
 TEST(VaeTiling, HaloIsThePublishedReceptiveRadius) {
   const VaeConfig config = vae_preset("wan2.1");

@@ -25,7 +25,7 @@ namespace lacuna::testing {
 
 using test::error_of;
 
-// Numbers that the upstream module gave in f32 (models.md 10.3).
+// Numbers that the upstream module gave in f32.
 struct Golden {
   std::string tag;
   double rms, probe;

@@ -17,7 +17,7 @@ using testing::make_file;
 using testing::tensors_of;
 
 TEST(WanConfig, PresetsHaveThePublishedSizes) {
-  // Billions of parameters and tensor counts of the released checkpoints (models.md 2.1, 2.2).
+  // Billions of parameters and tensor counts of the released checkpoints.
   EXPECT_NEAR(wan_preset("wan2.1-1.3b").num_parameters() * 1e-9, 1.4190, 5e-5);
   EXPECT_NEAR(wan_preset("wan2.1-14b").num_parameters() * 1e-9, 14.2885, 5e-5);
   EXPECT_NEAR(wan_preset("wan2.2-a14b").num_parameters() * 1e-9, 14.2885, 5e-5);
