@@ -15,6 +15,7 @@
 #include "lacuna/calibrate/haste.h"
 #include "lacuna/calibrate/recall.h"
 #include "lacuna/core/error.h"
+#include "lacuna/engine/presets.h"
 
 namespace lacuna::cli {
 namespace {
@@ -49,7 +50,7 @@ void add_method_options(CLI::App& command, Options& o) {
                     "Method of the profile, e.g. xattention:stride=16,refresh=drift; default "
                     "xattention (haste), dense (recall)");
   group->add_option("--dense-steps", o.dense_steps,
-                    "Dense in the profile: a count from the start, or 0-4,49");
+                    "Dense in the profile: a count or share (10%) from the start, or 0-4,49");
   group->add_option("--intervals", o.intervals, "Steps sampled, one from each equal interval")
       ->capture_default_str()
       ->check(CLI::Range(1, 1000));
@@ -121,7 +122,7 @@ Calibration calibrate(const Options& o, Subject& subject, const fs::path& progre
   return calibrate_recall(subject, with_shared(o.recall), progress, hooks);
 }
 
-void run(const Options& o) {
+void run(Options o) {
   const CalibrationFiles files{o.output};
   const std::vector<std::string> prompts = read_prompts(o.prompts);
   const fs::path folder = fs::absolute(files.profile).parent_path();
@@ -130,6 +131,10 @@ void run(const Options& o) {
   const auto model = o.model.open();
   Request request = o.request.make(*model);
   request.dtype = o.model.dtype;
+  const int num_layers = static_cast<int>(model->transformer_config().num_layers);
+  o.dense_steps =
+      expand_words({"dense", "", o.dense_steps, ""}, request.sampler.num_steps, num_layers)
+          .dense_steps;
   Context ctx{*backend};
   ctx.cancel = &interrupt_flag();
 

@@ -249,6 +249,11 @@ class GenerateTest(CliTest):
         self.fails(2, "bench", "attend", "--suite", "gpu", says="gpu")
         self.fails(1, *fixed, "--seq-len", 100, says="multiple of 256")
 
+    def test_bench_generate_needs_no_options(self):
+        made = lacuna("bench", "generate", "--json")
+        self.assertEqual(made.returncode, 0, made.stderr)
+        self.assertEqual(json.loads(made.stdout)["tokens"], 2304)
+
     def test_bench_generate_measures_warm_rows(self):
         made = lacuna("bench", "generate", *TINY[:8], "--steps", 8, "-a", "dense", "xattention", "dense", "--json")
         self.assertEqual(made.returncode, 0, made.stderr)

@@ -47,7 +47,7 @@ class LooksTest(CliTest):
         host = "xattention:block=16,stride=4,top_p=0.7"
         size = ["--synthetic", "tiny", "-W", 96, "-H", 96, "--frames", 9, "--no-prompt-cache", "-p", "x"]
         for method, extra, runs in (
-                ("haste", ["--host", host, "--candidates", "0.3,0.5,1", "--intervals", 2, "--dense-steps", 1], "xattention"),
+                ("haste", ["--host", host, "--candidates", "0.3,0.5,1", "--intervals", 2, "--dense-steps", "25%"], "xattention"),
                 ("recall", ["--host", "dense", "--recall", 0.9], "dense"),
                 ("calibatt", ["--block", 16, "--energy", "0.3,0.6,4", "--similarity", 0.5], "calibatt")):
             made = lacuna(*self.calibrate(method, *extra, name=method))
