@@ -53,7 +53,9 @@ Row run_one(const Options& o, Model& model, Backend& backend, const std::string&
   ctx.cancel = &interrupt_flag();
   GenerationFiles files;
   files.latents = latents;
-  Row row{attention, generate(model, ctx, request, files, {}, 0, {}), 0.0};
+  GenerationHooks hooks;
+  hooks.timed = true;
+  Row row{attention, generate(model, ctx, request, files, {}, 0, hooks), 0.0};
   Tensor result = std::move(load_state(latents).state.latents);
   if (reference.empty()) {
     reference = std::move(result);

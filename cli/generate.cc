@@ -105,9 +105,16 @@ GenerationFiles make_files(const Options& o) {
   return files;
 }
 
+// Whether the trace goes into a file: its times are worth waiting for a device at every call.
+bool wants_times(const Options& o) {
+  return !o.audit.trace.empty() || !o.audit.manifest.empty();
+}
+
 void print_summary(const Options& o, const Request& request, const GenerationResult& result) {
   const Trace& trace = result.trace;
   const double attention_s = trace.attend_ms() / 1000.0, selection_s = trace.select_ms() / 1000.0;
+  // A device's ops return before they are done, so a clock that does not wait for it knows nothing.
+  const bool timed = result.memory.limit == 0 || wants_times(o);
   const bool planned = o.audit.dry_run, explains = o.audit.explain || planned;
   if (o.json) {
     nlohmann::ordered_json json = {{"tokens", result.tokens},
@@ -126,6 +133,7 @@ void print_summary(const Options& o, const Request& request, const GenerationRes
                                {"most", m.most},
                                {"to_device", m.to_backend},
                                {"to_host", m.to_host}};
+    if (!timed) json["attention_seconds"] = json["selection_seconds"] = nullptr;
     if (explains) json["explain"] = explain_json(result, planned);
     fmt::print("{}\n", json.dump());
     return;
@@ -133,11 +141,13 @@ void print_summary(const Options& o, const Request& request, const GenerationRes
   if (explains) fmt::print("{}", explain_text(result, planned));
   if (planned) return;
   fmt::print(
-      "{}: {} tokens, attention {} at density {:.3f} (P V {:.3f}); sampling {:.1f} s "
-      "(attention {:.1f} s, selection {:.1f} s), decoding {:.1f} s\n",
+      "{}: {} tokens, attention {} at density {:.3f} (P V {:.3f}); sampling {:.1f} s{}, decoding "
+      "{:.1f} s\n",
       o.no_decode ? "latents" : o.output, result.tokens,
       request.replay_masks.empty() ? request.attention : "as in " + request.replay_masks,
-      trace.qk_density(), trace.pv_density(), result.sample_seconds, attention_s, selection_s,
+      trace.qk_density(), trace.pv_density(), result.sample_seconds,
+      timed ? fmt::format(" (attention {:.1f} s, selection {:.1f} s)", attention_s, selection_s)
+            : "",
       result.decode_seconds);
   if (result.memory.limit > 0)
     fmt::print("device memory: {} at most, {} copied there and {} back\n",
@@ -230,6 +240,7 @@ void run(const Options& o) {
     recorder.emplace(*backend, parse_record_sites(o.record_sites), available_memory() / 2);
     hooks.inputs = [&](const auto&... inputs) { recorder->add(inputs...); };
   }
+  hooks.timed = wants_times(o);
   Audit audit(o.audit, *model, request, hooks);
   try {
     const auto max_memory = static_cast<int64_t>(o.max_memory_gb * 1e9);

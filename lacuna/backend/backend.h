@@ -79,6 +79,9 @@ class Backend : public Memory {
   // Holds at most so many bytes from now on: copies of what is constant make room and come again
   // when they are used. What needs more throws Error.
   virtual void limit_memory(int64_t /*bytes*/) {}
+  // Returns when all that was asked so far has been done. For clocks: ops on a device's own memory
+  // may return before that.
+  virtual void finish() {}
 
   // --- attention -----------------------------------------------------------------------------
   // out = softmax(sm_scale q k^T + bias) v over the kept blocks; see attend_params.h.

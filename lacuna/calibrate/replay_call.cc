@@ -56,6 +56,7 @@ void run_engine(Backend& backend, const PlacedCall& placed, const Plan& plan, in
   rule.plan = plan;
   policy.add(std::move(rule));
   Engine engine(backend, std::move(policy));
+  engine.set_timed(true);
   Site site = call.site;
   site.num_steps += steps;
   for (int i = 0; i < steps; ++i, ++site.step) {

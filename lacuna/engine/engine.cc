@@ -237,7 +237,11 @@ void Engine::attend(const Site& site, const VideoGrid& grid, int64_t text_tokens
   const int64_t seq_len = grid.tokens() + text_tokens;
   const Rule& rule = policy_.at(site, seq_len);
   if (watch_) watch_(site, grid, text_tokens, q, k, v);
-  const auto start = Clock::now();  // what a watcher does, such as recording, is no selection
+  const auto now = [this] {
+    if (timed_) backend_.finish();
+    return Clock::now();
+  };
+  const auto start = now();  // what a watcher does, such as recording, is no selection
   KernelCall& call = impl_->call;
   call.begin(q, k, v, out, seq_len);
   impl_->check_rules(policy_);
@@ -271,16 +275,16 @@ void Engine::attend(const Site& site, const VideoGrid& grid, int64_t text_tokens
   if (choice.asks) call.ask(choice.masks->selection(), seen);
   if (!lse_.empty()) call.write_lse(std::exchange(lse_, {}));
 
-  const auto selected = Clock::now();
+  const auto selected = now();
   call.run();
-  const auto attended = Clock::now();
+  const auto attended = now();
   if (watch_selections_) show(args, choice, entry, shows_drops ? drops : nullptr);
-  const auto shown = Clock::now();
+  const auto shown = now();
   if (choice.state != nullptr &&
       (seen.lse != nullptr || seen.block_mass != nullptr || seen.skip_bits != nullptr))
     rule.plan.method->observe(seen, choice.state->method.get());
   if (carries) choice.masks->drop(drops, grid.tokens());
-  entry.select_ms = milliseconds((selected - start) + (Clock::now() - shown));
+  entry.select_ms = milliseconds((selected - start) + (now() - shown));
   entry.attend_ms = milliseconds(attended - selected);
   entry.pv_density = call.pv_density();
   entry.pooled_density = call.pooled_density();

@@ -54,6 +54,9 @@ class Engine {
   // Dense calls that no rule asked for become errors, before their kernel: where no rule matches,
   // and where a method that looks at data gave no mask. Looks are part of their method.
   void set_strict(bool strict) { strict_ = strict; }
+  // Waits for the backend at every look at the clock, so that the trace has the times of a device
+  // and not those of asking it. For measuring: it keeps host and device from working side by side.
+  void set_timed(bool timed) { timed_ = timed; }
   // The next attend() also writes the log-sum-exp of what each row kept, before compensation:
   // lse [num_heads, seq_len], raster order, natural log; -inf where a row kept nothing.
   void write_lse(std::span<float> lse) { lse_ = lse; }
@@ -87,7 +90,7 @@ class Engine {
   InputsHook watch_;
   SelectionsHook watch_selections_;
   SelectionSource source_;
-  bool strict_ = false;
+  bool strict_ = false, timed_ = false;
   std::span<float> lse_;
   std::unique_ptr<Impl> impl_;
 };

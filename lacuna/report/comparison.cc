@@ -246,6 +246,7 @@ Comparer::Sampled Comparer::sample_one(size_t subject, const Request& request,
                                        const PromptEmbeddings& prompts, const std::string& what) {
   const Runner& runner = runners_[subject];
   Engine engine(runner.ctx->backend, runner.policy);
+  engine.set_timed(true);
   SamplingState state;
   state.latents = noise(request);
   const SamplingInputs inputs = inputs_of(request, prompts);

@@ -45,6 +45,7 @@ DenseTiming dense_pass(Subject& subject, int prompt, std::span<const int> steps,
   int64_t done = 0;
   double looking_ms = 0.0;  // of this step
   Engine engine(subject.backend(), Policy());
+  engine.set_timed(true);
   engine.watch_inputs([&](const Site& site, const auto&... inputs) {
     const auto start = Clock::now();
     if (progress) progress(done, total);
@@ -78,6 +79,7 @@ PolicyTiming policy_pass(Subject& subject, int prompt, Policy policy,
   const int64_t total = int64_t{target.num_layers} * subject.branches() * target.num_steps();
   int64_t done = 0;
   Engine engine(subject.backend(), std::move(policy));
+  engine.set_timed(true);
   engine.watch_inputs([&](const auto&...) {
     if (progress) progress(done, total);
     ++done;

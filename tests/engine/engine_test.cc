@@ -37,6 +37,18 @@ TEST(Engine, TimeOfAWatcherIsNoSelection) {
   EXPECT_LT(attend(engine, site_at(0), make_input(kShapes[0])).select_ms, 200.0);
 }
 
+TEST(Engine, TimedItWaitsForTheBackendAndElseNot) {
+  SpyBackend backend;
+  backend.queue_ms = 200;
+  Engine engine(backend, Policy());
+  const Input in = make_input(kShapes[0]);
+  EXPECT_LT(attend(engine, site_at(0), in).attend_ms, 200.0);
+  engine.set_timed(true);  // waits first for the call above, which is no selection's time
+  const TraceEntry entry = attend(engine, site_at(1), in);
+  EXPECT_GE(entry.attend_ms, 200.0);
+  EXPECT_LT(entry.select_ms, 200.0);
+}
+
 TEST(Engine, FullMaskEqualsDense) {
   const std::unique_ptr<Backend> backend = make_backend("ref");
   for (const Shape& shape : kShapes) {

@@ -2,9 +2,12 @@
 // A method that counts and a backend that watches, for engine tests.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "lacuna/core/metrics.h"
@@ -80,8 +83,12 @@ class SpyBackend : public Backend {
     if (p.skip == refused && refused != SkipKind::none) return "attend: spy refuses this skip rule";
     return ref_->unsupported(p);
   }
+  void finish() override {
+    std::this_thread::sleep_for(std::chrono::milliseconds(std::exchange(queued_ms_, 0)));
+  }
   void attend(const AttendParams& p) override {
     ++attends;
+    queued_ms_ = queue_ms;
     last = p;
     listed = compact_blocks(p.mask, p.num_heads, p.num_q_blocks, p.num_k_blocks, p.order);
     pv_pairs = 0;
@@ -156,8 +163,10 @@ class SpyBackend : public Backend {
   BlockIndex listed;  // what attend() visited last
   int64_t pv_pairs = 0;
   int attends = 0, block_means = 0, predictions = 0, gathers = 0;
+  int queue_ms = 0;  // what finish() waits for after an attend(), as on a device
 
  private:
+  int queued_ms_ = 0;
   std::unique_ptr<Backend> ref_ = make_backend("ref");
 };
 

@@ -37,6 +37,7 @@ class CudaBackend final : public Backend {
   void limit_memory(int64_t bytes) override {
     device_->set_limit(std::min(static_cast<size_t>(bytes), most_));
   }
+  void finish() override { device_->synchronize(); }
   void copy(const TensorView& from, const TensorView& to) override {
     // Weights of another type than is computed with are converted at every use: from what is kept,
     // which is as they are stored.

@@ -50,6 +50,7 @@ struct GenerationHooks {
   Engine::SelectionsHook selections;  // of every self-attention
   // Dense calls that no rule asked for are errors, before step 0 where they can be known.
   bool strict = false;
+  bool timed = false;  // see Engine::set_timed
   // Stop where step 0 would begin; the result's trace is what the policy asks for.
   bool plan_only = false;
 };
