@@ -219,7 +219,8 @@ void attend(Device& device, const AttendParams& host) {
   p.out = out.data(), p.out_head_stride = out.stride(0), p.out_token_stride = out.stride(1);
   p.bias = bias.as<float>(), p.bias_head_stride = bias.stride(0), p.bias_q_stride = bias.stride(1);
   p.lse = lse.as<float>();
-  attend_resident(device, p);
+  attend_resident(device, p,
+                  static_cast<size_t>(scratch_bytes(device, static_cast<int64_t>(kAttendScratch))));
   out.store();
   lse.store();
 }

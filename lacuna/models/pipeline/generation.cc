@@ -69,6 +69,7 @@ void set_up(Engine& engine, Model& model, const Request& request, const Generati
   if (hooks.inputs) engine.watch_inputs(hooks.inputs);
   if (hooks.selections) engine.watch_selections(hooks.selections);
   engine.set_strict(hooks.strict);
+  engine.set_timed(hooks.timed);
   if (!request.replay_masks.empty()) {
     const auto log = std::make_shared<const MaskLog>(request.replay_masks);
     log->check(profile_target(model, request), planned_sites(model, request, first_step));
@@ -183,7 +184,9 @@ namespace {
 
 // Within the limit of a backend with memory of its own; ops there take some for themselves.
 void check_own_memory(const MemoryPlan& plan, int64_t limit, const NoteHook& note) {
-  constexpr int64_t kMostScratch = int64_t{512} << 20;
+  // What attention and products may take of a device: a sixteenth of its memory each, at most
+  // 1024 and 256 MiB.
+  constexpr int64_t kMostScratch = int64_t{1280} << 20;
   const int64_t room = limit - std::min(limit / 8, kMostScratch);
   const int64_t again = std::max(int64_t{0}, plan.weights + plan.activations - room);
   if (note) {
