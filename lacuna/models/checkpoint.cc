@@ -2,7 +2,6 @@
 #include "lacuna/models/checkpoint.h"
 
 #include <algorithm>
-#include <array>
 #include <cctype>
 #include <map>
 #include <memory>
@@ -153,19 +152,40 @@ void refuse_other_networks(std::span<const std::string> names, const std::string
   struct Sign {
     std::string_view component, meaning;
   };
-  static constexpr std::array<Sign, 4> kSigns = {{
+  // What says most comes first: Animate and some VACE files are made of image-to-video networks.
+  static constexpr Sign kSigns[] = {
       {"to_gate_compress",
        "trained for video sparse attention (VSA): its attention is gated and "
        "not a plain softmax"},
       {"proj_l", "trained for sparse-linear attention (SLA): it adds a linear attention branch"},
+      {"vace_patch_embedding", "a VACE network"},
+      {"vace_blocks", "a VACE network"},
+      {"casual_audio_encoder", "a speech-to-video network (S2V)"},  // upstream's spelling
+      {"audio_injector", "a speech-to-video network (S2V)"},
+      {"audio_proj", "an audio-driven network (HuMo, MultiTalk)"},
+      {"face_adapter", "an Animate network"},
+      {"pose_patch_embedding", "an Animate network"},
+      {"patch_embedding_pose", "a SCAIL network"},
+      {"patch_embedding_mask", "a SCAIL network"},
+      {"patch_embedding_global", "a WanDancer network"},
+      {"control_adapter", "a Fun-Control camera network"},
+      {"ref_conv", "a Fun-Control network"},
+      {"fps_embedding", "a SkyReels-V2 diffusion-forcing network"},
+      {"cam_encoder", "a ReCamMaster network"},
       {"add_k_proj", "an image-to-video network"},
       {"k_img", "an image-to-video network"},
-  }};
-  for (const std::string& name : names) {
-    const std::string dotted = fmt::format(".{}.", name);
-    for (const Sign& sign : kSigns) {
-      LACUNA_CHECK(dotted.find(fmt::format(".{}.", sign.component)) == std::string::npos,
-                   "{}: holds {}, so it is {}; expected a text-to-video network", who, name,
+      {"img_emb", "an image-to-video network"},
+      {"image_embedder", "an image-to-video network"},
+      {"lora_A", "a network with a LoRA beside its weights"},
+      {"lora_down", "a network with a LoRA beside its weights"},
+  };
+  std::vector<std::string> dotted;
+  for (const std::string& name : names) dotted.push_back(fmt::format(".{}.", name));
+  for (const Sign& sign : kSigns) {
+    const std::string component = fmt::format(".{}.", sign.component);
+    for (size_t i = 0; i < names.size(); ++i) {
+      LACUNA_CHECK(dotted[i].find(component) == std::string::npos,
+                   "{}: holds {}, so it is {}; expected a text-to-video network", who, names[i],
                    sign.meaning);
     }
   }

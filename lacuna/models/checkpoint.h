@@ -65,8 +65,8 @@ struct Checkpoint {
 // names, else high-noise comes first. Parts may stay absent, but one whose only file is a pickle
 // (.pth, .bin) is an error that says how to go on. Throws Error naming the path for: nothing found,
 // two candidates for one part, missing shards, malformed JSON, shard names that leave the folder,
-// tensors this library does not compute (VSA gates, SLA projections, image conditioning), each by
-// name.
+// tensors this library does not compute (VSA gates, SLA projections, image, audio and control
+// conditioning, VACE, camera and frame-rate embeddings, LoRA), each by name.
 Checkpoint find_checkpoint(std::span<const std::filesystem::path> paths);
 
 // By tensor names alone, prefixes already stripped.

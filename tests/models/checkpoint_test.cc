@@ -231,7 +231,31 @@ TEST_F(CheckpointTest, NetworksThisLibraryDoesNotComputeAreRefusedByName) {
   EXPECT_THAT(with("blocks.0.self_attn.attn_op.proj_l.weight"), HasSubstr("SLA"));
   EXPECT_THAT(with("blocks.0.attn2.add_k_proj.weight"), HasSubstr("image-to-video"));
   EXPECT_THAT(with("blocks.0.cross_attn.k_img.weight"), HasSubstr("image-to-video"));
+  EXPECT_THAT(with("img_emb.proj.1.weight"), HasSubstr("image-to-video"));
+  EXPECT_THAT(with("condition_embedder.image_embedder.norm1.weight"), HasSubstr("image-to-video"));
+  EXPECT_THAT(with("vace_patch_embedding.weight"), HasSubstr("VACE"));
+  EXPECT_THAT(with("vace_blocks.0.after_proj.weight"), HasSubstr("VACE"));
+  EXPECT_THAT(with("casual_audio_encoder.weights"), HasSubstr("S2V"));
+  EXPECT_THAT(with("audio_injector.injector.0.q.weight"), HasSubstr("S2V"));
+  EXPECT_THAT(with("audio_proj.proj1.weight"), HasSubstr("HuMo"));
+  EXPECT_THAT(with("face_adapter.fuser_blocks.0.linear1_q.weight"), HasSubstr("Animate"));
+  EXPECT_THAT(with("pose_patch_embedding.weight"), HasSubstr("Animate"));
+  EXPECT_THAT(with("patch_embedding_pose.weight"), HasSubstr("SCAIL"));
+  EXPECT_THAT(with("patch_embedding_mask.weight"), HasSubstr("SCAIL"));
+  EXPECT_THAT(with("patch_embedding_global.weight"), HasSubstr("WanDancer"));
+  EXPECT_THAT(with("control_adapter.conv.weight"), HasSubstr("camera"));
+  EXPECT_THAT(with("ref_conv.weight"), HasSubstr("Fun-Control"));
+  EXPECT_THAT(with("fps_embedding.weight"), HasSubstr("SkyReels-V2"));
+  EXPECT_THAT(with("blocks.0.cam_encoder.weight"), HasSubstr("ReCamMaster"));
+  EXPECT_THAT(with("blocks.0.self_attn.q.lora_A.weight"), HasSubstr("LoRA"));
+  EXPECT_THAT(with("blocks.0.self_attn.q.lora_down.weight"), HasSubstr("LoRA"));
   EXPECT_EQ(with("blocks.0.attn2.norm_added_q.weight"), "accepted");
+  // Some are made of image-to-video networks: the name says the most.
+  Names animate = kDitOriginal;
+  animate.push_back("blocks.0.cross_attn.k_img.weight");
+  animate.push_back("pose_patch_embedding.weight");
+  EXPECT_THAT(error_of({weights("dit.safetensors", animate)}),
+              AllOf(HasSubstr("pose_patch_embedding"), HasSubstr("an Animate network")));
 }
 
 TEST_F(CheckpointTest, OtherPathsAreRefusedByName) {

@@ -73,10 +73,6 @@ WanConfig wan_config_from_json(std::string_view json, std::string_view who);
 WanConfig infer_wan_config(const WeightSource& source,
                            const std::function<std::string(std::string_view)>& rename);
 
-// Throws Error naming the first tensor that means the checkpoint is not a plain Wan text-to-video
-// network: image keys, VSA gates, VACE, LoRA deltas, scaled fp8. Sources without a name list pass.
-void refuse_unsupported_wan_tensors(const WeightSource& source);
-
 // Bytes of scratch that one forward takes from Context::workspace:
 //   N d (4 + 4 e) + 4 N max(patch inputs, patch outputs) + max(r f e, 4 r d) + modulation
 // with e bytes per element of `compute` and r = wan_chunk_rows(N). Weights that are stored in

@@ -116,8 +116,8 @@ void refuse_unsupported_fields(const Fields& fields) {
 
 void refuse_image_channels(const WanConfig& config, std::string_view who) {
   LACUNA_CHECK(config.in_channels == config.out_channels,
-               "{}: {} channels in and {} out, expected as many (image-to-video networks are not "
-               "supported)",
+               "{}: {} channels in and {} out, expected as many (image-to-video, Fun-Control and "
+               "Fun-InP networks are not supported)",
                who, config.in_channels, config.out_channels);
 }
 
@@ -218,33 +218,6 @@ WanConfig infer_wan_config(const WeightSource& source,
   config.validate();
   refuse_image_channels(config, source.describe());
   return config;
-}
-
-void refuse_unsupported_wan_tensors(const WeightSource& source) {
-  struct Sign {
-    std::string_view part;
-    std::string_view meaning;
-  };
-  static constexpr Sign kSigns[] = {
-      {"to_gate_compress", "trained with VSA gates, whose attention is not a plain softmax"},
-      {"add_k_proj", "image-to-video"},
-      {"k_img", "image-to-video"},
-      {"img_emb", "image-to-video"},
-      {"image_embedder", "image-to-video"},
-      {"vace_", "VACE"},
-      {"control_adapter", "a control adapter"},
-      {"lora_", "a LoRA, not a whole network"},
-      {"scale_weight", "scaled fp8"},
-      {"weight_scale", "scaled fp8 or int8"},
-      {"comfy_quant", "quantised with a rotation"},
-  };
-  for (const std::string& name : source.names()) {
-    for (const Sign& sign : kSigns) {
-      LACUNA_CHECK(name.find(sign.part) == std::string::npos,
-                   "wan: {} holds `{}` ({}), expected a plain text-to-video network",
-                   source.describe(), name, sign.meaning);
-    }
-  }
 }
 
 }  // namespace lacuna
