@@ -53,6 +53,20 @@ int64_t file_bytes(const std::vector<fs::path>& files) {
   return total;
 }
 
+// What config.json says, which must be about all of the weights; without one, what they tell.
+WanConfig config_of(const CheckpointPart& part, const WeightSource& source) {
+  const auto rename = wan_rename(detect_wan_names(source));
+  if (!part.config) return infer_wan_config(source, rename);
+  const std::string who = part.config_file.string();
+  const WanConfig config = wan_config_from_json(part.config_text, who);
+  const std::string beyond =
+      rename(fmt::format("blocks.{}.attn1.norm_q.weight", config.num_layers));
+  LACUNA_CHECK(!source.has(beyond),
+               "{}: `num_layers` is {}, expected all layers of {}, which has {}", who,
+               config.num_layers, source.describe(), beyond);
+  return config;
+}
+
 VaeConfig synthetic_vae(const Family& family, const WanConfig& config) {
   if (family.vae != "tiny") return vae_preset(family.vae);
   VaeConfig vae = vae_preset("tiny");
@@ -73,9 +87,7 @@ std::unique_ptr<Model> Model::open(std::span<const fs::path> paths) {
   LACUNA_CHECK(!part.empty(), "model: no diffusion transformer in {}",
                model->checkpoint_.root.string());
   const auto source = open_weights(part.files);
-  const auto rename = wan_rename(detect_wan_names(*source));
-  model->config_ = part.config ? wan_config_from_json(part.config_text, part.config_file.string())
-                               : infer_wan_config(*source, rename);
+  model->config_ = config_of(part, *source);
   model->num_experts_ = model->checkpoint_.transformer_2.empty() ? 1 : 2;
   model->fingerprint_ = fingerprint_of(*source);
   model->added_bytes_ = source->added_bytes();
