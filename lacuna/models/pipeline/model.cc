@@ -67,6 +67,20 @@ WanConfig config_of(const CheckpointPart& part, const WeightSource& source) {
   return config;
 }
 
+// Of two experts: known now, not when the schedule comes to the second.
+void check_experts(const WeightSource& first, const WeightSource& second) {
+  const WanNames names = detect_wan_names(first);
+  const auto rename = wan_rename(detect_wan_names(second));
+  for (const std::string& name : first.names()) {
+    if (!name.starts_with(names.prefix)) continue;
+    const std::string own = name.substr(names.prefix.size());
+    const std::string asked = names.naming == WanNaming::original ? wan_to_diffusers(own) : own;
+    if (wan_to_original(asked).empty()) continue;  // not the network's
+    LACUNA_CHECK(second.has(rename(asked)), "model: {} lacks {}, expected all that {} has",
+                 second.describe(), rename(asked), first.describe());
+  }
+}
+
 VaeConfig synthetic_vae(const Family& family, const WanConfig& config) {
   if (family.vae != "tiny") return vae_preset(family.vae);
   VaeConfig vae = vae_preset("tiny");
@@ -92,7 +106,12 @@ std::unique_ptr<Model> Model::open(std::span<const fs::path> paths) {
   model->fingerprint_ = fingerprint_of(*source);
   model->added_bytes_ = source->added_bytes();
   if (model->num_experts_ == 2) {  // profiles and latents are of both
-    const auto second = open_weights(model->checkpoint_.transformer_2.files);
+    const CheckpointPart& low = model->checkpoint_.transformer_2;
+    const auto second = open_weights(low.files);
+    LACUNA_CHECK(config_of(low, *second) == model->config_,
+                 "model: {} and {} have different sizes, expected two experts of one model",
+                 source->describe(), second->describe());
+    check_experts(*source, *second);
     model->fingerprint_ =
         fnv1a64(fmt::format("{:016x} {:016x}", model->fingerprint_, fingerprint_of(*second)));
     model->added_bytes_ = std::max(model->added_bytes_, second->added_bytes());

@@ -21,7 +21,8 @@ namespace lacuna {
 class Model {
  public:
   // A diffusers folder, an original repository folder, or single files. Reads configs
-  // and headers only. Throws Error saying what is missing or not supported.
+  // and headers only. Throws Error saying what is missing or not supported, and when two experts do
+  // not have the same sizes and tensors.
   static std::unique_ptr<Model> open(std::span<const std::filesystem::path> paths);
   // Hash weights at the sizes of a preset: "wan2.1-1.3b", ..., "tiny". Prompts are hashed too. The
   // picture means nothing; time and memory are real. `storage` f32 or bf16.

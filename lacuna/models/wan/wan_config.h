@@ -50,6 +50,8 @@ struct WanConfig {
   // divides it and every axis fits rope_max_positions.
   VideoGrid grid(int64_t frames, int64_t height, int64_t width) const;
 
+  bool operator==(const WanConfig&) const = default;
+
   int64_t num_parameters() const;
   int64_t num_tensors() const;
   // text_tokens: keys of cross-attention that are really computed.

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/support/error_of.h"
@@ -38,6 +39,41 @@ TEST(Model, AConfigOfFewerLayersThanTheWeightsHaveIsRefused) {
              "\"num_layers\": 1");
   EXPECT_THAT(open_error({checkpoint.folder()}),
               AllOf(HasSubstr("config.json: `num_layers` is 1"), HasSubstr("blocks.1.")));
+}
+
+// Single files, which come without a config.json. One of another network is known before step 0.
+TEST(Model, TwoExpertsHaveTheSameSizes) {
+  const TinyCheckpoint checkpoint({.experts = 2}), wide({.ti2v = true}), deep({.layers = 3});
+  const TempFolder temp;
+  const auto file = [&](const TinyCheckpoint& from, const char* part, const char* name) {
+    fs::copy_file(from.folder() / part / "diffusion_pytorch_model.safetensors", temp.path() / name);
+    return temp.path() / name;
+  };
+  const fs::path high = file(checkpoint, "transformer", "high_noise.safetensors");
+  const fs::path low = file(checkpoint, "transformer_2", "low_noise.safetensors");
+  EXPECT_EQ(Model::open(std::vector{high, low})->num_experts(), 2);
+  for (const TinyCheckpoint* other : {&wide, &deep}) {
+    const fs::path wrong = file(*other, "transformer", "other_low.safetensors");
+    EXPECT_THAT(open_error({high, wrong}),
+                AllOf(HasSubstr("high_noise.safetensors and "), HasSubstr("other_low.safetensors"),
+                      HasSubstr("different sizes")));
+    fs::remove(wrong);
+  }
+}
+
+TEST(Model, TwoExpertsHaveTheSameTensors) {
+  const TinyCheckpoint checkpoint({.experts = 2});
+  const fs::path low = checkpoint.folder() / "transformer_2/diffusion_pytorch_model.safetensors";
+  {
+    const SafetensorsFile whole(low);
+    std::vector<std::pair<std::string, TensorView>> tensors;
+    for (const auto& [name, view] : whole.tensors())
+      if (name != "blocks.1.attn2.to_v.weight") tensors.emplace_back(name, view);
+    ASSERT_EQ(tensors.size() + 1, whole.tensors().size());
+    write_safetensors(low, tensors);
+  }
+  EXPECT_THAT(open_error({checkpoint.folder()}),
+              AllOf(HasSubstr("transformer_2"), HasSubstr("lacks blocks.1.attn2.to_v.weight")));
 }
 
 }  // namespace
