@@ -18,19 +18,21 @@ bool element_aligned(const TensorView& view) {
   return reinterpret_cast<uintptr_t>(view.data) % element == 0;
 }
 
-TensorView weight_as(Context& ctx, const TensorView& stored, DType dtype, std::string_view slot) {
+TensorView weight_as(Context& ctx, const TensorView& stored, DType dtype, std::string_view slot,
+                     float scale = 1.0f) {
   LACUNA_CHECK(stored.data != nullptr, "weight: {} without memory, expected a loaded tensor",
                stored.describe());
-  if (stored.dtype == dtype && element_aligned(stored)) return stored;
+  const bool as_stored = scale == 1.0f && element_aligned(stored);
+  if (as_stored && stored.dtype == dtype) return stored;
   const std::span<const int64_t> shape(stored.shape.data(), static_cast<size_t>(stored.rank));
   const TensorView scratch = ctx.workspace.get(slot, dtype, {stored.numel()});
   TensorView result = make_view(scratch.data, dtype, shape);
   result.device = scratch.device;
-  if (element_aligned(stored)) {
+  if (as_stored) {
     ctx.backend.copy(stored, result);
   } else {
     const TensorView decoded = ctx.workspace.mirror("decoded weight", result);
-    convert(stored, decoded, 1.0f, "weight");
+    convert(stored, decoded, scale, "weight");
     ctx.backend.copy(decoded, result);
   }
   return result;
@@ -74,7 +76,7 @@ void Linear::forward(Context& ctx, const TensorView& x, const TensorView& out, E
   LACUNA_CHECK(bias.empty() || bias.numel() == weight.shape[0],
                "linear: bias {}, expected {} values", bias.view().describe(), weight.shape[0]);
   // x decides, not ctx.compute: some linears (time embedding, head) run in f32 in a bf16 model.
-  const TensorView w = weight_as(ctx, weight, x.dtype, "weight");
+  const TensorView w = weight_as(ctx, weight, x.dtype, "weight", scale);
   ctx.backend.linear(x, w, bias.empty() ? nullptr : bias.as<float>(), epilogue, gate, out);
 }
 

@@ -56,8 +56,9 @@ class ConstantWeights {
 
 // y = x w^T + b with its weight as stored.
 struct Linear {
-  TensorView weight;  // [n, k], any DType
-  Tensor bias;        // [n] f32, or empty
+  TensorView weight;   // [n, k], any DType
+  Tensor bias;         // [n] f32, or empty
+  float scale = 1.0f;  // of the weight: applied where it becomes the matrix that x is multiplied by
   int64_t out_features() const { return weight.shape[0]; }
   int64_t in_features() const { return weight.shape[1]; }
   void forward(Context& ctx, const TensorView& x, const TensorView& out,

@@ -133,12 +133,15 @@ class FileSource : public WeightSource {
   }
 
   TensorView load(std::string_view name, std::span<const int64_t> shape) override {
-    const Stored& stored = find(name);
-    const std::vector<int64_t> given = shape_of(stored.view);
-    LACUNA_CHECK(same_layout(given, shape), "{}: tensor {} has shape {}, expected {}",
-                 files_[stored.file].path.string(), name, shape_text(given), shape_text(shape));
-    const TensorView view = ready(name, stored);
+    const TensorView view = ready(name, find(name, shape));
     return make_view(view.data, view.dtype, shape);
+  }
+
+  ScaledView load_unscaled(std::string_view name, std::span<const int64_t> shape) override {
+    const Stored& stored = find(name, shape);
+    const float scale = scale_of(name, stored);
+    if (scale == 1.0f) return {load(name, shape), 1.0f};
+    return {make_view(stored.view.data, stored.view.dtype, shape), scale};  // bytes lie aligned
   }
 
   TensorView raw(std::string_view name) override { return find(name).view; }
@@ -184,6 +187,14 @@ class FileSource : public WeightSource {
     const auto found = tensors_.find(name);
     LACUNA_CHECK(found != tensors_.end(), "{}: no tensor {}", describe(), name);
     return found->second;
+  }
+
+  const Stored& find(std::string_view name, std::span<const int64_t> shape) const {
+    const Stored& stored = find(name);
+    const std::vector<int64_t> given = shape_of(stored.view);
+    LACUNA_CHECK(same_layout(given, shape), "{}: tensor {} has shape {}, expected {}",
+                 files_[stored.file].path.string(), name, shape_text(given), shape_text(shape));
+    return stored;
   }
 
   // The side tensor that scales a tensor, or null.

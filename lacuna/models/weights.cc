@@ -124,12 +124,25 @@ TensorView WeightReader::stored(std::string_view name, std::initializer_list<int
   return view;
 }
 
+ScaledView WeightReader::unscaled(std::string_view name, std::initializer_list<int64_t> shape) {
+  const std::string source_name = present(name);
+  if (source_name.empty()) return {make_view(nullptr, DType::f32, shape), 1.0f};
+  const ScaledView weight =
+      source_.load_unscaled(source_name, std::span<const int64_t>(shape.begin(), shape.size()));
+  kept_.push_back(weight.stored);
+  return weight;
+}
+
+std::string WeightReader::present(std::string_view name) {
+  std::string source_name = rename_ ? rename_(name) : std::string(name);
+  if (source_.has(source_name)) return source_name;
+  missing_.push_back(std::move(source_name));
+  return {};
+}
+
 TensorView WeightReader::find(std::string_view name, std::initializer_list<int64_t> shape) {
-  const std::string source_name = rename_ ? rename_(name) : std::string(name);
-  if (!source_.has(source_name)) {
-    missing_.push_back(source_name);
-    return make_view(nullptr, DType::f32, shape);
-  }
+  const std::string source_name = present(name);
+  if (source_name.empty()) return make_view(nullptr, DType::f32, shape);
   return source_.load(source_name, std::span<const int64_t>(shape.begin(), shape.size()));
 }
 

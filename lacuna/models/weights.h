@@ -16,6 +16,12 @@
 
 namespace lacuna {
 
+// A tensor as stored; its elements count `scale` times.
+struct ScaledView {
+  TensorView stored;
+  float scale = 1.0f;
+};
+
 // Where tensors come from. Views stay valid as long as the source lives and are aligned to their
 // element, so plain dtypes may be read through typed pointers; never write through them.
 class WeightSource {
@@ -27,6 +33,11 @@ class WeightSource {
   // The tensor as stored. The hash source makes it for the asked shape; file sources check the
   // shape and throw Error naming file, tensor, given and expected shape.
   virtual TensorView load(std::string_view name, std::span<const int64_t> shape) = 0;
+  // The same, but an 8-bit float that has a scale stays as it is and comes with it: no copy is
+  // made.
+  virtual ScaledView load_unscaled(std::string_view name, std::span<const int64_t> shape) {
+    return {load(name, shape), 1.0f};
+  }
   // Shape as stored, rank 0 when unknown (hash).
   virtual std::vector<int64_t> shape(std::string_view name) const = 0;
   // The tensor's bytes as they lie in the file, at any address and without a scale: makes no copy,
@@ -43,10 +54,11 @@ std::unique_ptr<WeightSource> hash_weights(std::string prefix, DType storage);
 // One source over several safetensors and GGUF files (told apart by content), memory-mapped. A
 // prefix that every name of a file shares (`model.diffusion_model.`, `diffusion_model.` or
 // `model.`) is dropped. An 8-bit float X.weight with a scalar X.scale_weight or X.weight_scale is
-// handed out as their product in bf16. load() accepts a stored shape that differs only by leading
-// ones or by a first dimension that is the product of the first two wanted ones (how some GGUF
-// files keep 3-D convolutions). Throws Error naming the file for unreadable files, pickles (.pth),
-// int8 "comfy_quant" checkpoints and a tensor that stands in two files.
+// handed out as their product in bf16, or by load_unscaled() as the two. Both accept a stored shape
+// that differs only by leading ones or by a first dimension that is the product of the first two
+// wanted ones (how some GGUF files keep 3-D convolutions). Throws Error naming the file for
+// unreadable files, pickles (.pth), int8 "comfy_quant" checkpoints and a tensor that stands in two
+// files.
 std::unique_ptr<WeightSource> open_weights(const std::vector<std::filesystem::path>& files);
 
 // Reads named tensors with model-side names, collects everything missing, then complains once.
@@ -63,12 +75,17 @@ class WeightReader {
   Tensor passing_f32(std::string_view name, std::initializer_list<int64_t> shape);
   // As stored (memory-mapped where possible): for matrices and convolutions.
   TensorView stored(std::string_view name, std::initializer_list<int64_t> shape);
+  // The same where the user applies the scale of 8-bit floats (WeightSource::load_unscaled).
+  ScaledView unscaled(std::string_view name, std::initializer_list<int64_t> shape);
   // Throws Error listing every missing tensor, if any.
   void finish(std::string_view model) const;
-  // What f32() and stored() gave: memory that does not change as long as model and source live.
+  // What f32(), stored() and unscaled() gave: memory that does not change as long as model and
+  // source live.
   const std::vector<TensorView>& kept() const { return kept_; }
 
  private:
+  // The name in the source; empty, and noted, when it lacks the tensor.
+  std::string present(std::string_view name);
   TensorView find(std::string_view name, std::initializer_list<int64_t> shape);
 
   WeightSource& source_;

@@ -107,6 +107,31 @@ TEST(Linear, FollowsTheTypeOfItsInputNotOfTheModel) {
   EXPECT_EQ(out.as<float>()[0], 1.0f + 1.0f / 4096);
 }
 
+// The bits of the product made beforehand.
+TEST(Linear, AppliesTheScaleOfItsWeight) {
+  constexpr int64_t kM = 3, kK = 64, kN = 5;
+  constexpr float kScale = 0.3f;
+  Tensor stored(DType::f8_e4m3, {kN, kK});
+  auto* codes = static_cast<uint8_t*>(stored.view().data);
+  std::mt19937 random(7);
+  for (int64_t i = 0; i < kN * kK; ++i) codes[i] = static_cast<uint8_t>(random() & 0xbf);  // no NaN
+  for (const char* name : {"ref", "cpu"})
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      const auto backend = make_backend(name);
+      Context ctx{*backend, dtype};
+      const Tensor x = converted(random_tensor({kM, kK}, 5), dtype);
+      const Tensor made = converted(stored, dtype, kScale);
+      Linear scaled, plain;
+      scaled.weight = stored;
+      scaled.scale = kScale;
+      plain.weight = made;
+      Tensor a(DType::f32, {kM, kN}), b(DType::f32, {kM, kN});
+      scaled.forward(ctx, x, a);
+      plain.forward(ctx, x, b);
+      EXPECT_EQ(std::memcmp(a.as<float>(), b.as<float>(), sizeof(float) * kM * kN), 0) << name;
+    }
+}
+
 TEST(Linear, NamesTheShapesThatDoNotFit) {
   const auto backend = make_backend("ref");
   Context ctx{*backend};

@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <fstream>
+#include <tuple>
 
 #include "lacuna/core/bf16.h"
 #include "lacuna/core/convert.h"
@@ -134,6 +135,27 @@ TEST_F(FileWeights, LooksAtScaledTensorsWithoutMakingTheirProduct) {
   EXPECT_EQ(source->raw("a.weight").numel(), 12);
   EXPECT_EQ(source->added_bytes(), 12) << "two bytes each instead of one";
   EXPECT_EQ(source->load("a.weight", dims({4, 3})).dtype, DType::bf16);
+}
+
+TEST_F(FileWeights, GivesScaledEightBitFloatsAndTheirScaleWithoutACopy) {
+  const fs::path path = directory_ / "x.safetensors";
+  write_safetensors(path, {{"a.weight", Tensor::zeros(DType::f8_e4m3, {4, 3})},
+                           {"a.scale_weight", counting(DType::f32, {1}, 0.5f)},
+                           {"b.weight", Tensor::zeros(DType::f8_e4m3, {5})},
+                           {"c.weight", counting(DType::bf16, {2}, 0)}});
+  const auto source = open_weights({path});
+  for (const auto& [name, shape, scale] : {std::tuple{"a.weight", dims({4, 3}), 0.5f},
+                                           {"b.weight", dims({5}), 1.0f},
+                                           {"c.weight", dims({2}), 1.0f}}) {
+    const ScaledView w = source->load_unscaled(name, shape);
+    EXPECT_EQ(w.scale, scale) << name;
+    EXPECT_EQ(w.stored.data, source->raw(name).data) << name;
+    EXPECT_EQ(w.stored.describe(), source->raw(name).describe()) << name;
+  }
+  EXPECT_THAT(error_of([&] {
+                source->load_unscaled("a.weight", dims({3, 4}));
+              }),
+              AllOf(HasSubstr("a.weight"), HasSubstr("[4, 3]"), HasSubstr("expected [3, 4]")));
 }
 
 TEST_F(FileWeights, UnalignedTensorsAreCopiedSoThatViewsAreAligned) {

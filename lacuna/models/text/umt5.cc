@@ -46,10 +46,11 @@ Umt5Encoder::Umt5Encoder(const Umt5Config& config, WeightSource& source, const U
                       [&names](std::string_view name) { return umt5_source_name(name, names); });
   const int64_t d = config_.dim, inner = config_.inner_dim(), f = config_.ffn_dim;
   const auto linear = [&](const std::string& name, int64_t out, int64_t in) {
-    return Linear{reader.stored(name, {out, in}), Tensor()};
+    const ScaledView w = reader.unscaled(name, {out, in});
+    return Linear{w.stored, Tensor(), w.scale};
   };
   // Read by the host alone, a row here and there.
-  embedding_ = reader.stored("token_embedding.weight", {config_.vocab_size, d});
+  embedding_ = reader.unscaled("token_embedding.weight", {config_.vocab_size, d});
   for (int64_t i = 0; i < config_.num_layers; ++i) {
     const std::string p = fmt::format("blocks.{}.", i);
     Layer layer;
@@ -75,13 +76,14 @@ Umt5Encoder::Umt5Encoder(const Umt5Config& config, WeightSource& source, const U
 // touches at most 512 of its 256384 rows.
 Tensor Umt5Encoder::embed(Context& ctx, std::span<const int32_t> ids) const {
   const int64_t d = config_.dim;
-  const int64_t row_bytes = storage_bytes(embedding_.dtype, d);
+  const auto& [table, scale] = embedding_;
+  const int64_t row_bytes = storage_bytes(table.dtype, d);
   Tensor x(DType::f32, {static_cast<int64_t>(ids.size()), d}, ctx.backend);
   const TensorView rows = ctx.workspace.mirror("umt5.rows", x);
   for (size_t i = 0; i < ids.size(); ++i) {
-    auto* row = static_cast<uint8_t*>(embedding_.data) + ids[i] * row_bytes;
-    convert(make_view(row, embedding_.dtype, {d}),
-            make_view(rows.as<float>() + static_cast<int64_t>(i) * d, DType::f32, {d}), 1.0f,
+    auto* row = static_cast<uint8_t*>(table.data) + ids[i] * row_bytes;
+    convert(make_view(row, table.dtype, {d}),
+            make_view(rows.as<float>() + static_cast<int64_t>(i) * d, DType::f32, {d}), scale,
             "umt5 embedding");
   }
   ctx.backend.copy(rows, x);

@@ -101,7 +101,7 @@ class Umt5Encoder {
   void feed_forward(Context& ctx, const Layer& layer, const TensorView& x) const;
 
   Umt5Config config_;
-  TensorView embedding_;  // [vocab_size, dim] as stored
+  ScaledView embedding_;  // [vocab_size, dim]
   std::vector<Layer> layers_;
   Tensor final_norm_;  // [dim] f32
   std::vector<TensorView> weights_;

@@ -15,6 +15,9 @@
 #include "lacuna/core/error.h"
 #include "lacuna/core/metrics.h"
 #include "lacuna/core/rng.h"
+#include "lacuna/core/safetensors.h"
+#include "tests/support/guarded_backend.h"
+#include "tests/support/temp_folder.h"
 
 namespace lacuna {
 namespace {
@@ -258,6 +261,48 @@ TEST(Umt5Encoder, EmbeddingRowsAreReadFromQuantisedStorage) {
   const Tensor a = Umt5Encoder(golden_config(), plain, {}).encode(ctx, golden_ids());
   const Tensor b = Umt5Encoder(golden_config(), quantised, {}).encode(ctx, golden_ids());
   EXPECT_EQ(compare(b, a).max_abs, 0.0);
+}
+
+// ComfyUI's "fp8 scaled" files. The scale has few digits, so that its products are exact in bf16.
+TEST(Umt5Encoder, MatricesWithAScaleAreNotCopied) {
+  constexpr float kScale = 0.09375f;
+  const Umt5Names names{Umt5Naming::original, ""};
+  MapSource plain = renamed_golden(names), products = renamed_golden(names);
+  Tensor scale(DType::f32, {1});
+  scale.as<float>()[0] = kScale;
+  std::vector<Tensor> matrices;
+  std::vector<std::pair<std::string, TensorView>> tensors;
+  for (const std::string& name : plain.names()) {
+    const std::vector<int64_t> shape = plain.shape(name);
+    const TensorView values = plain.load(name, shape);
+    if (shape.size() < 2 || name.find("pos_embedding") != std::string::npos) {
+      tensors.emplace_back(name, values);
+      continue;
+    }
+    Tensor& matrix = matrices.emplace_back(DType::f8_e4m3, std::span<const int64_t>(shape));
+    auto* codes = static_cast<uint8_t*>(matrix.view().data);
+    for (int64_t i = 0; i < values.numel(); ++i)  // 1/8 to 15/16, signs of the golden weights
+      codes[i] = static_cast<uint8_t>((values.as<float>()[i] < 0 ? 0xa0 : 0x20) + i * 37 % 24);
+    tensors.emplace_back(name, matrix);
+    tensors.emplace_back(name.substr(0, name.size() - 6) + "scale_weight", scale);
+    products.put(name, converted(matrix, DType::bf16, kScale));
+  }
+  ASSERT_EQ(matrices.size(), 1u + 3 * 7);
+  const test::TempFolder temp;
+  write_safetensors(temp.path() / "umt5.safetensors", tensors);
+  const auto source = open_weights({temp.path() / "umt5.safetensors"});
+  const Umt5Encoder encoder(golden_config(), *source, names);
+  for (const TensorView& w : encoder.weights())
+    EXPECT_EQ(w.dtype, w.rank == 2 && w.shape[0] != kUmt5Buckets ? DType::f8_e4m3 : DType::f32);
+  const Umt5Encoder expected(golden_config(), products, names);
+  for (const DType compute : {DType::f32, DType::bf16}) {
+    const auto cpu = make_backend("cpu");
+    test::GuardedBackend guarded(make_backend("cpu"));
+    Context ctx{*cpu, compute}, guarded_ctx{guarded, compute};
+    const Tensor want = expected.encode(ctx, golden_ids());
+    EXPECT_EQ(compare(encoder.encode(ctx, golden_ids()), want).max_abs, 0.0);
+    EXPECT_EQ(compare(encoder.encode(guarded_ctx, golden_ids()), want).max_abs, 0.0);
+  }
 }
 
 TEST(Umt5Encoder, RefusesBadIds) {
