@@ -20,6 +20,7 @@ class OneHead final : public Method {
   std::string_view name() const override { return "one_head"; }
   std::string_view summary() const override { return "The host for one head, dense for others"; }
   std::span<const ParamSpec> specs() const override { return host_.specs(); }
+  bool moves_tokens(const Params& params) const override { return host_.moves_tokens(params); }
   void check(const Params& params) const override { host_.check(params); }
   std::unique_ptr<State> make_state() const override { return host_.make_state(); }
   Selection select(const SelectArgs& args, State* state) const override;
@@ -40,6 +41,7 @@ class HeadDensities final : public Method {
   std::string_view summary() const override { return host_.summary(); }
   std::span<const ParamSpec> specs() const override { return host_.specs(); }
   bool static_mask() const override { return host_.static_mask(); }
+  bool moves_tokens(const Params& params) const override { return host_.moves_tokens(params); }
   void check(const Params& params) const override { host_.check(params); }
   std::unique_ptr<State> make_state() const override { return host_.make_state(); }
   Selection select(const SelectArgs& args, State* state) const override;

@@ -344,6 +344,17 @@ int Policy::index(const Rule& rule) const {
   return -1;
 }
 
+bool Policy::moves_tokens() const {
+  return std::any_of(rules_.begin(), rules_.end(), [](const Rule& rule) {
+    const Plan& plan = rule.plan;
+    if (plan.method == nullptr) return false;
+    const Selection* given = plan.fixed.get();
+    return plan.method->moves_tokens(plan.params) ||
+           (given != nullptr &&
+            !(given->q_order.empty() && given->k_order.empty() && given->row_source.empty()));
+  });
+}
+
 std::string dense_reason(const Rule& rule) {
   if (!rule.reason.empty()) return rule.reason;
   return rule.plan.method == nullptr ? "plan" : "method";

@@ -100,6 +100,8 @@ class Policy {
   const std::vector<Rule>& rules() const { return rules_; }
   // Place of a rule that at() returned; -1 when none matched.
   int index(const Rule& rule) const;
+  // Whether attention under any rule may put tokens in another order (Method::moves_tokens).
+  bool moves_tokens() const;
 
  private:
   std::vector<Rule> rules_;

@@ -77,6 +77,10 @@ class CalibAtt final : public Method {
   std::span<const ParamSpec> specs() const override { return kSpecs; }
   bool static_mask() const override { return true; }
   bool takes_masks() const override { return true; }
+  bool moves_tokens(const Params& params) const override {
+    const std::span<const double> anchors = params.values("anchors");
+    return std::any_of(anchors.begin(), anchors.end(), [](double count) { return count > 0; });
+  }
 
   Selection select(const SelectArgs& args, State* /*state*/) const override {
     LACUNA_CHECK(args.fixed != nullptr, "calibatt: no masks given, expected them from a profile");

@@ -121,6 +121,9 @@ class Method {
   virtual bool takes_masks() const { return false; }
   // True when a first selection may only look (Selection::provisional).
   virtual bool looks() const { return false; }
+  // True when select() may put tokens in another order or let rows stand for others: attention then
+  // holds q, k, v and out twice. What SelectArgs::fixed says by itself needs no word here.
+  virtual bool moves_tokens(const Params& /*params*/) const { return false; }
   // Throws Error when values that are each in range do not fit together.
   virtual void check(const Params& /*params*/) const {}
   virtual std::unique_ptr<State> make_state() const { return nullptr; }

@@ -199,6 +199,7 @@ class Sparge final : public Method {
   }
   std::span<const ParamSpec> specs() const override { return kSpecs; }
   std::string_view density_parameter() const override { return "top_k"; }
+  bool moves_tokens(const Params& params) const override { return params.get_int("hilbert") != 0; }
 
   void check(const Params& params) const override {
     for (const char* name : {"block_q", "block_k", "sink", "hilbert"})

@@ -191,6 +191,7 @@ class Svg final : public Method {
   }
   std::span<const ParamSpec> specs() const override { return kSpecs; }
   std::string_view density_parameter() const override { return "density"; }
+  bool moves_tokens(const Params& /*params*/) const override { return true; }
 
   void check(const Params& params) const override {
     for (const ParamSpec& spec : kSpecs)

@@ -151,6 +151,7 @@ class Svg2 final : public Method {
   }
   std::span<const ParamSpec> specs() const override { return kSpecs; }
   std::string_view density_parameter() const override { return "top_p"; }
+  bool moves_tokens(const Params& /*params*/) const override { return true; }
   std::unique_ptr<State> make_state() const override { return std::make_unique<Centroids>(); }
 
   void check(const Params& params) const override {

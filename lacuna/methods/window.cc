@@ -94,6 +94,7 @@ class Window final : public Method {
   }
   std::span<const ParamSpec> specs() const override { return kSpecs; }
   bool static_mask() const override { return true; }
+  bool moves_tokens(const Params& /*params*/) const override { return true; }
 
   void check(const Params& params) const override {
     for (const char* name : {"tile_frames", "tile_height", "tile_width"})

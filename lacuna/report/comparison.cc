@@ -175,7 +175,10 @@ void Comparer::plan() {
 // while frames are decoded.
 void Comparer::check_room() const {
   const Request& r = task_.request;
-  MemoryPlan plan = plan_memory(model_, r, task_.tiling);
+  const bool moves_tokens = std::any_of(runners_.begin(), runners_.end(), [](const Runner& runner) {
+    return runner.policy.moves_tokens();
+  });
+  MemoryPlan plan = plan_memory(model_, r, task_.tiling, moves_tokens);
   const auto subjects = static_cast<int64_t>(runners_.size());
   const int64_t clip = int64_t{3} * r.width * r.height * r.frames;
   const int64_t latents =

@@ -178,6 +178,33 @@ TEST(Policy, FirstMatchWins) {
   EXPECT_EQ(Policy().at(site_at(0)).reason, "no rule");
 }
 
+TEST(Policy, SaysWhetherTokensMayMove) {
+  const auto moves = [](const char* text) {
+    return make_policy(parse_plan(text), {}, "2", "", 0, 50).moves_tokens();
+  };
+  for (const char* text : {"dense", "radial", "xattention", "adaspa", "sparge"})
+    EXPECT_FALSE(moves(text)) << text;
+  for (const char* text : {"window", "svg", "svg2", "sparge:hilbert=1"})
+    EXPECT_TRUE(moves(text)) << text;
+  EXPECT_FALSE(Policy().moves_tokens());
+  const auto given = [](const char* method, bool ordered, double anchors) {
+    auto masks = std::make_shared<Selection>();
+    if (ordered) masks->k_order = hilbert_order({2, 3, 4});
+    Rule rule;
+    rule.plan.method = &find_method(method);
+    rule.plan.params = Params(rule.plan.method->specs());
+    if (anchors > 0) rule.plan.params.set_per_head("anchors", {0, anchors});
+    rule.plan.fixed = std::move(masks);
+    Policy policy;
+    policy.add(std::move(rule));
+    return policy.moves_tokens();
+  };
+  EXPECT_FALSE(given("fixed", false, 0));
+  EXPECT_TRUE(given("fixed", true, 0));
+  EXPECT_FALSE(given("calibatt", false, 0));
+  EXPECT_TRUE(given("calibatt", false, 2));
+}
+
 TEST(MakePolicy, DenseStepsLayersAndShortSequences) {
   const Policy policy =
       make_policy(parse_plan("radial"), parse_skip("running_lse"), "3", "0,2-3", 1000, 50);

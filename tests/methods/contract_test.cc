@@ -74,6 +74,18 @@ TEST_P(MethodContract, ASubsetEqualsTheSameHeadsOfAll) {
     expect_equal(run(in, params, heads), pick_heads(all, heads));
 }
 
+TEST_P(MethodContract, SaysWhenItMovesTokens) {
+  Params moved = small_blocks(method_);
+  if (has_param(method_, "hilbert")) moved.set("hilbert", 1);
+  if (has_param(method_, "anchors")) moved.set("anchors", 2);
+  for (const Shape& shape : kShapes)
+    for (const Params& params : {Params(method_.specs()), small_blocks(method_), moved}) {
+      const Selection s = run(make_input(shape), params);
+      const bool raster = s.q_order.empty() && s.k_order.empty() && s.row_source.empty();
+      EXPECT_TRUE(raster || method_.moves_tokens(params)) << shape;
+    }
+}
+
 TEST_P(MethodContract, DropsSomething) {
   const Shape shape{{4, 16, 16}, 0, 1};
   const Selection s = run(make_input(shape), small_blocks(method_));

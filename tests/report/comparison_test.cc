@@ -189,6 +189,29 @@ TEST(Compare, RefusesBeforeAnyWork) {
   refuses("multiples", [](CompareTask& t) { t.request.width = 100; });
 }
 
+// 32760 tokens of 256 f32 channels: q, k, v and out are 0.125 GiB, which whoever moves tokens holds
+// twice; so does the floor.
+TEST(Compare, PlansForTheSubjectThatNeedsMost) {
+  const auto activations = [](const std::string& attention, bool floor) {
+    CompareTask task = small_task();
+    task.request.width = 832, task.request.height = 480, task.request.frames = 81;
+    task.floor = floor;
+    task.candidates = {candidate("candidate", attention)};
+    std::string note;
+    CompareHooks hooks;
+    hooks.note = [&](const std::string& line) {
+      note = line;
+      throw Cancelled();  // the plan is all that is asked
+    };
+    EXPECT_THROW(run(task, hooks), Cancelled);
+    const std::string before = "activations ";
+    return std::stod(note.substr(note.find(before) + before.size()));
+  };
+  const double raster = activations(kSparse, false);
+  EXPECT_NEAR(activations("window", false) - raster, 0.125, 0.02);
+  EXPECT_NEAR(activations(kSparse, true) - raster, 0.125, 0.03);
+}
+
 TEST(Compare, StopsWhenAsked) {
   CompareTask task = small_task();
   task.floor = false;

@@ -163,7 +163,8 @@ int64_t available_memory() {
   return 0;
 }
 
-MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tiling) {
+MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tiling,
+                       bool moves_tokens) {
   const auto latent = model.latent_shape(request.width, request.height, request.frames);
   const WanConfig& config = model.transformer_config();
   const DType compute = compute_dtype(request);
@@ -172,8 +173,10 @@ MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tilin
   const WanPassing passing = passing_weights(config, compute, stored);
   MemoryPlan plan;
   plan.weights = model.held_transformer_bytes();
-  plan.activations = activation_bytes(config, model.grid(latent).tokens(), compute) +
+  const int64_t tokens = model.grid(latent).tokens();
+  plan.activations = activation_bytes(config, tokens, compute) +
                      text_bytes(config, compute) * (request.guided() ? 2 : 1) + passing.converted;
+  if (moves_tokens) plan.activations += storage_bytes(compute, 4 * tokens * config.dim());
   plan.decoder =
       model.decoder().memory_bytes(latent.frames, latent.height, latent.width, compute, tiling);
   plan.passing = passing.stored;
@@ -238,7 +241,8 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   set_up(engine, model, request, hooks, first_step);
   if (resume) restore_attention(engine, model, request, *resume);
   if (max_memory > 0) ctx.backend.limit_memory(max_memory);
-  MemoryPlan memory = plan_memory(model, request, tiling);
+  const bool moves_tokens = engine.policy().moves_tokens() || !request.replay_masks.empty();
+  MemoryPlan memory = plan_memory(model, request, tiling, moves_tokens);
   if (files.video.empty()) memory.decoder = 0;
   check_memory(memory, ctx.backend, max_memory, hooks.note);
   if (!files.video.empty()) {

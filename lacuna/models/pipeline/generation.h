@@ -65,7 +65,10 @@ struct MemoryPlan {
   int64_t least() const { return std::max(std::min(weights, passing) + activations, decoder); }
 };
 
-MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tiling);
+// `moves_tokens`: attention may put tokens in another order, so that it holds q, k, v and out
+// twice.
+MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tiling,
+                       bool moves_tokens);
 // Bytes this machine can still give out (MemAvailable), 0 when unknown.
 int64_t available_memory();
 // Throws Error when the plan needs more than what is available or than max_memory (0 = no own

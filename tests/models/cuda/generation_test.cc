@@ -331,7 +331,7 @@ TEST(CudaGeneration, KeepsToTheMemoryThatMayBeUsed) {
     const int64_t tried = (least + most) / 2;
     Gpu planned(Family::sm90, static_cast<size_t>(tried));
     try {
-      check_memory(plan_memory(*model, r, {}), *planned.backend, 0, {});
+      check_memory(plan_memory(*model, r, {}, false), *planned.backend, 0, {});
       most = tried;
     } catch (const Error&) {
       least = tried + 1;

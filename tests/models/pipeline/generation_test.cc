@@ -268,6 +268,28 @@ TEST_F(GenerationTest, RefusesMoreMemoryThanAllowed) {
   }
 }
 
+// Before step 0: a method that moves tokens holds q, k, v and out twice.
+TEST_F(GenerationTest, PlansForTokensInAnotherOrder) {
+  const auto model = Model::synthetic("tiny", DType::bf16);
+  Request r = request();
+  GenerationFiles only_latents = files("m");
+  only_latents.video.clear();
+  const MemoryPlan dense = plan_memory(*model, r, {}, false);
+  GenerationHooks hooks;
+  hooks.plan_only = true;
+  const auto begin = [&](const char* attention) {
+    r.attention = attention;
+    Context ctx{*backend_, DType::bf16};
+    generate(*model, ctx, r, only_latents, {}, dense.weights + dense.activations, hooks);
+  };
+  for (const char* attention : {"dense", "xattention", "sparge"})
+    EXPECT_NO_THROW(begin(attention)) << attention;
+  for (const char* attention : {"window", "svg", "svg2", "sparge:hilbert=1"})
+    EXPECT_THROW(begin(attention), Error) << attention;
+  EXPECT_EQ(plan_memory(*model, r, {}, true).activations - dense.activations,
+            4 * 3 * 4 * 6 * 256 * 2);
+}
+
 TEST_F(GenerationTest, RefusesHostileLatentsFiles) {
   make(request(), "a");
   const std::string good = bytes("a.safetensors");
