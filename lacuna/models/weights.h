@@ -69,7 +69,7 @@ class WeightReader {
                         std::function<std::string(std::string_view)> rename = {});
   bool has(std::string_view name) const;
   // Converted to f32 and owned; for norms, biases, tables. A missing tensor is noted and zeros
-  // return.
+  // return; above 2^24 elements it is complained about at once.
   Tensor f32(std::string_view name, std::initializer_list<int64_t> shape);
   // The same for what the model only computes with while it loads.
   Tensor passing_f32(std::string_view name, std::initializer_list<int64_t> shape);

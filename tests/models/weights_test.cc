@@ -96,6 +96,21 @@ TEST(WeightReader, CollectsEveryMissingNameIntoOneError) {
   }
 }
 
+// Shapes come from a config: a file without the tensors must not cost their memory.
+TEST(WeightReader, DoesNotMakeZerosForAHugeMissingTensor) {
+  OneTensor source;
+  WeightReader reader(source);
+  EXPECT_EQ(reader.f32("gone.bias", {3}).numel(), 3);
+  try {
+    reader.passing_f32("huge.weight", {1 << 13, 1 << 13});
+    FAIL() << "made 256 MiB of zeros";
+  } catch (const Error& e) {
+    EXPECT_THAT(e.what(),
+                testing::AllOf(testing::HasSubstr("lacks 2 tensors"),
+                               testing::HasSubstr("gone.bias"), testing::HasSubstr("huge.weight")));
+  }
+}
+
 TEST(WeightReader, RenamesAndConverts) {
   OneTensor source;
   source.data_.as<BFloat16>()[1] = BFloat16(1.5f);
