@@ -14,6 +14,7 @@ constexpr uint64_t kMaxKey = 65535;        // the format's limit
 constexpr uint64_t kMaxTensorName = 1024;  // upstream's 64, then 128; be generous but bounded
 constexpr int kMaxNesting = 4;
 constexpr int64_t kMaxAlignment = 1 << 20;
+constexpr uint64_t kMaxListed = 1 << 22;  // vocabularies hold 2^18 tokens
 constexpr std::string_view kOrigShape = "comfy.gguf.orig_shape.";
 
 // Reads forward through the mapped bytes and refuses to step past their end.
@@ -281,6 +282,9 @@ const GgufArray* GgufFile::array(std::string_view key) const {
   const auto* array = std::get_if<GgufArray>(&found->second);
   LACUNA_CHECK(array != nullptr, "{}: {} is a single value, expected an array", path().string(),
                key);
+  // A sparse file costs nothing to make, a list of its values 8 or 16 bytes each.
+  LACUNA_CHECK(array->count <= kMaxListed, "{}: {} has {} values, expected at most {}",
+               path().string(), key, array->count, kMaxListed);
   return array;
 }
 

@@ -63,7 +63,8 @@ class GgufFile {
   const std::filesystem::path& path() const { return file_.path(); }
 
   // Metadata by key; empty when the key is absent. Throw Error naming file and key when the value
-  // has another type. Integers and floats are converted between widths if the value fits.
+  // has another type or an array more than 2^22 values. Integers and floats are converted between
+  // widths if the value fits.
   std::optional<std::string_view> string(std::string_view key) const;
   std::optional<int64_t> integer(std::string_view key) const;
   std::optional<double> number(std::string_view key) const;

@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <functional>
+
 #include "lacuna/core/convert.h"
 #include "lacuna/core/error.h"
 #include "tests/core/gguf_builder.h"
@@ -155,6 +157,27 @@ TEST_F(Gguf, HostileValuesAreRefusedByName) {
   for (int i = 0; i < 100000; ++i) deep += u32(9) + u64(1);
   EXPECT_THAT(error_of(GgufBuilder().value("k", 9, deep)), HasSubstr("nested"));
   EXPECT_THAT(error_of(GgufBuilder().u32(std::string(70000, 'k'), 1)), HasSubstr("at most 65535"));
+}
+
+TEST_F(Gguf, ListsAreNotLongerThanAVocabulary) {
+  const std::vector<uint8_t> most(size_t{1} << 22), more(most.size() + 1);
+  GgufBuilder b;
+  b.numbers<uint8_t>("most", 0, most).numbers<uint8_t>("more", 0, more);
+  const GgufFile file(b.write(path_));
+  EXPECT_EQ(file.integers("most")->size(), most.size());
+  for (const auto& list : {std::function<void()>([&] { file.integers("more"); }),
+                           std::function<void()>([&] { file.strings("more"); }),
+                           std::function<void()>([&] { file.floats("more"); })}) {
+    try {
+      list();
+      ADD_FAILURE() << "listed";
+    } catch (const Error& error) {
+      EXPECT_THAT(error.what(), HasSubstr("4194305 values, expected at most 4194304"));
+    }
+  }
+  GgufBuilder shape;
+  shape.tensor("t", kF32, {16}, floats(16)).numbers<uint8_t>("comfy.gguf.orig_shape.t", 0, more);
+  EXPECT_THAT(error_of(shape), HasSubstr("orig_shape.t has 4194305 values"));
 }
 
 TEST_F(Gguf, HostileTensorsAreRefusedByName) {

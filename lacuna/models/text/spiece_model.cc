@@ -177,7 +177,11 @@ UnigramModel parse_spiece_model(std::string_view bytes, std::string_view who, in
   UnigramModel model;
   Field field;
   for (MessageReader reader(bytes, who); reader.next(field);) {
-    if (field.number == 1) model.pieces.push_back(read_piece(reader.bytes_of(field), who));
+    if (field.number == 1) {  // two bytes of file can be a piece of 40 bytes
+      LACUNA_CHECK(model.pieces.size() < kMaxPieces,
+                   "{}: more than {} pieces, expected at most so many", who, kMaxPieces);
+      model.pieces.push_back(read_piece(reader.bytes_of(field), who));
+    }
     if (field.number == 2) read_trainer_spec(reader.bytes_of(field), who, model);
     if (field.number == 3) read_normalizer_spec(reader.bytes_of(field), who, model);
   }

@@ -12,7 +12,8 @@ namespace {
 using Json = nlohmann::json;
 using Step = HuggingFaceRules::Step;
 
-constexpr size_t kMaxBytes = size_t{256} << 20;
+// UMT5's file has 17 MB. Parsed, a text can take 27 times its size.
+constexpr size_t kMaxBytes = size_t{64} << 20;
 constexpr size_t kMaxSteps = 32;
 constexpr int kMaxNesting = 8;
 

@@ -14,7 +14,6 @@
 namespace lacuna {
 namespace {
 
-constexpr size_t kMaxPieces = size_t{1} << 21;
 constexpr size_t kMaxPieceBytes = 512;
 constexpr size_t kMaxAdded = 4096;
 

@@ -54,6 +54,9 @@ struct HuggingFaceRules {
   bool split_words = true;         // segment each U+2581 word on its own
 };
 
+// UMT5 has 256,000.
+inline constexpr size_t kMaxPieces = size_t{1} << 21;
+
 struct UnigramModel {
   std::vector<Piece> pieces;  // index = id
   int32_t unk_id = -1;

@@ -249,6 +249,31 @@ TEST(TokenizerHostile, ProtobufEdges) {
   refused(good + good);  // every piece twice
 }
 
+// Memory is bounded while the file is read, not when all of it is there: what follows the last
+// piece that may be is not looked at.
+TEST(TokenizerHostile, EmptyPiecesDoNotFillTheMemory) {
+  std::string bytes;
+  for (size_t i = 0; i <= kMaxPieces; ++i) bytes += std::string_view("\x0a\x00", 2);
+  bytes += "\x0a\x7f";  // a length without bytes
+  try {
+    parse_spiece_model(bytes, "m");
+    FAIL() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("more than 2097152 pieces"), std::string::npos)
+        << error.what();
+  }
+}
+
+TEST(TokenizerHostile, JsonIsNotMuchLargerThanARealTokenizer) {
+  const std::string spaces((size_t{64} << 20) + 1, ' ');
+  try {
+    parse_tokenizer_json(spaces, "t");
+    FAIL() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "t: 67108865 bytes, expected at most 67108864");
+  }
+}
+
 TEST(TokenizerHostile, LibraryStaysQuiet) {
   ::testing::internal::CaptureStderr();
   ::testing::internal::CaptureStdout();
