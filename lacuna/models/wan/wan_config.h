@@ -70,7 +70,8 @@ std::span<const std::string_view> wan_preset_names();
 WanConfig wan_config_from_json(std::string_view json, std::string_view who);
 
 // From tensor shapes alone, for single-file checkpoints without config.json. Shapes do not tell the
-// number of heads: every released model has head_dim 128, so d must be a multiple of it.
+// number of heads: every released model has head_dim 128, so d must be a multiple of it. The patch
+// embedding may be stored as GGML's four dimensions allow, [d * in, 1, h, w].
 // `rename` maps diffusers names to names in the source (names.h).
 WanConfig infer_wan_config(const WeightSource& source,
                            const std::function<std::string(std::string_view)>& rename);

@@ -173,17 +173,31 @@ WanConfig wan_config_from_json(std::string_view json, std::string_view who) {
 
 WanConfig infer_wan_config(const WeightSource& source,
                            const std::function<std::string(std::string_view)>& rename) {
-  const auto shape_of = [&](std::string_view name, size_t rank) {
-    const std::string stored = rename ? rename(name) : std::string(name);
+  const auto stored_name = [&](std::string_view name) {
+    std::string stored = rename ? rename(name) : std::string(name);
     LACUNA_CHECK(source.has(stored), "wan: {} lacks `{}`, expected it to tell the sizes",
                  source.describe(), stored);
+    return stored;
+  };
+  const auto shape_of = [&](std::string_view name, size_t rank) {
+    const std::string stored = stored_name(name);
     std::vector<int64_t> shape = source.shape(stored);
     LACUNA_CHECK(shape.size() == rank, "wan: {}: `{}` has {} dimensions, expected {}",
                  source.describe(), stored, shape.size(), rank);
     return shape;
   };
   WanConfig config;
-  const std::vector<int64_t> patch = shape_of("patch_embedding.weight", 5);
+  std::vector<int64_t> patch = source.shape(stored_name("patch_embedding.weight"));
+  if (patch.size() == 4 && patch[1] == 1) {  // stable-diffusion.cpp: [out * in, 1, h, w]
+    const int64_t out = shape_of("patch_embedding.bias", 1)[0], filters = patch[0];
+    LACUNA_CHECK(out > 0 && filters % out == 0,
+                 "wan: {}: `patch_embedding.weight` has {} filters, expected a multiple of {}",
+                 source.describe(), filters, out);
+    patch[0] = filters / out;
+    patch.insert(patch.begin(), out);
+  } else {
+    patch = shape_of("patch_embedding.weight", 5);
+  }
   const int64_t dim = patch[0];
   LACUNA_CHECK(
       dim > 0 && dim % 128 == 0,

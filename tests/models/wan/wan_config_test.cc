@@ -212,6 +212,19 @@ TEST(WanConfig, IsInferredFromShapes) {
   }
 }
 
+// stable-diffusion.cpp writes GGUF files with the first two of five dimensions as one.
+TEST(WanConfig, IsInferredFromFourDimensionsOfThePatchEmbedding) {
+  const WanNames names{WanNaming::original, ""};
+  FakeFile file = make_file(golden_wan_config(), names);
+  const WanConfig plain = infer_wan_config(file, wan_rename(names));
+  file.shapes["patch_embedding.weight"] = {128 * 16, 1, 2, 2};
+  EXPECT_EQ(infer_wan_config(file, wan_rename(names)), plain);
+  EXPECT_EQ(plain.in_channels, 16);
+  file.shapes["patch_embedding.weight"] = {128 * 16 + 1, 1, 2, 2};
+  EXPECT_THAT(error_of([&] { infer_wan_config(file, wan_rename(names)); }),
+              HasSubstr("2049 filters, expected a multiple of 128"));
+}
+
 TEST(WanConfig, InferenceRefusesWhatShapesCannotTell) {
   const WanNames names{WanNaming::diffusers, ""};
   const FakeFile narrow = make_file(golden_wan_config(), names);  // 2 heads of 64: d = 128
