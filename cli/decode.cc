@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <optional>
+#include <string>
 
 #include "cli/command.h"
 #include "cli/interrupt.h"
@@ -39,10 +40,17 @@ void run(const Options& o) {
   ctx.cancel = &interrupt_flag();
   std::optional<ProgressBar> bar;
   GenerationHooks hooks;
+  hooks.note = [](const std::string& line) { fmt::print(stderr, "{}\n", line); };
   hooks.decode = [&](int64_t done, int64_t total) {
     if (!bar) bar.emplace("decoding", static_cast<int>(total));
     bar->update(static_cast<int>(done));
   };
+  // Who decodes apart from sampling may do so because the memory did not do for both.
+  const auto& shape = loaded.state.latents.view().shape;
+  MemoryPlan plan;
+  plan.decoder = model->decoder().memory_bytes(shape[1], shape[2], shape[3],
+                                               compute_dtype(loaded.request), o.decode.tiling());
+  check_memory(plan, *backend, 0, hooks.note);
   try {
     decode_to_file(*model, ctx, loaded.request, loaded.state.latents, o.output, o.decode.tiling(),
                    hooks);

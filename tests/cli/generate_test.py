@@ -198,6 +198,7 @@ class GenerateTest(CliTest):
         self.assertEqual(made.returncode, 0, made.stderr)
         decoded = lacuna("decode", latents, "--synthetic", "tiny", "-o", self.dir / "b.y4m")
         self.assertEqual(decoded.returncode, 0, decoded.stderr)
+        self.assertRegex(decoded.stderr, r"(?m)^memory: .*decoder \d+\.\d+ GiB; peak \d+\.\d+ GiB of ")
         self.assertEqual((self.dir / "a.y4m").read_bytes(), (self.dir / "b.y4m").read_bytes())
 
     def test_full_disk_leaves_nothing(self):
