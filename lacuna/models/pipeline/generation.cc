@@ -7,6 +7,7 @@
 
 #include "lacuna/core/atomic_file.h"
 #include "lacuna/core/error.h"
+#include "lacuna/core/rng.h"
 #include "lacuna/engine/explain.h"
 #include "lacuna/engine/mask_log.h"
 #include "lacuna/engine/policy.h"
@@ -86,6 +87,48 @@ void set_up(Engine& engine, Model& model, const Request& request, const Generati
 bool says_attention(const Request& request) {
   return request.attention != "dense" || !(request.skip.empty() || request.skip == "none") ||
          !request.dense_steps.empty() || !request.dense_layers.empty() || request.min_tokens != 0;
+}
+
+// Noise, or what was saved, which must fit.
+SamplingState starting_state(const Request& request, const Model::LatentShape& latent,
+                             std::optional<SamplingState> resume) {
+  SamplingState state;
+  if (resume) {
+    state = std::move(*resume);
+  } else {
+    state.latents =
+        initial_noise(request.seed, latent.channels, latent.frames, latent.height, latent.width);
+  }
+  const auto& shape = state.latents.view().shape;
+  LACUNA_CHECK(shape[0] == latent.channels && shape[1] == latent.frames &&
+                   shape[2] == latent.height && shape[3] == latent.width,
+               "resume: latents {}, expected [{}, {}, {}, {}]", state.latents.view().describe(),
+               latent.channels, latent.frames, latent.height, latent.width);
+  return state;
+}
+
+uint64_t hash_of(const PromptEmbeddings& prompts) {
+  std::string hashes;
+  for (const Tensor* rows : {&prompts.positive, &prompts.negative}) {
+    const std::string_view bytes(
+        static_cast<const char*>(rows->view().data),
+        rows->empty() ? 0 : static_cast<size_t>(rows->numel()) * sizeof(float));
+    hashes += fmt::format("{:016x}", fnv1a64(bytes));
+  }
+  return fnv1a64(hashes);
+}
+
+// From here on the state runs under these prompts. Others than in the steps that are done are no
+// error: another instruction set gives other last bits.
+void take_prompts(const PromptEmbeddings& prompts, const Request& request, const NoteHook& note,
+                  SamplingState& state) {
+  if (state.next_step == make_sampler(request.sampler)->num_steps()) return;  // only decoded
+  const uint64_t hash = hash_of(prompts);
+  if (note && state.next_step > 0 && state.prompts != 0 && state.prompts != hash)
+    note(
+        "note: the prompts read differently than when the run began (another text encoder, "
+        "tokenizer or machine); the video will differ from that of an uninterrupted run");
+  state.prompts = hash;
 }
 
 // A long step must not be lost to a kill; a short one is not worth the write.
@@ -264,19 +307,9 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   ctx.workspace.release();
   result.text_seconds = seconds_since(start);
 
-  SamplingState state;
   const bool resumed = resume.has_value();
-  if (resume) {
-    state = std::move(*resume);
-  } else {
-    state.latents =
-        initial_noise(request.seed, latent.channels, latent.frames, latent.height, latent.width);
-  }
-  const auto& shape = state.latents.view().shape;
-  LACUNA_CHECK(shape[0] == latent.channels && shape[1] == latent.frames &&
-                   shape[2] == latent.height && shape[3] == latent.width,
-               "resume: latents {}, expected [{}, {}, {}, {}]", state.latents.view().describe(),
-               latent.channels, latent.frames, latent.height, latent.width);
+  SamplingState state = starting_state(request, latent, std::move(resume));
+  take_prompts(prompts, request, hooks.note, state);
   start = Clock::now();
   auto saved = start;
   const auto on_step = [&](const StepReport& report) {

@@ -88,8 +88,8 @@ struct GenerationResult {
 // Validates everything that can be known before step 0: sizes, policy, memory (against
 // min(available, max_memory); 0 = no own limit), output folder and ending. Then runs. A backend
 // with memory of its own keeps to max_memory, from here on. `resume` goes on from a saved state
-// instead of noise. On Cancelled the latents file holds the last finished step; before the first
-// one an older file is left as it was.
+// instead of noise, and notes prompts that the text encoder now reads differently. On Cancelled the
+// latents file holds the last finished step; before the first one an older file is left as it was.
 GenerationResult generate(Model& model, Context& ctx, const Request& request,
                           const GenerationFiles& files, const Tiling& tiling, int64_t max_memory,
                           const GenerationHooks& hooks,

@@ -219,7 +219,8 @@ void save_state(const std::filesystem::path& path, const Request& request,
   write_safetensors(path, tensors,
                     {{std::string(kFormatKey), std::string(kFormat)},
                      {"request", request.to_json()},
-                     {"next_step", std::to_string(state.next_step)}});
+                     {"next_step", std::to_string(state.next_step)},
+                     {"prompts", fmt::format("{:016x}", state.prompts)}});
 }
 
 bool is_latents_file(const std::filesystem::path& path) {
@@ -245,6 +246,14 @@ LoadedState load_state(const std::filesystem::path& path) {
                    loaded.state.next_step <= loaded.request.sampler.num_steps,
                "latents file: {} stopped at step {} of {}", path.string(), next,
                loaded.request.sampler.num_steps);
+  // Younger than the first latents files.
+  if (const auto found = file.metadata().find("prompts"); found != file.metadata().end()) {
+    const std::string& digits = found->second;
+    const auto [last, wrong] =
+        std::from_chars(digits.data(), digits.data() + digits.size(), loaded.state.prompts, 16);
+    LACUNA_CHECK(digits.size() == 16 && wrong == std::errc() && last == digits.data() + 16,
+                 "latents file: {} has prompts {}, expected 16 hex digits", path.string(), digits);
+  }
   loaded.state.latents = owned_f32(file, "latents", 4);
   constexpr std::string_view kSampler = "sampler.", kAttention = "attention.";
   for (const auto& [name, view] : file.tensors()) {

@@ -25,6 +25,7 @@ struct SamplingState {
   int next_step = 0;
   std::vector<std::pair<std::string, Tensor>> sampler;  // Sampler::state()
   StateTensors attention;                               // Engine::save(), if it carries anything
+  uint64_t prompts = 0;  // hash of the embeddings it runs under; 0 = not known
 };
 
 struct StepReport {

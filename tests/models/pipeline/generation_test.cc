@@ -132,6 +132,39 @@ TEST_F(GenerationTest, StoppedBeforeItsFirstStepItLeavesAnOlderFile) {
   EXPECT_EQ(load_state(folder_ / "b.safetensors").state.next_step, 0);
 }
 
+// Another text encoder or tokenizer reads the same words differently.
+TEST_F(GenerationTest, SaysWhenItGoesOnUnderOtherPrompts) {
+  GenerationHooks stop;
+  stop.step = [&](const StepReport& report) { cancel_ = report.step == 1; };
+  EXPECT_THROW(make(request(), "part", stop), Cancelled);
+  cancel_ = false;
+  const auto notes = [&](const std::string& file, auto change) {
+    LoadedState loaded = load_state(folder_ / file);
+    change(loaded.state);
+    std::string lines;
+    GenerationHooks hooks;
+    hooks.note = [&](const std::string& line) { lines += line + "\n"; };
+    make(loaded.request, "again", hooks, std::move(loaded.state));
+    return lines;
+  };
+  const std::string says = "prompts read differently";
+  EXPECT_NE(load_state(folder_ / "part.safetensors").state.prompts, 0u);
+  EXPECT_EQ(notes("part.safetensors", [](SamplingState&) {}).find(says), std::string::npos);
+  EXPECT_NE(notes("part.safetensors", [](SamplingState& s) { ++s.prompts; }).find(says),
+            std::string::npos);
+  // Files of older versions do not know.
+  EXPECT_EQ(notes("part.safetensors", [](SamplingState& s) { s.prompts = 0; }).find(says),
+            std::string::npos);
+  // What is only decoded has no prompts any more.
+  EXPECT_EQ(notes("again.safetensors", [](SamplingState& s) { ++s.prompts; }).find(says),
+            std::string::npos);
+  Request other = request();
+  other.prompt = "a blue ball";
+  make(other, "other");
+  EXPECT_NE(load_state(folder_ / "other.safetensors").state.prompts,
+            load_state(folder_ / "part.safetensors").state.prompts);
+}
+
 // Stopped within a step: what its first layers selected must not show.
 TEST_F(GenerationTest, ResumesWhatIsCarriedBitForBit) {
   const std::pair<const char*, const char*> plans[] = {
@@ -309,6 +342,12 @@ TEST_F(GenerationTest, RefusesHostileLatentsFiles) {
     ASSERT_NE(at, std::string::npos) << from;
     write(text.replace(at, from.size(), to));
   }
+  std::string text = good;
+  const std::string prompts = "\"prompts\":\"";
+  const size_t at = text.find(prompts);
+  ASSERT_NE(at, std::string::npos);
+  text[at + prompts.size()] = 'g';
+  write(text);
 }
 
 TEST(Request, RoundTripsThroughJson) {
