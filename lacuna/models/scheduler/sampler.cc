@@ -10,6 +10,8 @@
 namespace lacuna {
 namespace {
 
+constexpr int kMaxSteps = 1000;
+
 double linspace(double first, double last, int count, int i) {
   return count == 1 ? first : first + (last - first) * i / (count - 1);
 }
@@ -77,6 +79,8 @@ class Renoise : public Euler {
 std::vector<double> listed_sigmas(const SamplerConfig& config) {
   std::vector<double> list = config.timesteps;
   if (list.empty()) list = {1000, 750, 500, 250};
+  LACUNA_CHECK(list.size() <= size_t{kMaxSteps}, "sampler: {} timesteps, expected at most {}",
+               list.size(), kMaxSteps);
   std::vector<double> sigmas;
   for (double t : list) {
     LACUNA_CHECK(t > 0.0 && t <= 1000.0, "sampler: timestep {}, expected (0, 1000]", t);
@@ -114,8 +118,8 @@ void Sampler::set_state(int next_step, std::span<const NamedState> state) {
 }
 
 std::unique_ptr<Sampler> make_sampler(const SamplerConfig& config) {
-  LACUNA_CHECK(config.num_steps >= 1 && config.num_steps <= 1000,
-               "sampler: {} steps, expected 1 to 1000", config.num_steps);
+  LACUNA_CHECK(config.num_steps >= 1 && config.num_steps <= kMaxSteps,
+               "sampler: {} steps, expected 1 to {}", config.num_steps, kMaxSteps);
   LACUNA_CHECK(config.shift > 0.0 && config.shift <= 100.0, "sampler: shift {}, expected (0, 100]",
                config.shift);
   switch (config.kind) {

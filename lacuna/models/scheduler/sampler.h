@@ -70,7 +70,8 @@ class Sampler {
   std::vector<float> sigmas_;     // [n + 1]
 };
 
-// Throws Error on num_steps outside 1..1000, shift outside (0, 100], or a bad timestep list.
+// Throws Error on num_steps outside 1..1000, shift outside (0, 100], or a timestep list that is not
+// descending, in (0, 1000] and of at most 1000.
 std::unique_ptr<Sampler> make_sampler(const SamplerConfig& config);
 
 // s sigma / (1 + (s - 1) sigma)

@@ -131,6 +131,13 @@ TEST(Sampler, RejectsBadSettings) {
   EXPECT_THROW(make_sampler(c), Error);
   c.timesteps = {1001};
   EXPECT_THROW(make_sampler(c), Error);
+  // A list is the schedule, so it is limited like one.
+  c.warp_timesteps = false;
+  c.timesteps.clear();
+  for (int i = 0; i < 1000; ++i) c.timesteps.push_back(1000.0 - 0.5 * i);
+  EXPECT_EQ(make_sampler(c)->num_steps(), 1000);
+  c.timesteps.push_back(400.0);
+  EXPECT_THROW(make_sampler(c), Error);
   EXPECT_THROW(parse_sampler("dpm"), Error);
   auto unipc = make_sampler(config(SamplerKind::unipc, 4, 5));
   EXPECT_THROW(unipc->set_state(2, {}), Error);
