@@ -12,8 +12,12 @@ namespace {
 
 constexpr int kMaxSteps = 1000;
 
+// numpy's roundings, because timesteps are truncated: the product is rounded before the sum, which
+// -ffp-contract=fast would not do.
 double linspace(double first, double last, int count, int i) {
-  return count == 1 ? first : first + (last - first) * i / (count - 1);
+  if (count == 1) return first;
+  const volatile double offset = i * ((last - first) / (count - 1));
+  return offset + first;
 }
 
 std::vector<double> shifted_sigmas(const SamplerConfig& config) {
@@ -26,7 +30,7 @@ std::vector<double> shifted_sigmas(const SamplerConfig& config) {
         base = linspace(1.0, 0.001, n + 1, i);
         break;
       case SigmaConvention::wan:
-        base = linspace(0.999, 0.0, n + 1, i);
+        base = linspace(double{0.999f}, 0.0, n + 1, i);  // upstream keeps it in f32
         break;
       case SigmaConvention::flow_matching:
         base = linspace(1.0, shift_sigma(0.001, config.shift), n, i);

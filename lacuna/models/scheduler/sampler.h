@@ -24,7 +24,7 @@ enum class SamplerKind : uint8_t {
 // How base sigmas are spaced before the shift.
 enum class SigmaConvention : uint8_t {
   diffusers,      // linspace(1, 0.001, n + 1) without its last element
-  wan,            // linspace(0.999, 0, n + 1) without its last element; original Wan code
+  wan,            // linspace(0.999f, 0, n + 1) without its last element; original Wan code
   flow_matching,  // linspace(1000, 1000 S(0.001), n) / 1000, then shifted again (stand-alone Euler)
 };
 

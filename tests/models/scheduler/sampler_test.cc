@@ -87,6 +87,24 @@ INSTANTIATE_TEST_SUITE_P(
                            {0.05038787, 0.9566271, -1.015154, -0.81583},
                            -2.264114}));
 
+// numpy.linspace rounds the product, then the sum; truncated timesteps show each other way of doing
+// it. Numbers of numpy, with 0.999 in f32 where the original code has it so.
+TEST(Sampler, SpacesSigmasAsNumpyDoes) {
+  const auto timesteps = [](int steps, double shift, SigmaConvention convention) {
+    const auto sampler = make_sampler(config(SamplerKind::unipc, steps, shift, convention));
+    return std::vector<float>(sampler->timesteps().begin(), sampler->timesteps().end());
+  };
+  EXPECT_EQ(timesteps(3, 1, SigmaConvention::wan), (std::vector<float>{999, 666, 333}));
+  EXPECT_EQ(timesteps(9, 1, SigmaConvention::diffusers),
+            (std::vector<float>{999, 889, 778, 667, 556, 444, 333, 222, 111}));
+  EXPECT_EQ(timesteps(51, 6, SigmaConvention::diffusers).back(), 112.0f);
+  const auto wan = make_sampler(config(SamplerKind::unipc, 50, 5, SigmaConvention::wan));
+  EXPECT_EQ(wan->sigma(15), 0.9208101034164429f);
+  EXPECT_EQ(wan->sigma(19), 0.8905484676361084f);
+  EXPECT_EQ(wan->sigma(45), 0.35688769817352295f);
+  EXPECT_EQ(wan->sigma(47), 0.24174034595489502f);
+}
+
 TEST(Sampler, OdeListUsesTheShiftedSigmas) {
   auto sampler = make_sampler(config(SamplerKind::ode_list, 4, 5));
   const double expected[] = {1.0, 0.9375, 0.83333333, 0.625, 0.0};
