@@ -173,7 +173,9 @@ class FileSource : public WeightSource {
       const bool side = std::any_of(kSideTensors.begin(), kSideTensors.end(),
                                     [&](std::string_view s) { return name.ends_with(s); });
       if (side) {
-        side_.emplace(std::move(name), view);
+        const auto [where, fresh] = side_.emplace(std::move(name), view);
+        LACUNA_CHECK(fresh, "{}: tensor {} also stands in another file", path.string(),
+                     where->first);
         continue;
       }
       const auto [where, fresh] =
@@ -202,11 +204,12 @@ class FileSource : public WeightSource {
     constexpr std::string_view kWeight = ".weight";
     if (!name.ends_with(kWeight)) return nullptr;
     const std::string_view stem = name.substr(0, name.size() - kWeight.size());
-    for (std::string_view suffix : {".scale_weight", ".weight_scale"}) {
-      const auto found = side_.find(fmt::format("{}{}", stem, suffix));
-      if (found != side_.end()) return &*found;
-    }
-    return nullptr;
+    const auto one = side_.find(fmt::format("{}.scale_weight", stem));
+    const auto other = side_.find(fmt::format("{}.weight_scale", stem));
+    LACUNA_CHECK(one == side_.end() || other == side_.end(), "{}: {} and {}, expected one scale",
+                 describe(), one->first, other->first);
+    if (one != side_.end()) return &*one;
+    return other == side_.end() ? nullptr : &*other;
   }
 
   // The scale that belongs to a tensor; 1 when the file has none.

@@ -57,8 +57,8 @@ std::unique_ptr<WeightSource> hash_weights(std::string prefix, DType storage);
 // handed out as their product in bf16, or by load_unscaled() as the two. Both accept a stored shape
 // that differs only by leading ones or by a first dimension that is the product of the first two
 // wanted ones (how some GGUF files keep 3-D convolutions). Throws Error naming the file for
-// unreadable files, pickles (.pth), int8 "comfy_quant" checkpoints and a tensor that stands in two
-// files.
+// unreadable files, pickles (.pth), int8 "comfy_quant" checkpoints and a tensor or scale that
+// stands in two files.
 std::unique_ptr<WeightSource> open_weights(const std::vector<std::filesystem::path>& files);
 
 // Reads named tensors with model-side names, collects everything missing, then complains once.

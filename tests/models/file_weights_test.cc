@@ -193,6 +193,22 @@ TEST_F(FileWeights, RefusesWhatItCannotReadByName) {
               AllOf(HasSubstr("one.safetensors"), HasSubstr("two.safetensors")));
 }
 
+TEST_F(FileWeights, AScaleThatStandsTwiceIsRefused) {
+  const fs::path one = directory_ / "one.safetensors", two = directory_ / "two.safetensors";
+  const Tensor w = Tensor::zeros(DType::f8_e4m3, {2}), half = counting(DType::f32, {1}, 0.5f);
+  write_safetensors(one, {{"a.weight", w}, {"a.scale_weight", half}});
+  write_safetensors(two, {{"a.scale_weight", counting(DType::f32, {1}, 2.0f)}});
+  EXPECT_THAT(error_of([&] {
+                open_weights({one, two});
+              }),
+              AllOf(HasSubstr("two.safetensors"), HasSubstr("a.scale_weight")));
+  write_safetensors(two, {{"b.weight", w}, {"b.scale_weight", half}, {"b.weight_scale", half}});
+  const auto source = open_weights({one, two});
+  EXPECT_THAT(error_of([&] { source->load("b.weight", dims({2})); }),
+              AllOf(HasSubstr("b.scale_weight"), HasSubstr("b.weight_scale")));
+  EXPECT_EQ(source->load("a.weight", dims({2})).dtype, DType::bf16);
+}
+
 TEST_F(FileWeights, TellsQuantisedComfyCheckpointsApart) {
   const auto write = [&](std::string_view json) {
     Tensor blob(DType::u8, {static_cast<int64_t>(json.size())});
