@@ -54,6 +54,9 @@ class Backend : public Memory {
  public:
   virtual std::string_view name() const = 0;    // "ref", "cpu", "cuda"
   virtual std::string description() const = 0;  // "cpu avx512_bf16, 2 threads"
+  // What decides the last bits of results, for who keeps them: the name and the level in use. Not
+  // description(), which also says what decides none, such as threads.
+  virtual std::string rounding() const { return std::string(name()); }
   // Why this call cannot run here, or empty. attend() throws Error with the same text.
   virtual std::string unsupported(const AttendParams& params) const = 0;
 

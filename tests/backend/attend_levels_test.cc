@@ -253,6 +253,8 @@ TEST(AttendLevels, ThisMachineRunsAtALevelThatItHas) {
   for (const AttendDType dtype : {kF32, kBf16})
     for (int32_t head_dim : {1, 64, 80, 128}) EXPECT_LE(levels.of(dtype, head_dim), active_isa());
   EXPECT_THAT(make_cpu_backend()->description(), testing::StartsWith("cpu " + levels.text()));
+  EXPECT_EQ(make_cpu_backend()->rounding(), "cpu " + levels.text());
+  EXPECT_EQ(make_cpu_backend(Isa::avx2)->rounding(), "cpu avx2");
   EXPECT_THAT(machine_identity(), testing::EndsWith(std::string(isa_name(machine_isa()))));
 }
 

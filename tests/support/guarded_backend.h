@@ -30,6 +30,7 @@ class GuardedBackend final : public Backend {
 
   std::string_view name() const override { return inner_->name(); }
   std::string description() const override { return "guarded " + inner_->description(); }
+  std::string rounding() const override { return inner_->rounding(); }
   std::string unsupported(const AttendParams& p) const override { return inner_->unsupported(p); }
 
   // What was asked of it, for tests.

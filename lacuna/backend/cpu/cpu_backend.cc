@@ -29,6 +29,7 @@ class CpuBackend final : public Backend {
   std::string description() const override {
     return fmt::format("cpu {}, {} threads", levels_.text(), num_threads());
   }
+  std::string rounding() const override { return fmt::format("cpu {}", levels_.text()); }
   std::string unsupported(const AttendParams& params) const override {
     return cpu::attend_unsupported(params);
   }

@@ -24,6 +24,7 @@ class CudaBackend final : public Backend {
 
   std::string_view name() const override { return "cuda"; }
   std::string description() const override { return "cuda " + device_->description(); }
+  std::string rounding() const override { return description(); }  // kernels, and whose products
   std::string unsupported(const AttendParams& params) const override {
     return cuda::attend_unsupported(params);
   }

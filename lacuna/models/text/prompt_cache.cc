@@ -33,8 +33,9 @@ bool all_finite(const Tensor& tensor) {
 
 }  // namespace
 
-std::string encoder_identity(const std::vector<std::filesystem::path>& files, DType compute,
-                             std::string_view backend) {
+std::string encoder_identity(const std::vector<std::filesystem::path>& files,
+                             std::string_view config_json, DType compute,
+                             std::string_view rounding) {
   constexpr size_t kBlocks = 64, kBlockBytes = 4096;
   std::string samples;
   for (const std::filesystem::path& path : files) {
@@ -49,7 +50,8 @@ std::string encoder_identity(const std::vector<std::filesystem::path>& files, DT
       samples += fmt::format("{:016x}", fnv1a64({from, count}));
     }
   }
-  return fmt::format("{:016x} {} {}", fnv1a64(samples), dtype_name(compute), backend);
+  return fmt::format("{:016x} {:016x} {} {}", fnv1a64(samples), fnv1a64(config_json),
+                     dtype_name(compute), rounding);
 }
 
 PromptCache::PromptCache(std::filesystem::path folder, std::string identity)

@@ -15,11 +15,12 @@
 namespace lacuna {
 
 // Says which numbers an encoder gives: sizes and sampled bytes of its files in order (names and
-// dates do not matter), the compute dtype and the backend, whose rounding differs. 64 blocks of
+// dates do not matter), its config, the compute dtype and Backend::rounding(). 64 blocks of
 // 4 KiB are read per file, so two fine-tunes of one encoder are told apart with near certainty
 // without reading 11 GB. Throws Error naming a file that cannot be read.
-std::string encoder_identity(const std::vector<std::filesystem::path>& files, DType compute,
-                             std::string_view backend);
+std::string encoder_identity(const std::vector<std::filesystem::path>& files,
+                             std::string_view config_json, DType compute,
+                             std::string_view rounding);
 
 // Entries are safetensors files named by a hash of identity and ids; each also holds identity and
 // ids in full, so a collision is a miss and never a wrong embedding. Bitwise what was stored.

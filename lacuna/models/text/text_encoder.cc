@@ -20,7 +20,8 @@ Tensor TextEncoder::embed(Context& ctx, std::string_view prompt, int64_t dim,
   const std::vector<int32_t> ids = tokenizer_.encode(clean_prompt(prompt), max_len);
   std::string identity;
   if (!files_.cache.empty()) {
-    identity = encoder_identity(files_.weights, ctx.compute, ctx.backend.name());
+    identity =
+        encoder_identity(files_.weights, files_.config_json, ctx.compute, ctx.backend.rounding());
   }
   const PromptCache cache(files_.cache, identity);
   if (auto found = cache.find(ids, dim)) return *std::move(found);

@@ -106,7 +106,7 @@ TEST_F(PromptCacheTest, AnUnwritableFolderOnlyCostsTheCache) {
   EXPECT_FALSE(off.find(kIds, 8));
 }
 
-TEST_F(PromptCacheTest, IdentityFollowsContentDtypeAndBackend) {
+TEST_F(PromptCacheTest, IdentityFollowsContentConfigDtypeAndRounding) {
   fs::create_directories(folder_);
   const auto make = [&](const std::string& name, size_t size, char fill) {
     const fs::path path = folder_ / name;
@@ -115,15 +115,17 @@ TEST_F(PromptCacheTest, IdentityFollowsContentDtypeAndBackend) {
   };
   const fs::path a = make("a", 300000, 'x'), b = make("b", 300000, 'x'), c = make("c", 300000, 'y');
   const fs::path d = make("d", 300001, 'x'), empty = make("e", 0, 'x');
-  const std::string id = encoder_identity({a}, DType::bf16, "cpu");
-  EXPECT_EQ(id, encoder_identity({b}, DType::bf16, "cpu"));
-  EXPECT_NE(id, encoder_identity({c}, DType::bf16, "cpu"));
-  EXPECT_NE(id, encoder_identity({d}, DType::bf16, "cpu"));
-  EXPECT_NE(id, encoder_identity({a, b}, DType::bf16, "cpu"));
-  EXPECT_NE(id, encoder_identity({a}, DType::f32, "cpu"));
-  EXPECT_NE(id, encoder_identity({a}, DType::bf16, "ref"));
-  EXPECT_NO_THROW(encoder_identity({empty}, DType::f32, "ref"));
-  EXPECT_THROW(encoder_identity({folder_ / "none"}, DType::f32, "ref"), Error);
+  const std::string id = encoder_identity({a}, "", DType::bf16, "cpu");
+  EXPECT_EQ(id, encoder_identity({b}, "", DType::bf16, "cpu"));
+  EXPECT_NE(id, encoder_identity({c}, "", DType::bf16, "cpu"));
+  EXPECT_NE(id, encoder_identity({d}, "", DType::bf16, "cpu"));
+  EXPECT_NE(id, encoder_identity({a, b}, "", DType::bf16, "cpu"));
+  EXPECT_NE(id, encoder_identity({a}, "", DType::f32, "cpu"));
+  EXPECT_NE(id, encoder_identity({a}, "", DType::bf16, "ref"));
+  EXPECT_NE(id, encoder_identity({a}, "", DType::bf16, "cpu avx2"));
+  EXPECT_NE(id, encoder_identity({a}, "{}", DType::bf16, "cpu"));
+  EXPECT_NO_THROW(encoder_identity({empty}, "", DType::f32, "ref"));
+  EXPECT_THROW(encoder_identity({folder_ / "none"}, "", DType::f32, "ref"), Error);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lacuna/models/text/text_encoder.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -89,7 +90,7 @@ TEST_F(TextEncoderTest, TheCacheSparesTheWeights) {
   // Other numbers under the same key come back as they are: the encoder did not run.
   const auto ids = encoder.tokenizer().encode("a red cat");
   const Tensor other = Tensor::zeros(DType::f32, {static_cast<int64_t>(ids.size()), 64});
-  const PromptCache cache(files_.cache, encoder_identity(files_.weights, DType::f32, "ref"));
+  const PromptCache cache(files_.cache, encoder_identity(files_.weights, "", DType::f32, "ref"));
   ASSERT_TRUE(cache.store(ids, other));
   EXPECT_TRUE(same_bits(encoder.embed(ctx_, "a red cat", 64), other));
   fs::remove(entry);
@@ -98,6 +99,30 @@ TEST_F(TextEncoderTest, TheCacheSparesTheWeights) {
   std::ofstream(entry, std::ios::trunc) << "damaged";
   EXPECT_TRUE(same_bits(encoder.embed(ctx_, "a red cat", 64), first));
   EXPECT_GT(fs::file_size(entry), 1000u);
+}
+
+// What one instruction set or config gave is not what another gives.
+TEST_F(TextEncoderTest, TheCacheKnowsInstructionSetAndConfig) {
+  files_.cache = folder_ / "cache";
+  const auto cpu = make_backend("cpu");
+  Context ctx{*cpu, DType::f32};
+  const TextEncoder encoder(files_);
+  const Tensor embedding = encoder.embed(ctx, "a red cat", 64);
+  const auto ids = encoder.tokenizer().encode("a red cat");
+  const auto kept = [&](std::string_view rounding) {
+    const std::string id = encoder_identity(files_.weights, "", DType::f32, rounding);
+    return PromptCache(files_.cache, id).find(ids, 64).has_value();
+  };
+  EXPECT_NE(cpu->rounding(), cpu->name());
+  EXPECT_TRUE(kept(cpu->rounding()));
+  EXPECT_FALSE(kept(cpu->name()));
+
+  const Umt5Config& c = config_;
+  files_.config_json = fmt::format(
+      R"({{"vocab_size": {}, "d_model": {}, "d_kv": {}, "d_ff": {}, "num_layers": {},
+        "num_heads": {}, "layer_norm_epsilon": 0.01}})",
+      c.vocab_size, c.dim, c.head_dim, c.ffn_dim, c.num_layers, c.num_heads);
+  EXPECT_FALSE(same_bits(TextEncoder(files_).embed(ctx, "a red cat", 64), embedding));
 }
 
 TEST_F(TextEncoderTest, SaysWhatDoesNotFit) {
