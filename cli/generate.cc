@@ -60,6 +60,7 @@ Request make_request(const Options& o, const Model& model) {
   r.dtype = o.model.dtype;
   o.attention.fill(r);
   r.replay_masks = o.audit.replay_masks;
+  r.policy_content = policy_content(r);
   return r;
 }
 
@@ -162,6 +163,7 @@ void check_resumed(const Options& o, const Model& model, const Request& saved) {
   if (std::none_of(o.of_the_video.begin(), o.of_the_video.end(), given)) return;
   Request request = make_request(o, model);
   if (o.prompt.empty() && o.prompt_file.empty()) request.prompt = saved.prompt;
+  request.policy_content = saved.policy_content;  // compared when the file is loaded
   const auto ours = nlohmann::ordered_json::parse(request.to_json());
   const auto theirs = nlohmann::ordered_json::parse(saved.to_json());
   for (const auto& [key, value] : theirs.items())

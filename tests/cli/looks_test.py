@@ -218,6 +218,29 @@ class LooksTest(CliTest):
         self.fails(1, "generate", *TINY, "-a", "dense", "--skip", "recall:r=0.9", "--save-masks", self.dir / "n.safetensors",
                    "--no-decode", "--latents", self.dir / "a.y4m", leaves=left, says="under a skip rule")
 
+    def test_a_run_goes_on_with_the_masks_it_began_with(self):
+        masks, latents, out = self.dir / "m.safetensors", self.dir / "l.safetensors", self.dir / "a.y4m"
+        def saved(top_p):
+            made = lacuna("generate", *TINY, "-a", f"svg2:top_p={top_p},q_clusters=4,k_clusters=8", "--save-masks", masks,
+                          "--no-decode", "--latents", self.dir / "x.safetensors")
+            self.assertEqual(made.returncode, 0, made.stderr)
+            return masks.read_bytes()
+        first = saved(0.5)
+        began = lacuna("generate", *TINY, "--replay-masks", masks, "--no-decode", "--latents", latents)
+        self.assertEqual(began.returncode, 0, began.stderr)
+        content = json.loads(lacuna("info", latents, "--json").stdout)["request"]["policy_content"]
+        self.assertRegex(content, "^[0-9a-f]{16}$")
+        self.assertNotEqual(saved(0.9), first)
+        left = ["l.safetensors", "m.safetensors", "x.safetensors"]
+        whole = [*TINY, "--replay-masks", masks]
+        for words in (["--synthetic", "tiny"], whole):
+            self.fails(1, "generate", *words, "--resume", latents, "-o", out, leaves=left,
+                       says=f"m.safetensors: has content .*began with {content}")
+        masks.write_bytes(first)
+        for words in (["--synthetic", "tiny"], whole):
+            resumed = lacuna("generate", *words, "--resume", latents, "-o", out)
+            self.assertEqual(resumed.returncode, 0, resumed.stderr)
+
     def test_strict_and_explain(self):
         args = ["generate", *TINY, "-a", "xattention:top_p=0.5,block=16,stride=4", "--dense-steps", 1, "--dense-layers", "0"]
         result = lacuna(*args, "--strict", "--explain", "--json", "-o", self.dir / "a.y4m")

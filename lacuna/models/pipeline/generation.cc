@@ -7,7 +7,9 @@
 
 #include "lacuna/core/atomic_file.h"
 #include "lacuna/core/error.h"
+#include "lacuna/core/mapped_file.h"
 #include "lacuna/core/rng.h"
+#include "lacuna/core/safetensors.h"
 #include "lacuna/engine/explain.h"
 #include "lacuna/engine/mask_log.h"
 #include "lacuna/engine/policy.h"
@@ -26,6 +28,16 @@ double seconds_since(Clock::time_point start) {
 
 std::string gib(int64_t bytes) {
   return fmt::format("{:.2f} GiB", bytes / 1073741824.0);
+}
+
+// Called once the file was loaded: what is read here is no older than what was loaded.
+void check_content(const Request& request) {
+  if (request.policy_content.empty()) return;
+  const std::string now = policy_content(request);
+  LACUNA_CHECK(now == request.policy_content,
+               "{}: has content {}, this run began with {}; put that file back or start again",
+               request.profile.empty() ? request.replay_masks : request.profile, now,
+               request.policy_content);
 }
 
 // Gives the engine what it carried when the run stopped; nothing is carried past the last step.
@@ -185,6 +197,21 @@ Policy request_policy(Model& model, const Request& request) {
                      words.dense_layers, request.min_tokens, num_steps);
 }
 
+std::string policy_content(const Request& request) {
+  const std::string& path = request.profile.empty() ? request.replay_masks : request.profile;
+  std::error_code none;
+  if (path.empty() || !std::filesystem::is_regular_file(path, none)) return {};
+  if (request.profile.empty()) {
+    const SafetensorsFile log(path);
+    const auto text = log.metadata().find("lacuna_masks");
+    return text == log.metadata().end() ? "" : fmt::format("{:016x}", fnv1a64(text->second));
+  }
+  const MappedFile file(path);
+  const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()),
+                              file.bytes().size());
+  return fmt::format("{:016x}", fnv1a64(text));
+}
+
 PromptEmbeddings embed_prompts(Model& model, Context& ctx, const Request& request,
                                const std::filesystem::path& cache) {
   PromptEmbeddings prompts;
@@ -282,6 +309,7 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   Engine engine(ctx.backend, request_policy(model, request));
   const int first_step = resume ? resume->next_step : 0;
   set_up(engine, model, request, hooks, first_step);
+  check_content(request);
   if (resume) restore_attention(engine, model, request, *resume);
   if (max_memory > 0) ctx.backend.limit_memory(max_memory);
   const bool moves_tokens = engine.policy().moves_tokens() || !request.replay_masks.empty();

@@ -32,6 +32,10 @@ PromptEmbeddings embed_prompts(Model& model, Context& ctx, const Request& reques
 // The attention policy that a request's words or profile name. Throws Error when they are not
 // understood, do not fit together or were made for another model or schedule.
 Policy request_policy(Model& model, const Request& request);
+// For Request::policy_content: FNV-1a 64 of the profile's JSON or of the mask log's, which name
+// their masks by hash. Empty without either, or where there is no such file: whoever loads it says
+// so.
+std::string policy_content(const Request& request);
 
 struct GenerationFiles {
   std::filesystem::path video;         // empty: stop after the latents
@@ -88,8 +92,10 @@ struct GenerationResult {
 // Validates everything that can be known before step 0: sizes, policy, memory (against
 // min(available, max_memory); 0 = no own limit), output folder and ending. Then runs. A backend
 // with memory of its own keeps to max_memory, from here on. `resume` goes on from a saved state
-// instead of noise, and notes prompts that the text encoder now reads differently. On Cancelled the
-// latents file holds the last finished step; before the first one an older file is left as it was.
+// instead of noise, under the policy it began with (a profile or mask log must still have the
+// request's policy_content), and notes prompts that the text encoder now reads differently. On
+// Cancelled the latents file holds the last finished step; before the first one an older file is
+// left as it was.
 GenerationResult generate(Model& model, Context& ctx, const Request& request,
                           const GenerationFiles& files, const Tiling& tiling, int64_t max_memory,
                           const GenerationHooks& hooks,

@@ -42,6 +42,7 @@ void visit_fields(Request& r, Visit visit) {
   visit("skip", r.skip);
   visit("profile", r.profile);
   visit("replay_masks", r.replay_masks);
+  visit("policy_content", r.policy_content);
   visit("dense_steps", r.dense_steps);
   visit("dense_layers", r.dense_layers);
   visit("min_tokens", r.min_tokens);
@@ -53,6 +54,7 @@ std::string Request::to_json() const {
   Json json;
   Request copy = *this;
   visit_fields(copy, [&](const char* key, const auto& value) { json[key] = value; });
+  if (policy_content.empty()) json.erase("policy_content");
   json["sampler"] = sampler_name(sampler.kind);
   json["sigma_convention"] = kConventions[static_cast<int>(sampler.convention)];
   // A prompt is a stranger's bytes; invalid UTF-8 is replaced instead of thrown at.
@@ -67,8 +69,9 @@ Request Request::from_json(const std::string& text) {
     std::set<std::string> known{"sampler", "sigma_convention"};
     visit_fields(r, [&](const char* key, auto& value) {
       known.insert(key);
-      // Younger than the first latents files.
-      if (std::string_view(key) == "replay_masks" && !json.contains(key)) return;
+      // Younger than the first latents files; policy_content stands only where there is one.
+      const std::string_view name = key;
+      if ((name == "replay_masks" || name == "policy_content") && !json.contains(key)) return;
       json.at(key).get_to(value);
     });
     r.sampler.kind = parse_sampler(json.at("sampler").get<std::string>());

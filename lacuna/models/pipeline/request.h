@@ -27,8 +27,9 @@ struct Request {
   // Attention policy, in the words of the command line (engine/presets.h); empty = not given.
   std::string attention = "dense";
   std::string skip;
-  std::string profile;       // file name
-  std::string replay_masks;  // file name of a mask log, instead of a policy
+  std::string profile;         // file name
+  std::string replay_masks;    // file name of a mask log, instead of a policy
+  std::string policy_content;  // hash of what that profile or log says; empty = none or not known
   std::string dense_steps, dense_layers;
   int64_t min_tokens = 0;
 

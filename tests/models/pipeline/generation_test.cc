@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lacuna/models/pipeline/generation.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -10,6 +11,7 @@
 #include "lacuna/core/error.h"
 #include "lacuna/core/metrics.h"
 #include "lacuna/core/threads.h"
+#include "tests/support/error_of.h"
 #include "tests/support/guarded_backend.h"
 #include "tests/support/temp_folder.h"
 
@@ -215,6 +217,42 @@ TEST_F(GenerationTest, RefusesToResumeWithoutTheMasks) {
   EXPECT_THROW(make(loaded.request, "part", {}, std::move(loaded.state)), Error);
 }
 
+// A calibration may write the profile anew while the run is stopped.
+TEST_F(GenerationTest, ResumesOnlyUnderTheProfileItBeganWith) {
+  Request r = request();
+  const fs::path path = folder_ / "p.json";
+  const auto write_profile = [&](const char* method) {
+    const auto model = Model::synthetic("tiny", DType::bf16);
+    Profile profile;
+    profile.target = profile_target(*model, r);
+    profile.rules.emplace_back().rule.plan = parse_plan(method);
+    save_profile(profile, path);
+  };
+  constexpr char kFirst[] = "xattention:block=16,stride=4,top_p=0.6,refresh=drift,delta=0.01";
+  write_profile(kFirst);
+  EXPECT_EQ(policy_content(r), "");
+  r.profile = path.string();
+  r.policy_content = policy_content(r);
+  EXPECT_EQ(r.policy_content.size(), 16u);
+  make(r, "whole");
+  GenerationHooks hooks;
+  hooks.step = [&](const StepReport& report) { cancel_ = report.step == 1; };
+  EXPECT_THROW(make(r, "part", hooks), Cancelled);
+  cancel_ = false;
+  const auto resume = [&] {
+    LoadedState loaded = load_state(folder_ / "part.safetensors");
+    make(loaded.request, "part", {}, std::move(loaded.state));
+  };
+  write_profile("xattention:block=16,stride=4,top_p=0.3,refresh=drift,delta=0.01");
+  EXPECT_THAT(test::error_of(resume),
+              testing::AllOf(testing::HasSubstr("p.json: has content"),
+                             testing::HasSubstr("began with " + r.policy_content)));
+  write_profile(kFirst);
+  resume();
+  EXPECT_EQ(bytes("part.safetensors"), bytes("whole.safetensors"));
+  EXPECT_EQ(bytes("part.y4m"), bytes("whole.y4m"));
+}
+
 TEST_F(GenerationTest, FullMaskEqualsDense) {
   Request r = request();
   r.dtype = "f32";
@@ -362,6 +400,9 @@ TEST(Request, RoundTripsThroughJson) {
   EXPECT_EQ(back.prompt, r.prompt);
   EXPECT_EQ(back.seed, r.seed);
   EXPECT_EQ(back.sampler.seed, r.seed);
+  EXPECT_EQ(r.to_json().find("policy_content"), std::string::npos) << "only where there is one";
+  r.policy_content = "0123456789abcdef";
+  EXPECT_EQ(Request::from_json(r.to_json()).policy_content, r.policy_content);
   EXPECT_THROW(Request::from_json("{}"), Error);
   EXPECT_THROW(Request::from_json("[1]"), Error);
   std::string extra = r.to_json();
