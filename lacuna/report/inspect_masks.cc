@@ -12,13 +12,7 @@
 #include "lacuna/report/sprite.h"
 
 namespace lacuna {
-namespace {
 
-constexpr int64_t kMaxImages = 1500;  // 5 KB each in the page
-constexpr int64_t kMaxSteps = 8;
-constexpr int64_t kImageSide = 64;
-
-// `count` of the values, evenly spread, the first and the last among them.
 std::vector<int> some_of(const std::set<int>& values, int64_t count) {
   const std::vector<int> all(values.begin(), values.end());
   const auto n = static_cast<int64_t>(all.size());
@@ -28,6 +22,12 @@ std::vector<int> some_of(const std::set<int>& values, int64_t count) {
     some.push_back(all[static_cast<size_t>(count == 1 ? 0 : i * (n - 1) / (count - 1))]);
   return some;
 }
+
+namespace {
+
+constexpr int64_t kMaxImages = 1500;  // 5 KB each in the page
+constexpr int64_t kMaxSteps = 8;
+constexpr int64_t kImageSide = 64;
 
 std::string head_label(int layer, int64_t head) {
   return fmt::format("{}.{}", layer, head);

@@ -2,7 +2,9 @@
 // The sections that `inspect` is made of.
 #pragma once
 
+#include <cstdint>
 #include <functional>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -32,6 +34,8 @@ struct MaskSeries {
   VideoGrid grid;
   std::function<Selection(size_t)> selection;
 };
+// `count` of the values, evenly spread, the first and the last among them.
+std::vector<int> some_of(const std::set<int>& values, int64_t count);
 // Density per head over steps, what heads attend to, how alike masks of steps are, a gallery. Of
 // the conditional branch, or of the other where that is all there is.
 void add_mask_sections(const MaskSeries& series, Json& sections);

@@ -19,7 +19,7 @@ namespace {
 constexpr int32_t kBlock = 64;
 constexpr double kRecalls[] = {0.9, 0.95, 0.99};
 constexpr size_t kShown = 1;  // of kRecalls: whose masks are shown
-constexpr size_t kMaxMassImages = 600;
+constexpr int64_t kMaxMassImages = 600;
 
 // One recorded call: the mass of its blocks, and the fewest blocks that reach each recall.
 struct Looked {
@@ -73,17 +73,29 @@ Json call_rows(std::span<const RecordedCall> calls, const std::vector<Looked>& l
 // Mass relative to the row's largest.
 Json mass_section(std::span<const RecordedCall> calls, const std::vector<Looked>& looked) {
   Json images = Json::object();
-  std::set<int> steps, layers;
-  int64_t side = 1, heads = 0;
+  std::set<int> all_steps, all_layers;
+  for (const RecordedCall& call : calls)
+    if (call.site.branch == Branch::cond) {
+      all_steps.insert(call.site.step);
+      all_layers.insert(call.site.layer);
+    }
+  // Whole layers of whole steps: the page draws a head without a picture as dense.
+  const int64_t heads = calls.front().q.shape[0];
+  const std::vector<int> layers = some_of(all_layers, std::max<int64_t>(kMaxMassImages / heads, 1));
+  const auto per_step = heads * std::max<int64_t>(static_cast<int64_t>(layers.size()), 1);
+  const std::vector<int> steps =
+      some_of(all_steps, std::max<int64_t>(kMaxMassImages / per_step, 1));
+  const auto shown = [](const std::vector<int>& list, int value) {
+    return std::binary_search(list.begin(), list.end(), value);
+  };
+  int64_t side = 1;
   for (size_t i = 0; i < calls.size(); ++i) {
     const Site& site = calls[i].site;
-    if (site.branch != Branch::cond || images.size() >= kMaxMassImages) continue;
-    steps.insert(site.step);
-    layers.insert(site.layer);
+    if (site.branch != Branch::cond || !shown(steps, site.step) || !shown(layers, site.layer))
+      continue;
     const Tensor& mass = looked[i].mass;
     const int64_t blocks = mass.view().shape[1];
-    heads = std::max(heads, mass.view().shape[0]);
-    for (int64_t h = 0; h < mass.view().shape[0]; ++h) {
+    for (int64_t h = 0; h < heads; ++h) {
       CellMask cells{blocks, kBlock, {}};
       for (int64_t row = 0; row < blocks; ++row) {
         const float* from = mass.as<float>() + (h * blocks + row) * blocks;
@@ -100,7 +112,9 @@ Json mass_section(std::span<const RecordedCall> calls, const std::vector<Looked>
   }
   return {{"kind", "masks"},
           {"title", "Block mass"},
-          {"note", "Softmax mass of each block of 64 x 64, relative to the largest of its row."},
+          {"note", fmt::format("Softmax mass of each block of 64 x 64, relative to the largest of "
+                               "its row. {} of {} steps, {} of {} layers.",
+                               steps.size(), all_steps.size(), layers.size(), all_layers.size())},
           {"steps", steps},
           {"layers", layers},
           {"heads", heads},

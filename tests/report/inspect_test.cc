@@ -129,6 +129,26 @@ TEST_F(InspectTest, RecordingsShowWhatRecallNeeds) {
   EXPECT_EQ(section(report, "How alike masks are")["values"][0][1], 1.0);
 }
 
+// 720 heads, more than there are pictures for: those that are left out are whole steps or layers.
+TEST_F(InspectTest, BlockMassHasAPictureForEveryHeadItNames) {
+  const Tensor x = Tensor::zeros(DType::f32, {12, 64, 4});
+  Recorder recorder(*backend_, {}, 1 << 24);
+  for (int step = 0; step < 2; ++step)
+    for (int layer = 0; layer < 30; ++layer)
+      recorder.add({.step = step, .num_steps = 2, .layer = layer, .num_layers = 30}, {1, 8, 8}, 0,
+                   x, x, x);
+  recorder.save(inputs_);
+  const Json report = look({inputs_});
+  const Json& mass = section(report, "Block mass");
+  EXPECT_EQ(mass["layers"].size(), 30u);
+  EXPECT_EQ(mass["steps"].size(), 1u);
+  EXPECT_EQ(mass["steps"][0], 0);
+  EXPECT_EQ(mass["heads"], 12);
+  EXPECT_EQ(mass["images"].size(), 30u * 12);
+  EXPECT_TRUE(mass["images"].contains("0/29/11"));
+  EXPECT_THAT(mass["note"].get<std::string>(), HasSubstr("1 of 2 steps, 30 of 30 layers"));
+}
+
 TEST_F(InspectTest, ProfilesShowRulesAndFixedMasks) {
   auto masks = std::make_shared<Selection>();
   masks->q_layout = masks->k_layout = BlockLayout::uniform(256, 32);
