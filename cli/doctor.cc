@@ -16,6 +16,7 @@
 #include "lacuna/core/error.h"
 #include "lacuna/engine/presets.h"
 #include "lacuna/engine/recording.h"
+#include "lacuna/models/pipeline/sampling.h"
 #include "lacuna/report/dense_pass.h"
 #include "lacuna/report/machine_info.h"
 #include "lacuna/report/sections.h"
@@ -125,7 +126,8 @@ Case examine_model(const Options& o, Backend& backend, LookedModel& model, Exami
 }
 
 // The recording must be of this model, size and schedule for a profile to mean anything.
-void check_recording(const RecordedCall& call, const ProfileTarget& target) {
+void check_recording(const RecordedCall& call, const ProfileTarget& target,
+                     const std::vector<int>& experts) {
   const auto expect = [](const char* what, auto given, auto wanted) {
     LACUNA_CHECK(given == wanted, "doctor: recording has {} {}, the model and its request {}", what,
                  given, wanted);
@@ -143,13 +145,21 @@ void check_recording(const RecordedCall& call, const ProfileTarget& target) {
   LACUNA_CHECK(std::abs(site.sigma - sigma) < 1e-4,
                "doctor: recording has sigma {} at step {}, the model and its request {}",
                site.sigma, site.step, sigma);
+  const int expert = experts[static_cast<size_t>(site.step)];
+  LACUNA_CHECK(site.expert == expert,
+               "doctor: recording has expert {} at step {}, the model and its request {}",
+               site.expert, site.step, expert);
 }
 
 Case examine_recordings(const Options& o, Backend& backend, Examination& examination, Work& work) {
   Case found;
   if (o.look.names_model()) {
     const auto model = o.look.model.open();
-    found.target = profile_target(*model, o.look.request.make(*model));
+    const Request request = o.look.request.make(*model);
+    found.target = profile_target(*model, request);
+    const auto sampler = make_sampler(request.sampler);
+    for (int step = 0; step < sampler->num_steps(); ++step)
+      found.schedule.experts.push_back(expert_at(model->num_experts(), request, *sampler, step));
   }
   std::deque<Recording> files;
   std::vector<RecordedCall> calls;
@@ -164,7 +174,7 @@ Case examine_recordings(const Options& o, Backend& backend, Examination& examina
     LACUNA_CHECK(call.q.shape == first.q.shape && call.site.num_steps == first.site.num_steps,
                  "doctor: calls of q {} at {} steps and {} at {}, expected one shape and schedule",
                  first.q.describe(), first.site.num_steps, call.q.describe(), call.site.num_steps);
-    if (found.target) check_recording(call, *found.target);
+    if (found.target) check_recording(call, *found.target, found.schedule.experts);
     layers.insert(call.site.layer);
   }
   set_schedule(o, first.site.num_steps,

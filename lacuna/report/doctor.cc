@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <tuple>
 #include <utility>
 
@@ -33,6 +34,18 @@ std::pair<int, int> range_around(const std::vector<Finding>& findings, const Fin
   }
   return {before < 0 ? 0 : (before + of.step) / 2 + 1,
           after < 0 ? num_steps : (of.step + after) / 2 + 1};
+}
+
+// Which network runs each step, as far as calls tell.
+std::vector<int> nearest_experts(const std::vector<Finding>& findings, int num_steps) {
+  std::vector<int> experts;
+  for (int step = 0; step < num_steps; ++step)
+    experts.push_back(std::min_element(findings.begin(), findings.end(),
+                                       [step](const Finding& a, const Finding& b) {
+                                         return std::abs(a.step - step) < std::abs(b.step - step);
+                                       })
+                          ->expert);
+  return experts;
 }
 
 // What the heads of one layer get; `why` stays empty when the layer can be sparse.
@@ -108,7 +121,7 @@ double needed_density(const Diagnosis& d) {
 }  // namespace
 
 Diagnosis diagnose(const Examined& examined, const MeasuredCost& cost, int64_t tokens,
-                   const Schedule& schedule, std::optional<double> attention_share) {
+                   Schedule schedule, std::optional<double> attention_share) {
   const std::vector<Finding>& findings = examined.findings;
   LACUNA_CHECK(!findings.empty() && schedule.num_steps > 0,
                "doctor: {} calls of {} steps, expected 1 or more", findings.size(),
@@ -118,6 +131,10 @@ Diagnosis diagnose(const Examined& examined, const MeasuredCost& cost, int64_t t
   result.target = examined.loss;
   result.tokens = tokens;
   result.attention_share = attention_share;
+  if (schedule.experts.empty()) schedule.experts = nearest_experts(findings, schedule.num_steps);
+  // A rule found in one network is not for the other, examined or not.
+  result.experts = std::any_of(schedule.experts.begin(), schedule.experts.end(),
+                               [](int expert) { return expert > 0; });
   const double break_even = cost.model.break_even();
   for (const Finding& finding : findings) {
     Decision d;
@@ -126,7 +143,6 @@ Diagnosis diagnose(const Examined& examined, const MeasuredCost& cost, int64_t t
     std::tie(d.step_begin, d.step_end) = range_around(findings, finding, schedule.num_steps);
     decide_heads(finding, examined, cost, break_even, d);
     d.sparse = d.why.empty();
-    result.experts = result.experts || finding.expert > 0;
     result.decisions.push_back(std::move(d));
   }
   std::sort(result.decisions.begin(), result.decisions.end(),

@@ -69,7 +69,7 @@ class Examination {
 // The steps of a generation, for what is expected of a whole one.
 struct Schedule {
   int num_steps = 1;
-  std::vector<int> experts;  // per step; empty = unknown or one
+  std::vector<int> experts;  // per step; empty = that of the nearest finding
   std::vector<bool> dense;   // per step; empty = none is kept dense
   std::vector<int> layers;   // all that run
 };
@@ -101,7 +101,7 @@ struct Diagnosis {
 
 // `attention_share` of a dense step, if known.
 Diagnosis diagnose(const Examined& examined, const MeasuredCost& cost, int64_t tokens,
-                   const Schedule& schedule, std::optional<double> attention_share);
+                   Schedule schedule, std::optional<double> attention_share);
 
 // One or two sentences a person can act on.
 std::string verdict(const Diagnosis& diagnosis, const MeasuredCost& cost);

@@ -300,6 +300,17 @@ class LooksTest(CliTest):
         self.assertEqual(made.returncode, 0, made.stderr)
         return record
 
+    def relabel(self, record, **fields):
+        """What the recording says of each of its calls."""
+        data = record.read_bytes()
+        end = 8 + int.from_bytes(data[:8], "little")
+        header = json.loads(data[8:end])
+        calls = json.loads(header["__metadata__"]["lacuna_recording"])
+        header["__metadata__"]["lacuna_recording"] = json.dumps([{**call, **fields} for call in calls])
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        record.write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
+
     def report_of(self, page, stdout):
         """The page carries exactly what --json printed."""
         found = re.search(r'id="report-data">(.*?)</script>', page.read_text(), re.S)
@@ -358,6 +369,10 @@ class LooksTest(CliTest):
         self.fails(2, "doctor", record, *TINY, leaves=left, says="no prompt")
         self.fails(1, "doctor", record, *TINY[:-3], "--steps", 4, leaves=left, says="recording has steps: 3")
         self.fails(1, "doctor", record, "--synthetic", "wan2.1-1.3b", leaves=left, says="recording has layers: 4")
+        self.relabel(record, expert=1)
+        self.fails(1, "doctor", record, *TINY[:-3], leaves=left,
+                   says="recording has expert 1 at step 1, the model and its request 0")
+        self.relabel(record, expert=0)
         self.fails(2, "doctor", *TINY[:-1], "", leaves=left, says="no prompt")
         self.fails(1, "doctor", record, "--method", "window", leaves=left, says="moves its density")
         self.fails(1, "doctor", record, "--method", "xattention:refresh=drift", leaves=left, says="every_step")

@@ -144,6 +144,25 @@ TEST(Diagnose, StepsBelongToTheNearestExaminedOne) {
   EXPECT_TRUE(d.experts);
 }
 
+// Two of four steps are of a network that was not examined: no rule reaches it, and it counts as
+// dense.
+TEST(Diagnose, RulesAreForTheNetworkThatWasExamined) {
+  const Examined what = examined({{0, 1, 0, {need(0.1)}}});
+  const Diagnosis d = diagnose(what, made_cost(100.0, 1.0), 512, {4, {0, 0, 1, 1}, {}, {0}}, {});
+  EXPECT_NEAR(d.density, (2 * 0.1 + 2) / 4, 1e-12);
+  const Profile made = doctor_profile(d, what, {}, {});
+  ASSERT_EQ(made.rules.size(), 1u);
+  EXPECT_EQ(made.rules[0].rule.match.expert, 0);
+}
+
+// Recordings without a model: steps 0 and 1 need density 0.1, 2 and 3 the other network's 0.5.
+TEST(Diagnose, AStepIsOfTheNetworkOfTheNearestFinding) {
+  const Diagnosis d = diagnose(examined({{0, 0, 0, {need(0.1)}}, {1, 3, 0, {need(0.5)}}}),
+                               made_cost(100.0, 1.0), 512, {4, {}, {}, {0}}, {});
+  EXPECT_TRUE(d.experts);
+  EXPECT_NEAR(d.density, (2 * 0.1 + 2 * 0.5) / 4, 1e-12);
+}
+
 // 10 steps, 2 dense, one of two layers examined: 8 of 20 calls take 1 + 10 ms instead of 100.
 TEST(Diagnose, ExpectsByAmdahl) {
   Schedule schedule{10, {}, std::vector<bool>(10, false), {0, 1}};
