@@ -57,7 +57,10 @@ std::optional<ReplayCase::Knob> skip_knob(SkipKind kind) {
   };
   switch (kind) {
     case SkipKind::running_max:  // ln(lambda), so that steps are even
-      return ReplayCase::Knob{"ln lambda", 0.0, -30.0, set([](double x) { return std::exp(x); })};
+      return ReplayCase::Knob{"ln lambda", 0.0, -30.0, [](ReplayCase& other, double x) {
+                                other.plan.skip.param = {static_cast<float>(std::exp(x))};
+                                other.plan.skip.per_key = false;  // the knob is lambda itself
+                              }};
     case SkipKind::running_lse:
       return ReplayCase::Knob{"lambda", 20.0, -60.0, set([](double x) { return x; })};
     case SkipKind::recall:  // ln(1 - r)

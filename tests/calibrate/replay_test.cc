@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "lacuna/calibrate/replay_call.h"
 #include "lacuna/core/error.h"
 #include "tests/support/local_call.h"
@@ -69,6 +71,19 @@ TEST_F(ReplayTest, KnobsOfSkipRulesMoveTheDensity) {
     wanted.knob->set(wanted, wanted.knob->sparse);
     EXPECT_LT(replay.run(wanted).pv_density, full) << skip;
   }
+}
+
+// The knob is lambda, also where lambda was given as a / keys: the range is the same.
+TEST_F(ReplayTest, ACalibratedThresholdIsSearchedOverTheWholeRange) {
+  Replay replay(*backend_, calls_, 1);
+  const auto density = [&](const char* skip, double lambda) {
+    ReplayCase wanted = replay_case("dense", skip);
+    wanted.knob->set(wanted, std::log(lambda));
+    return replay.run(wanted).pv_density;
+  };
+  for (const double lambda : {1.0, 0.1, 1e-6})
+    EXPECT_EQ(density("running_max:a=300", lambda), density("running_max", lambda)) << lambda;
+  EXPECT_LT(density("running_max:a=300", 1.0), 1.0);
 }
 
 // The short way to a density tells what the long one does.
