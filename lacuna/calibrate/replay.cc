@@ -82,8 +82,9 @@ ReplayCase replay_case(std::string_view attention, std::string_view skip) {
   made.plan.skip = parse_skip(skip);
   if (made.plan.skip.kind != SkipKind::none) {
     made.knob = skip_knob(made.plan.skip.kind);
-  } else if (made.plan.method != nullptr && !made.plan.method->density_parameter().empty()) {
-    made.knob = method_knob(made, made.plan.method->density_parameter());
+  } else if (made.plan.method != nullptr) {
+    const std::string_view name = made.plan.method->density_parameter(made.plan.params);
+    if (!name.empty()) made.knob = method_knob(made, name);
   }
   return made;
 }

@@ -115,8 +115,9 @@ class Method {
   virtual int formula() const { return 1; }
   // True when the mask follows from grid and parameters alone: selecting once is enough.
   virtual bool static_mask() const { return false; }
-  // The parameter that moves the density one way over its range, for searches; empty if none does.
-  virtual std::string_view density_parameter() const { return {}; }
+  // The parameter that moves the density one way over its range when the others are as in
+  // `params`, for searches; empty if none does.
+  virtual std::string_view density_parameter(const Params& /*params*/) const { return {}; }
   // True when select() reads SelectArgs::fixed and cannot do without it.
   virtual bool takes_masks() const { return false; }
   // True when a first selection may only look (Selection::provisional).

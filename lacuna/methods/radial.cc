@@ -123,7 +123,7 @@ class Radial final : public Method {
     return "Static bands that narrow with frame distance (Radial Attention, arXiv 2506.19852)";
   }
   std::span<const ParamSpec> specs() const override { return kSpecs; }
-  std::string_view density_parameter() const override { return "decay"; }
+  std::string_view density_parameter(const Params& /*params*/) const override { return "decay"; }
   bool static_mask() const override { return true; }
 
   void check(const Params& params) const override {

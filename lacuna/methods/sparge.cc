@@ -198,7 +198,9 @@ class Sparge final : public Method {
     return "Scores of block means, guarded by self-similarity (SpargeAttn, arXiv 2502.18137)";
   }
   std::span<const ParamSpec> specs() const override { return kSpecs; }
-  std::string_view density_parameter() const override { return "top_k"; }
+  std::string_view density_parameter(const Params& params) const override {
+    return params.get("top_k") > 0.0 ? "top_k" : "top_cdf";
+  }
   bool moves_tokens(const Params& params) const override { return params.get_int("hilbert") != 0; }
 
   void check(const Params& params) const override {

@@ -190,7 +190,7 @@ class Svg final : public Method {
     return "Spatial or temporal band, told per head online (Sparse VideoGen, arXiv 2502.01776)";
   }
   std::span<const ParamSpec> specs() const override { return kSpecs; }
-  std::string_view density_parameter() const override { return "density"; }
+  std::string_view density_parameter(const Params& /*params*/) const override { return "density"; }
   bool moves_tokens(const Params& /*params*/) const override { return true; }
 
   void check(const Params& params) const override {

@@ -150,7 +150,7 @@ class Svg2 final : public Method {
     return "k-means clusters as blocks, top-p over cluster pairs (SVG2, arXiv 2505.18875)";
   }
   std::span<const ParamSpec> specs() const override { return kSpecs; }
-  std::string_view density_parameter() const override { return "top_p"; }
+  std::string_view density_parameter(const Params& /*params*/) const override { return "top_p"; }
   bool moves_tokens(const Params& /*params*/) const override { return true; }
   std::unique_ptr<State> make_state() const override { return std::make_unique<Centroids>(); }
 

@@ -39,7 +39,7 @@ class XAttention final : public Method {
     return "Antidiagonal scores, top-p per query block (XAttention, arXiv 2503.16428)";
   }
   std::span<const ParamSpec> specs() const override { return kSpecs; }
-  std::string_view density_parameter() const override { return "top_p"; }
+  std::string_view density_parameter(const Params& /*params*/) const override { return "top_p"; }
 
   void check(const Params& params) const override {
     for (const ParamSpec& spec : kSpecs)

@@ -86,6 +86,20 @@ TEST_F(ReplayTest, ACalibratedThresholdIsSearchedOverTheWholeRange) {
   EXPECT_LT(density("running_max:a=300", 1.0), 1.0);
 }
 
+// A search does not turn sparge's top-cdf mode into top-k.
+TEST_F(ReplayTest, TheKnobIsOfTheModeThatWasAskedFor) {
+  EXPECT_EQ(replay_case("sparge", "none").knob->parameter, "top_k");
+  ReplayCase wanted = replay_case("sparge:top_k=0,block_q=16,block_k=16", "none");
+  ASSERT_TRUE(wanted.knob);
+  EXPECT_EQ(wanted.knob->parameter, "top_cdf");
+  Replay replay(*backend_, calls_, 1);
+  wanted.knob->set(wanted, wanted.knob->full);
+  const double full = replay.run(wanted).qk_density;
+  wanted.knob->set(wanted, wanted.knob->sparse);
+  EXPECT_LT(replay.run(wanted).qk_density, full);
+  EXPECT_EQ(wanted.plan.params.get("top_k"), 0.0);
+}
+
 // The short way to a density tells what the long one does.
 TEST_F(ReplayTest, SelectingAloneTellsTheDensity) {
   for (const char* method :
