@@ -19,6 +19,7 @@
 #include "lacuna/core/error.h"
 #include "lacuna/core/threads.h"
 #include "lacuna/methods/anchors.h"
+#include "lacuna/methods/selection.h"
 
 namespace lacuna {
 
@@ -56,6 +57,8 @@ class Votes final : public Measurement {
   // Repetitive heads have their number of anchors, others 0.
   std::vector<double> anchors_at(int step, int layer, int prompts) const;
   BlockMask mask_at(int step, int layer, int prompts) const;
+  double density_of(const BlockMask& mask, std::span<const double> anchors,
+                    const VideoGrid& grid) const;
   void look(const SelectArgs& args, double* similarity) const;
   void add_layer(const Subject& subject, int layer, Calibration& made) const;
 
@@ -189,6 +192,24 @@ BlockMask Votes::mask_at(int step, int layer, int prompts) const {
   return mask;
 }
 
+// Of what runs with a mask and anchors (methods/calibatt.cc): heads with anchors compute the query
+// blocks of these rows instead.
+double Votes::density_of(const BlockMask& mask, std::span<const double> anchors,
+                         const VideoGrid& grid) const {
+  const int64_t rows = std::min<int64_t>(settings_.anchors, grid.height);
+  const int64_t computed = grid.frames * rows * grid.width;
+  BlockMask anchored(1, layout_.num_blocks, layout_.num_blocks);
+  anchored.keep_q_blocks(0,
+                         static_cast<int32_t>((computed + settings_.block - 1) / settings_.block));
+  Selection runs;
+  runs.q_layout = runs.k_layout = layout_;
+  runs.mask = mask;
+  for (int64_t h = 0; h < num_heads_; ++h)
+    if (anchors[static_cast<size_t>(h)] > 0.0) runs.mask.copy_head(h, anchored, 0);
+  keep_text(runs, grid.tokens());
+  return runs.mask.density(layout_, layout_);
+}
+
 // Rules of one layer: a step each, but steps in a row with equal masks and anchors have one.
 void Votes::add_layer(const Subject& subject, int layer, Calibration& made) const {
   std::vector<BlockMask> masks;
@@ -209,9 +230,8 @@ void Votes::add_layer(const Subject& subject, int layer, Calibration& made) cons
       fixed = std::move(selection);
     }
     const std::vector<double> anchors = anchors_at(step, layer, similarity_prompts);
-    const double density = fixed->mask.density(layout_, layout_);
     json["group"].push_back(groups[static_cast<size_t>(step)]);
-    json["density"].push_back(density);
+    json["density"].push_back(fixed->mask.density(layout_, layout_));
     Json& similar = json["similarity"].emplace_back(Json::array());
     for (int64_t h = 0; h < num_heads_ && similarity_prompts > 0; ++h)
       similar.push_back(
@@ -232,7 +252,7 @@ void Votes::add_layer(const Subject& subject, int layer, Calibration& made) cons
     plan = parse_plan("calibatt");
     plan.params.set_per_head("anchors", anchors);
     plan.fixed = fixed;
-    item.density = density;
+    item.density = density_of(fixed->mask, anchors, subject.target().grid);
     made.profile.rules.push_back(std::move(item));
     last = &made.profile.rules.back();
   }

@@ -45,6 +45,7 @@ TEST(CalibAtt, OnePromptVotesItsMinimalCover) {
   ToySubject subject(*backend, sizes);
   CalibAttSettings settings = small_settings();
   settings.gap = 0;
+  settings.anchors = 0;
   const Calibration made = calibrate(subject, settings);
   ASSERT_EQ(made.profile.rules.size(), 3u);
   for (const ProfileRule& item : made.profile.rules) {
@@ -111,6 +112,28 @@ TEST(CalibAtt, SimilarHeadsGetAnchors) {
   };
   EXPECT_EQ(anchors(1.01), 0.0);
   EXPECT_GT(anchors(0.0), 0.0);
+}
+
+// Repetitive heads compute 2 of 4 rows of a frame, whatever was voted.
+TEST(CalibAtt, ARuleHasTheDensityThatItRunsAt) {
+  const std::unique_ptr<Backend> backend = make_backend("ref");
+  CalibAttSettings settings = small_settings();
+  for (const double threshold : {0.0, 1.01}) {
+    settings.similarity = threshold;
+    ToySubject subject(*backend);
+    const Calibration made = calibrate(subject, settings);
+    Engine engine(*backend, made.profile.policy());
+    const Tensor residual(DType::f32, {subject.target().grid.tokens(), subject.width()});
+    const Tensor velocity(DType::f32, subject.latent_shape());
+    subject.begin(0);
+    subject.run(engine, {0, 3}, residual, velocity);
+    ASSERT_EQ(engine.trace().entries().size(), 3u);
+    for (const TraceEntry& call : engine.trace().entries()) {
+      const ProfileRule& item = made.profile.rules.at(static_cast<size_t>(call.rule));
+      EXPECT_NEAR(*item.density, call.qk_density, 1e-12);
+      EXPECT_EQ(item.rule.plan.params.get("anchors"), threshold == 0.0 ? 2.0 : 0.0);
+    }
+  }
 }
 
 TEST(RowSimilarity, OfEqualAndOrthogonalRows) {
