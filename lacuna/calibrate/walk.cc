@@ -82,9 +82,13 @@ class Walker {
     if (measurement_.wants(at_.prompt, at_.step) && !measured_) {
       measurement_.measure(subject_, at_.prompt, at_.step, velocity_,
                            [this](int64_t count) { ran(count); });
+      measured_velocity_ = copy_of(velocity_);
       measured_ = true;
     } else {
       subject_.run(dense_, {0, layers()}, residual_, velocity_);
+      // A kernel that also reported mass may have summed in another order.
+      if (measured_ && !measured_velocity_.empty())
+        std::copy_n(measured_velocity_.as<float>(), velocity_.numel(), velocity_.as<float>());
       ran(layers());
     }
   }
@@ -128,6 +132,7 @@ class Walker {
   const WalkHooks& hooks_;
   Engine dense_;
   Tensor velocity_, residual_;
+  Tensor measured_velocity_;  // of the step that is measured; empty from older files
   std::string settings_;
   Position at_;
   bool begun_ = false;     // the subject is at at_.step of at_.prompt
@@ -142,6 +147,8 @@ void Walker::save() {
   if (begun_)
     for (const auto& [name, tensor] : subject_.state())
       tensors.emplace_back(std::string(kStatePrefix) + name, tensor);
+  if (measured_ && !measured_velocity_.empty())
+    tensors.emplace_back("velocity", measured_velocity_.view());
   write_safetensors(file_, tensors,
                     {{"lacuna.format", std::string(kFormat)},
                      {"settings", settings_},
@@ -190,6 +197,12 @@ bool Walker::load() {
   NamedTensors state;
   for (const auto& [name, view] : file.tensors())
     if (name.starts_with(kStatePrefix)) state.emplace_back(name.substr(kStatePrefix.size()), view);
+  if (const auto v = file.tensors().find("velocity"); measured_ && v != file.tensors().end()) {
+    const TensorView &from = v->second, &expected = velocity_;
+    LACUNA_CHECK(from.dtype == expected.dtype && from.shape == expected.shape,
+                 "{}: velocity {}, expected {}", who, from.describe(), expected.describe());
+    measured_velocity_ = copy_of(from);
+  }
   subject_.restore(at_.prompt, at_.step, state);
   return true;
 }

@@ -37,6 +37,16 @@ TEST(CalibAtt, SameProfileAfterStopsAndMasksRoundTrip) {
   }
 }
 
+// There a call that reports the mass of small blocks sums in another order than a dense one.
+TEST(CalibAtt, SameProfileAfterStopsOnTheProcessor) {
+  const CalibAttSettings settings = small_settings();
+  expect_same_after_stops(
+      [&](Subject& subject, const fs::path& progress) {
+        return calibrate_calibatt(subject, settings, progress, {.save_every_seconds = 0.0});
+      },
+      {}, "cpu");
+}
+
 // One prompt and no merging: the vote is that prompt's minimal cover of the exact mass.
 TEST(CalibAtt, OnePromptVotesItsMinimalCover) {
   const std::unique_ptr<Backend> backend = make_backend("ref");

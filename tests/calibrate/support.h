@@ -41,9 +41,9 @@ struct Stop {};
 // every second end of a step, each time by another subject. The bytes must be equal; returns the
 // calibration.
 inline Calibration expect_same_after_stops(
-    const std::function<Calibration(Subject&, const fs::path& progress)>& run,
-    ToySizes sizes = {}) {
-  const std::unique_ptr<Backend> backend = make_backend("ref");
+    const std::function<Calibration(Subject&, const fs::path& progress)>& run, ToySizes sizes = {},
+    const char* backend_name = "ref") {
+  const std::unique_ptr<Backend> backend = make_backend(backend_name);
   const fs::path folder = temporary_folder();
   const CalibrationFiles whole{folder / "whole" / "c.profile.json"};
   const CalibrationFiles parts{folder / "parts" / "c.profile.json"};
