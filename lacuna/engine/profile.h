@@ -39,7 +39,8 @@ struct Profile {
 // Reads a file that may be hostile. Throws Error naming file and JSON path on: not JSON, larger
 // than 64 MiB, another schema or version, a formula this build computes otherwise, an unknown key,
 // a wrong type, a value out of its ParamSpec range, a list that is not one value per head, a side
-// file whose name is a path, a mask with another hash or that breaks an invariant of BlockMask.
+// file whose name is a path, a mask with another hash, in blocks of two sizes or that breaks an
+// invariant of BlockMask. Rules that name one mask share it.
 Profile load_profile(const std::filesystem::path& path);
 // Throws Error saying what differs unless the run has the profile's model, fingerprint, sizes,
 // grid, number of steps and sigmas (to 1e-6: solvers print them rounded).

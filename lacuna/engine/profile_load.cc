@@ -2,6 +2,7 @@
 // Reading profiles, which may be hostile: every value is typed and bounded before it is used.
 #include <algorithm>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -109,10 +110,12 @@ SkipRule read_skip(const Json& json, const std::string& path, int num_heads) {
 struct MaskSource {
   const SafetensorsFile* file = nullptr;
   bool skip = false;  // leave masks out
+  // By hash: a small file may name a large mask often.
+  std::map<uint64_t, std::shared_ptr<const Selection>> known;
 };
 
 std::shared_ptr<const Selection> read_mask(const Json& json, const std::string& path,
-                                           const ProfileTarget& target, const MaskSource& source) {
+                                           const ProfileTarget& target, MaskSource& source) {
   const JsonObject object(json, path, {"hash", "block_q", "block_k"});
   auto selection = std::make_shared<Selection>();
   const int64_t seq_len = target.grid.tokens() + target.text_tokens;
@@ -122,7 +125,17 @@ std::shared_ptr<const Selection> read_mask(const Json& json, const std::string& 
   selection->q_layout = layout("block_q");
   selection->k_layout = layout("block_k");
   const uint64_t hash = parse_mask_hash(object.text("hash", 16), object.path("hash"));
-  if (source.skip) return selection;
+  auto& known = source.known[hash];
+  if (known != nullptr) {
+    // As many blocks of another size would be another copy.
+    LACUNA_CHECK(known->q_layout.block == selection->q_layout.block &&
+                     known->k_layout.block == selection->k_layout.block,
+                 "{}: blocks of {} x {}, another rule has this mask with blocks of {} x {}", path,
+                 selection->q_layout.block, selection->k_layout.block, known->q_layout.block,
+                 known->k_layout.block);
+    return known;
+  }
+  if (source.skip) return known = std::move(selection);
   LACUNA_CHECK(source.file != nullptr, "{}: a mask without masks_file", path);
   const TensorView& words = source.file->at(mask_tensor_name(hash));
   const int32_t rows = selection->q_layout.num_blocks, columns = selection->k_layout.num_blocks;
@@ -143,11 +156,11 @@ std::shared_ptr<const Selection> read_mask(const Json& json, const std::string& 
   LACUNA_CHECK(mask.hash() == hash, "{}: mask has hash {}, expected {}", path,
                mask_hash_text(mask.hash()), mask_hash_text(hash));
   selection->mask = std::move(mask);
-  return selection;
+  return known = std::move(selection);
 }
 
 ProfileRule read_rule(const Json& json, const std::string& path, const ProfileTarget& target,
-                      const MaskSource& source) {
+                      MaskSource& source) {
   const JsonObject object(
       json, path,
       {"match", "reason", "method", "params", "refresh", "compensate", "mask", "skip", "density"});

@@ -142,6 +142,22 @@ TEST_F(ProfileFile, WithoutMasksThereIsNoSideFile) {
   EXPECT_EQ(load_profile(path_).rules.size(), 4u);
 }
 
+// In memory a mask is as large once as on disk, however many rules name it.
+TEST_F(ProfileFile, RulesShareTheMaskTheyName) {
+  Profile p = sample();
+  p.rules.push_back(p.rules[2]);
+  p.rules[5].rule.plan.fixed = masks();
+  save_profile(p, path_);
+  const Profile loaded = load_profile(path_);
+  EXPECT_EQ(loaded.rules[2].rule.plan.fixed, loaded.rules[5].rule.plan.fixed);
+  EXPECT_EQ(loaded.rules[5].rule.plan.fixed->mask, masks()->mask);
+  json value = json::parse(read(path_));
+  value["rules"][5]["mask"]["block_k"] = 7;  // 5 blocks too
+  write(path_, value.dump());
+  EXPECT_THAT(error_of([&] { load_profile(path_); }),
+              HasSubstr("rules[5].mask: blocks of 8 x 7, another rule has this mask with"));
+}
+
 TEST_F(ProfileFile, PolicyDrivesTheEngine) {
   sample_text();
   const Profile p = load_profile(path_);
