@@ -126,10 +126,13 @@ std::string expand_layers(std::string_view text, int num_layers) {
     if (share > 0) {
       part = fmt::format("0-{}", share - 1);
     } else if (part.size() > 1 && part.starts_with('-')) {
-      const int back = parse_index_list(std::string_view(part).substr(1)).front();
-      LACUNA_CHECK(back >= 1 && back <= num_layers, "dense-layers: {}, expected -1 to -{}", part,
-                   num_layers);
-      part = std::to_string(num_layers - back);
+      const std::vector<int> back = parse_index_list(std::string_view(part).substr(1));
+      LACUNA_CHECK(back.size() == 1 && back[0] >= 1 && back[0] <= num_layers,
+                   "dense-layers: {}, expected -1 to -{}", part, num_layers);
+      part = std::to_string(num_layers - back[0]);
+    } else {
+      LACUNA_CHECK(parse_index_list(part).back() < num_layers,
+                   "dense-layers: {}, expected layers below {}", part, num_layers);
     }
     list.append(list.empty() ? "" : ",").append(part);
   }

@@ -122,10 +122,12 @@ TEST(Presets, ErrorsNameMethodsAndPresets) {
   EXPECT_NE(error_of([] { expand(""); }), "");
   for (const char* bad : {"%", "x%", "101%", "-1%", "nan%", "5%%"})
     EXPECT_THAT(error_of([&] { expand("dense", "", bad); }), HasSubstr("expected a share")) << bad;
-  for (const char* bad : {"-0", "-41", "--1", "-x"})
+  for (const char* bad :
+       {"-0", "-41", "--1", "-x", "-1-3", "40", "0,40", "38-40", ",", "x", "1,,2"})
     EXPECT_THAT(error_of([&] { expand("dense", "", "", bad); }), HasSubstr("expected")) << bad;
-  for (const char* bad : {",", "x", "1,,2"})
-    EXPECT_NE(error_of([&] { parse_index_list(expand("dense", "", "", bad).dense_layers); }), "");
+  EXPECT_EQ(error_of([] { expand("dense", "", "", "0-1,39,-40", 50, 40); }), "");
+  EXPECT_EQ(error_of([] { expand("dense", "", "", "0,39", 50, 30); }),
+            "dense-layers: 39, expected layers below 30");
 }
 
 }  // namespace
