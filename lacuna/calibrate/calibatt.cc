@@ -88,10 +88,11 @@ Votes::Votes(const Subject& subject, const CalibAttSettings& settings)
                "most 1024 anchors",
                settings.gap, settings.anchors, settings.similarity_prompts);
   const EnergySchedule& energy = settings.energy;
-  LACUNA_CHECK(energy.floor >= 0.0 && energy.floor <= energy.start && energy.start > 0.0 &&
-                   energy.start <= 1.0 && energy.decay >= 0.0,
-               "calibatt: energy {},{},{}, expected 0 <= A <= C <= 1 and k of 0 or more",
-               energy.floor, energy.start, energy.decay);
+  const double low = energy.floor.value_or(0.0);
+  LACUNA_CHECK(low >= 0.0 && low <= energy.start && energy.start > 0.0 && energy.start <= 1.0 &&
+                   energy.decay >= 0.0,
+               "calibatt: energy {},{},{}, expected 0 <= A <= C <= 1 and k of 0 or more", low,
+               energy.start, energy.decay);
   layout_ = BlockLayout::uniform(target.grid.tokens() + target.text_tokens, settings.block);
   votes_ = Tensor::zeros(DType::u8, {num_steps_, num_layers_, num_heads_, blocks() * blocks()});
   similarity_ = Tensor::zeros(DType::f64, {num_steps_, num_layers_, num_heads_});
@@ -100,7 +101,8 @@ Votes::Votes(const Subject& subject, const CalibAttSettings& settings)
 std::string Votes::settings() const {
   Json json;
   json["method"] = "calibatt";
-  json["energy"] = {settings_.energy.floor, settings_.energy.start, settings_.energy.decay};
+  const EnergySchedule& energy = settings_.energy;
+  json["energy"] = {energy.floor ? Json(*energy.floor) : Json(), energy.start, energy.decay};
   json["block"] = settings_.block;
   json["anchors"] = settings_.anchors;
   json["similarity_prompts"] = settings_.similarity_prompts;

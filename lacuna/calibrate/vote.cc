@@ -10,8 +10,7 @@
 namespace lacuna {
 
 double EnergySchedule::at(int step, int num_steps, int64_t tokens) const {
-  const double low =
-      std::min(start, floor > 0.0 ? floor : 0.796 + 1.41e-6 * static_cast<double>(tokens));
+  const double low = std::min(start, floor.value_or(0.796 + 1.41e-6 * static_cast<double>(tokens)));
   return low + (start - low) * std::exp(-decay * step / num_steps);
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -12,9 +13,9 @@ namespace lacuna {
 
 // Share of mass a prompt's mask covers at a step: A + (C - A) e^(-k step / steps), section 2.3.
 struct EnergySchedule {
-  double floor = 0.0;   // A; 0: 0.796 + 1.41e-6 * tokens, at most `start`
-  double start = 0.99;  // C
-  double decay = 16.0;  // k
+  std::optional<double> floor;  // A; unset: 0.796 + 1.41e-6 * tokens, at most `start`
+  double start = 0.99;          // C
+  double decay = 16.0;          // k
   double at(int step, int num_steps, int64_t tokens) const;
 };
 

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "lacuna/core/error.h"
 #include "lacuna/core/rng.h"
 
@@ -139,6 +141,9 @@ TEST(EnergySchedule, PublishedValues) {
   const double want[] = {0.863, 0.787, 0.769, 0.765};
   for (int step = 0; step < 4; ++step) EXPECT_NEAR(distilled.at(step, 4, 1000), want[step], 1e-3);
   EXPECT_LE(published.at(49, 50, 1000000), 0.99);  // the law in N ends at C
+  const EnergySchedule to_zero{.floor = 0.0, .start = 0.8, .decay = 8.0};
+  EXPECT_EQ(to_zero.at(0, 50, 32760), 0.8);
+  EXPECT_NEAR(to_zero.at(25, 50, 32760), 0.8 * std::exp(-4.0), 1e-12);
 }
 
 TEST(Vote, RefusesBadSizes) {
