@@ -145,7 +145,9 @@ void print_summary(const Options& o, const Request& request, const GenerationRes
       "{}: {} tokens, attention {} at density {:.3f} (P V {:.3f}); sampling {:.1f} s{}, decoding "
       "{:.1f} s\n",
       o.no_decode ? "latents" : o.output, result.tokens,
-      request.replay_masks.empty() ? request.attention : "as in " + request.replay_masks,
+      !request.replay_masks.empty() ? "as in " + request.replay_masks
+      : !request.profile.empty()    ? "as in " + request.profile
+                                    : request.attention,
       trace.qk_density(), trace.pv_density(), result.sample_seconds,
       timed ? fmt::format(" (attention {:.1f} s, selection {:.1f} s)", attention_s, selection_s)
             : "",

@@ -356,6 +356,7 @@ class LooksTest(CliTest):
         self.assertEqual(len(report["sections"][1]["rows"]), 4)
         run = lacuna("generate", *TINY, "--profile", profile, "--no-decode", "--latents", self.dir / "l.safetensors")
         self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertIn(f"attention as in {profile} at density", run.stdout)
         profile.unlink()
         record = self.record()
         text = lacuna("doctor", record, *method)
