@@ -84,13 +84,11 @@ Case examine_model(const Options& o, Backend& backend, LookedModel& model, Exami
   Case found;
   found.target = subject.target();
   const ProfileTarget& target = *found.target;
-  RecordFilter filter = parse_record_sites(o.look.sites);
+  const RecordFilter filter = parse_record_sites(o.look.sites);
+  check_record_sites(filter, target.num_steps(), target.num_layers);
   std::vector<int> steps = filter.steps, layers = filter.layers;
   if (steps.empty()) steps = spread_steps(target.num_steps());
   if (layers.empty()) layers = all_layers(target.num_layers);
-  for (const int layer : layers)
-    LACUNA_CHECK(layer < target.num_layers, "doctor: --sites has layer {}, expected less than {}",
-                 layer, target.num_layers);
   set_schedule(o, target.num_steps(), all_layers(target.num_layers), target.num_layers, found);
   for (int step = 0; step < target.num_steps(); ++step)
     found.schedule.experts.push_back(subject.expert(step));

@@ -176,6 +176,13 @@ void check_resumed(const Options& o, const Model& model, const Request& saved) {
           o.resume, key, value.dump(), ours.at(key).dump()));
 }
 
+RecordFilter record_filter(const Options& o, const Model& model, const Request& request) {
+  RecordFilter filter = parse_record_sites(o.record_sites);
+  check_record_sites(filter, make_sampler(request.sampler)->num_steps(),
+                     static_cast<int>(model.transformer_config().num_layers));
+  return filter;
+}
+
 // The last finished step of a run that was stopped and left this file; 0 = none.
 int stopped_step(const fs::path& latents) {
   std::error_code ignored;
@@ -241,7 +248,7 @@ void run(const Options& o) {
   if (!o.record.empty()) {
     // Half of what is free: the generation needs the rest.
     AtomicFile writable(o.record);  // better known now than after the run
-    recorder.emplace(*backend, parse_record_sites(o.record_sites), available_memory() / 2);
+    recorder.emplace(*backend, record_filter(o, *model, request), available_memory() / 2);
     hooks.inputs = [&](const auto&... inputs) { recorder->add(inputs...); };
   }
   hooks.timed = wants_times(o);

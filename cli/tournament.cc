@@ -59,6 +59,7 @@ void record_model(const LookOptions& o, Backend& backend, Work& work, Inputs& in
   LookedModel model(o, backend);
   const ProfileTarget& target = model.subject().target();
   RecordFilter filter = parse_record_sites(o.sites);
+  check_record_sites(filter, target.num_steps(), target.num_layers);
   if (filter.steps.empty()) filter.steps = spread_steps(target.num_steps());
   if (filter.layers.empty()) filter.layers = spread_layers(target.num_layers);
   const std::vector<int> steps = filter.steps;

@@ -134,6 +134,15 @@ RecordFilter parse_record_sites(std::string_view text) {
   return filter;
 }
 
+void check_record_sites(const RecordFilter& filter, int num_steps, int num_layers) {
+  const auto check = [](const char* what, const std::vector<int>& list, int count) {
+    for (const int value : list)
+      LACUNA_CHECK(value < count, "record sites: {} {}, expected less than {}", what, value, count);
+  };
+  check("step", filter.steps, num_steps);
+  check("layer", filter.layers, num_layers);
+}
+
 Recorder::Recorder(Backend& backend, RecordFilter filter, int64_t max_bytes)
     : backend_(backend), filter_(std::move(filter)), bytes_left_(max_bytes) {}
 

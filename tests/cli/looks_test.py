@@ -397,7 +397,11 @@ class LooksTest(CliTest):
             self.assertEqual(list(self.dir.iterdir()), [])
 
     def test_a_layer_that_is_not_there_is_an_error(self):
-        self.fails(1, "doctor", *TINY, "--sites", "layers=0,99", says="layer 99")
+        for sites, says in (("layers=0,99", "layer 99, expected less than 4"), ("steps=3", "step 3, expected less than 3")):
+            for command in ("doctor", "tournament"):
+                self.fails(1, command, *TINY, "--sites", sites, says=says)
+            self.fails(1, "generate", *TINY, "--record", self.dir / "q.st", "--record-sites", sites, "-o", self.dir / "a.y4m",
+                       says=says)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,16 @@ TEST(RecordSites, ParsesAndMatches) {
     EXPECT_THROW(parse_record_sites(bad), Error) << bad;
 }
 
+TEST(RecordSites, OfAModelThatDoesNotHaveThemAreErrors) {
+  const auto says = [](const char* sites) {
+    return error_of([&] { check_record_sites(parse_record_sites(sites), 4, 30); });
+  };
+  EXPECT_EQ(says(""), "");
+  EXPECT_EQ(says("steps=0,3;layers=29"), "");
+  EXPECT_EQ(says("steps=4"), "record sites: step 4, expected less than 4");
+  EXPECT_EQ(says("steps=0;layers=0,39"), "record sites: layer 39, expected less than 30");
+}
+
 TEST(Recording, RoundTripsWhatTheEngineSaw) {
   const VideoGrid grid{2, 3, 4};
   const int64_t tokens = grid.tokens() + 2;
