@@ -5,6 +5,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -215,18 +216,22 @@ void write_safetensors(const std::filesystem::path& path,
 
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
   if (!metadata.empty()) header[std::string(kMetadataKey)] = metadata;
+  // An ordered object is a list that contains() and [] walk; a mask log may have 100,000 tensors.
+  auto& entries = header.get_ref<nlohmann::ordered_json::object_t&>();
+  std::set<std::string_view> names;
   int64_t offset = 0;
   for (const auto* tensor : order) {
     const TensorView& view = tensor->second;
-    LACUNA_CHECK(!header.contains(tensor->first), "write {}: tensor {} is given twice",
+    LACUNA_CHECK(names.insert(tensor->first).second, "write {}: tensor {} is given twice",
                  path.string(), tensor->first);
     const auto* named = std::find_if(std::begin(kDTypes), std::end(kDTypes),
                                      [&](const NamedDType& d) { return d.dtype == view.dtype; });
     const int64_t end = offset + storage_bytes(view.dtype, view.numel());
-    header[tensor->first] = {
+    nlohmann::ordered_json entry = {
         {"dtype", named->name},
         {"shape", std::vector<int64_t>(view.shape.begin(), view.shape.begin() + view.rank)},
         {"data_offsets", {offset, end}}};
+    entries.emplace_back(tensor->first, std::move(entry));
     offset = end;
   }
   std::string text;

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cstring>
 #include <fstream>
 #include <sstream>
@@ -71,17 +72,32 @@ TEST_F(Safetensors, RoundTripKeepsNamesShapesBytesAndMetadata) {
 }
 
 TEST_F(Safetensors, WriterRefusesWhatTheFormatCannotHold) {
-  Tensor a(DType::f32, {2, 3}), q(DType::q8_0, {32});
+  Tensor a(DType::f32, {2, 3}), b(DType::i8, {5}), q(DType::q8_0, {32});
   TensorView strided = a;
   std::swap(strided.shape[0], strided.shape[1]);
   std::swap(strided.stride[0], strided.stride[1]);
   const fs::path path = directory_ / "x.safetensors";
   EXPECT_THROW(write_safetensors(path, {{"a", a}, {"a", a}}), Error);
+  EXPECT_THROW(write_safetensors(path, {{"a", a}, {"b", b}, {"a", b}}), Error);
   EXPECT_THROW(write_safetensors(path, {{"__metadata__", a}}), Error);
   EXPECT_THROW(write_safetensors(path, {{"s", strided}}), Error);
   EXPECT_THROW(write_safetensors(path, {{"q", q}}), Error);
   EXPECT_THROW(write_safetensors(path, {{"\xff", a}}), Error);
   EXPECT_TRUE(fs::is_empty(directory_));
+}
+
+// A second or less; a walk over all names for each of them takes minutes.
+TEST_F(Safetensors, WritesAsManyTensorsAsAMaskLogHas) {
+  const Tensor x = Tensor::zeros(DType::i64, {1});
+  std::vector<std::pair<std::string, TensorView>> tensors;
+  for (int i = 0; i < 160000; ++i)
+    tensors.emplace_back("mask-abcdef012" + std::to_string(1000000 + i), x);
+  const fs::path path = directory_ / "x.safetensors";
+  const auto start = std::chrono::steady_clock::now();
+  write_safetensors(path, tensors);
+  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+  EXPECT_LT(taken.count(), 20.0);
+  EXPECT_EQ(SafetensorsFile(path).tensors().size(), tensors.size());
 }
 
 TEST_F(Safetensors, AcceptsGapsAndUnalignedTensors) {
