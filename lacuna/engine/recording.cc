@@ -99,10 +99,15 @@ void check_tensors(const RecordedCall& call, const std::string& who) {
                "{}: q {}, expected [num_heads, seq_len, head_dim] f32 or bf16", who, q.describe());
   const int64_t tokens = call.grid.tokens() + call.text_tokens;
   LACUNA_CHECK(q.shape[1] == tokens, "{}: q {}, expected {} tokens", who, q.describe(), tokens);
-  for (const TensorView* x : {&call.k, &call.v}) {
+  for (const TensorView* x : {&call.q, &call.k, &call.v}) {
     LACUNA_CHECK(x->rank == 3 && x->dtype == q.dtype && x->shape == q.shape,
                  "{}: k or v {}, expected the shape and dtype of q {}", who, x->describe(),
                  q.describe());
+    // Kernels read them where they lie in the file.
+    const auto width = static_cast<uintptr_t>(storage_bytes(x->dtype, 1));
+    LACUNA_CHECK(reinterpret_cast<uintptr_t>(x->data) % width == 0,
+                 "{}: {} is not aligned in the file, expected multiples of {} bytes", who,
+                 x->describe(), width);
   }
 }
 

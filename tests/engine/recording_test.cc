@@ -7,6 +7,8 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 
 #include "lacuna/core/error.h"
 #include "lacuna/engine/engine.h"
@@ -119,6 +121,28 @@ TEST(Recording, RefusesHostileFiles) {
     write(sites);
     EXPECT_THROW(Recording{path}, Error) << sites;
   }
+}
+
+// Files of other programs may begin their data at any byte; kernels read typed elements there.
+TEST(Recording, RefusesTensorsAtOddAddresses) {
+  const auto backend = make_backend("ref");
+  Recorder recorder(*backend, RecordFilter{}, 1 << 20);
+  const Tensor x = Tensor::zeros(DType::f32, {1, 8, 4});
+  recorder.add({}, {2, 2, 2}, 0, x, x, x);
+  const test::TempFolder temp;
+  const fs::path path = temp.path() / "odd.safetensors";
+  recorder.save(path);
+  EXPECT_EQ(Recording(path).calls().size(), 1u);
+  std::ifstream in(path, std::ios::binary);
+  std::string bytes(std::istreambuf_iterator<char>(in), {});
+  uint64_t header = 0;
+  std::memcpy(&header, bytes.data(), sizeof(header));
+  bytes.insert(8 + header, " ");
+  ++header;
+  std::memcpy(bytes.data(), &header, sizeof(header));
+  std::ofstream(path, std::ios::binary) << bytes;
+  EXPECT_EQ(SafetensorsFile(path).tensors().size(), 3u);
+  EXPECT_THAT(error_of([&] { Recording{path}; }), testing::HasSubstr("multiples of 4 bytes"));
 }
 
 TEST(Engine, WritesTheLseInRasterOrder) {
