@@ -1,9 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lacuna/models/video/video_writer.h"
 
+extern "C" {
+#include <libavcodec/avcodec.h>
+#include <libavformat/avformat.h>
+}
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
+#include <array>
 #include <cmath>
+#include <csignal>
 #include <cstdlib>
 #include <fstream>
 #include <vector>
@@ -99,6 +106,139 @@ TEST_F(VideoTest, Y4mHoldsEveryFrame) {
   write_clip(folder_ / "a.y4m", kInfo, 5);
   const std::string all = bytes(folder_ / "a.y4m");
   EXPECT_EQ(all.size(), all.find('\n') + 1 + 5 * (6 + 3 * 48 * 32));
+}
+
+struct Plain {
+  std::array<uint8_t, 3> rgb;
+  std::array<int, 3> ycbcr;
+};
+// BT.709 in limited range: with R', G', B' from 0 to 1, Y = 16 + 219 Y',
+// Cb = 128 + 224 (B' - Y') / 1.8556, Cr = 128 + 224 (R' - Y') / 1.5748.
+constexpr Plain kPlain[] = {{{255, 0, 0}, {63, 102, 240}},
+                            {{0, 255, 0}, {173, 42, 26}},
+                            {{0, 0, 255}, {32, 240, 118}},
+                            {{255, 255, 255}, {235, 128, 128}},
+                            {{0, 0, 0}, {16, 128, 128}}};
+
+// One flat frame of each colour.
+void write_plain(const fs::path& path, const VideoInfo& info) {
+  auto writer = open_video(path, info);
+  for (const Plain& plain : kPlain) {
+    std::vector<uint8_t> rgb;
+    for (int i = 0; i < info.width * info.height; ++i)
+      rgb.insert(rgb.end(), plain.rgb.begin(), plain.rgb.end());
+    writer->write(rgb);
+  }
+  writer->finish();
+}
+
+struct Decoded {
+  double fps = 0.0;
+  std::vector<std::array<int, 3>> middle;  // Y, Cb, Cr of the middle pixel of every frame
+};
+
+// Frames of a 4:2:0 file; none of what cannot be read.
+Decoded decoded(const fs::path& path) {
+  Decoded out;
+  AVFormatContext* demuxer = nullptr;
+  const std::string url = "file:" + path.string();
+  if (avformat_open_input(&demuxer, url.c_str(), nullptr, nullptr) < 0) return out;
+  avformat_find_stream_info(demuxer, nullptr);
+  const AVCodec* codec = nullptr;
+  const int stream = av_find_best_stream(demuxer, AVMEDIA_TYPE_VIDEO, -1, -1, &codec, 0);
+  if (stream >= 0) {
+    out.fps = av_q2d(demuxer->streams[stream]->avg_frame_rate);
+    AVCodecContext* decoder = avcodec_alloc_context3(codec);
+    avcodec_parameters_to_context(decoder, demuxer->streams[stream]->codecpar);
+    avcodec_open2(decoder, codec, nullptr);
+    AVPacket* packet = av_packet_alloc();
+    AVFrame* frame = av_frame_alloc();
+    const auto receive = [&] {
+      while (avcodec_receive_frame(decoder, frame) >= 0) {
+        const auto at = [&](int plane, int y, int x) {
+          return int{frame->data[plane][y * frame->linesize[plane] + x]};
+        };
+        const int y = frame->height / 2, x = frame->width / 2;
+        out.middle.push_back({at(0, y, x), at(1, y / 2, x / 2), at(2, y / 2, x / 2)});
+      }
+    };
+    while (av_read_frame(demuxer, packet) >= 0) {
+      if (packet->stream_index == stream && avcodec_send_packet(decoder, packet) >= 0) receive();
+      av_packet_unref(packet);
+    }
+    avcodec_send_packet(decoder, nullptr);
+    receive();
+    av_frame_free(&frame);
+    av_packet_free(&packet);
+    avcodec_free_context(&decoder);
+  }
+  avformat_close_input(&demuxer);
+  return out;
+}
+
+TEST_F(VideoTest, Y4mHoldsTheColoursInOrder) {
+  VideoInfo info = kInfo;
+  info.fps = 12;
+  write_plain(folder_ / "a.y4m", info);
+  const std::string all = bytes(folder_ / "a.y4m");
+  const size_t start = all.find('\n') + 1, plane = size_t{48} * 32;
+  EXPECT_NE(all.substr(0, start).find(" W48 H32 F12:1 "), std::string::npos);
+  ASSERT_EQ(all.size(), start + 5 * (6 + 3 * plane));
+  for (size_t t = 0; t < 5; ++t)
+    for (size_t p = 0; p < 3; ++p)
+      for (const size_t i : {size_t{0}, plane - 1})
+        EXPECT_NEAR(static_cast<uint8_t>(all[start + t * (6 + 3 * plane) + 6 + p * plane + i]),
+                    kPlain[t].ycbcr[p], 1)
+            << "frame " << t << " plane " << p;
+}
+
+TEST_F(VideoTest, CompressedFilesHoldEveryFrameAndColour) {
+  VideoInfo info = kInfo;
+  info.fps = 12;
+  for (const char* name : {"a.mp4", "a.webm"}) {
+    SCOPED_TRACE(name);
+    write_plain(folder_ / name, info);
+    const Decoded clip = decoded(folder_ / name);
+    EXPECT_NEAR(clip.fps, 12.0, 0.5);
+    ASSERT_EQ(clip.middle.size(), 5u);
+    for (size_t t = 0; t < 5; ++t)
+      for (size_t p = 0; p < 3; ++p)
+        EXPECT_NEAR(clip.middle[t][p], kPlain[t].ycbcr[p], 4) << "frame " << t << " part " << p;
+  }
+}
+
+// A file size limit makes writes fail the way a full disk does (core/atomic_file_test.cc). Noise,
+// so that there is more to write.
+TEST_F(VideoTest, AFullDiskIsAnErrorAndLeavesNothing) {
+  const VideoInfo info{.width = 64, .height = 48};
+  std::vector<uint8_t> noise(size_t{3} * 64 * 48);
+  uint32_t state = 1;
+  struct rlimit old {};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &old), 0);
+  const auto old_handler = std::signal(SIGXFSZ, SIG_IGN);
+  struct rlimit small = old;
+  small.rlim_cur = 4000;
+  for (const char* name : {"a.mp4", "a.webm"}) {
+    bool refused = false;
+    ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+    try {
+      auto writer = open_video(folder_ / name, info);
+      for (int t = 0; t < 6; ++t) {
+        for (uint8_t& value : noise) {
+          state = state * 1664525u + 1013904223u;
+          value = static_cast<uint8_t>(state >> 24);
+        }
+        writer->write(noise);
+      }
+      writer->finish();
+    } catch (const Error&) {
+      refused = true;
+    }
+    ::setrlimit(RLIMIT_FSIZE, &old);
+    EXPECT_TRUE(refused) << name;
+    EXPECT_EQ(files(), 0u) << name;
+  }
+  std::signal(SIGXFSZ, old_handler);
 }
 
 TEST_F(VideoTest, AbandonedWritersLeaveNothing) {
