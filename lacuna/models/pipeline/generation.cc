@@ -143,9 +143,6 @@ void take_prompts(const PromptEmbeddings& prompts, const Request& request, const
   state.prompts = hash;
 }
 
-// A long step must not be lost to a kill; a short one is not worth the write.
-constexpr double kSaveEverySeconds = 5.0;
-
 }  // namespace
 
 DType compute_dtype(const Request& request) {
@@ -341,7 +338,7 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   start = Clock::now();
   auto saved = start;
   const auto on_step = [&](const StepReport& report) {
-    if (seconds_since(saved) >= kSaveEverySeconds) {
+    if (seconds_since(saved) >= files.save_every) {
       save_state(files.latents, request, state);
       saved = Clock::now();
     }

@@ -42,6 +42,9 @@ struct GenerationFiles {
   std::filesystem::path latents;       // state, saved while sampling and before decoding
   bool keep_latents = false;           // false: removed once the video is finished
   std::filesystem::path prompt_cache;  // folder; empty = none
+  // Seconds between saves while sampling: a long step must not be lost to a kill, a short one is
+  // not worth the write.
+  double save_every = 5.0;
 };
 
 using NoteHook = std::function<void(const std::string& line)>;

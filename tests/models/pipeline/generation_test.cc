@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cmath>
 #include <fstream>
+#include <functional>
 
 #include "lacuna/core/error.h"
 #include "lacuna/core/metrics.h"
@@ -167,6 +168,34 @@ TEST_F(GenerationTest, SaysWhenItGoesOnUnderOtherPrompts) {
             load_state(folder_ / "part.safetensors").state.prompts);
 }
 
+TEST_F(GenerationTest, StoppedWhileDecodingItKeepsTheLatents) {
+  make(request(), "whole");
+  GenerationHooks hooks;
+  hooks.decode = [&](int64_t, int64_t) { cancel_ = true; };
+  EXPECT_THROW(make(request(), "part", hooks), Cancelled);
+  cancel_ = false;
+  EXPECT_FALSE(fs::exists(folder_ / "part.y4m"));
+  LoadedState loaded = load_state(folder_ / "part.safetensors");
+  EXPECT_EQ(loaded.state.next_step, 4);
+  make(loaded.request, "part", {}, std::move(loaded.state));
+  EXPECT_EQ(bytes("part.y4m"), bytes("whole.y4m"));
+}
+
+TEST_F(GenerationTest, WhatIsDoneIsSavedWhileItSamples) {
+  GenerationFiles to = files("a");
+  to.save_every = 0.0;
+  int steps = 0;
+  GenerationHooks hooks;
+  hooks.step = [&](const StepReport& report) {
+    ++steps;
+    EXPECT_EQ(load_state(to.latents).state.next_step, report.step + 1);
+  };
+  const auto model = Model::synthetic("tiny", DType::bf16);
+  Context ctx{*backend_, DType::bf16};
+  generate(*model, ctx, request(), to, {}, 0, hooks);
+  EXPECT_EQ(steps, 4);
+}
+
 // Stopped within a step: what its first layers selected must not show.
 TEST_F(GenerationTest, ResumesWhatIsCarriedBitForBit) {
   const std::pair<const char*, const char*> plans[] = {
@@ -192,6 +221,21 @@ TEST_F(GenerationTest, ResumesWhatIsCarriedBitForBit) {
     EXPECT_EQ(bytes("part.safetensors"), bytes("whole.safetensors"));
     EXPECT_EQ(bytes("part.y4m"), bytes("whole.y4m"));
   }
+}
+
+// Its noise is of the request's seed, on a first run as on a resumed one.
+TEST_F(GenerationTest, ResumesFreshNoiseBitForBit) {
+  Request r = request();
+  r.sampler.kind = SamplerKind::renoise;
+  make(r, "whole");
+  GenerationHooks hooks;
+  hooks.step = [&](const StepReport& report) { cancel_ = report.step == 1; };
+  EXPECT_THROW(make(r, "part", hooks), Cancelled);
+  cancel_ = false;
+  LoadedState loaded = load_state(folder_ / "part.safetensors");
+  EXPECT_EQ(loaded.state.next_step, 2);
+  make(loaded.request, "part", {}, std::move(loaded.state));
+  EXPECT_EQ(bytes("part.y4m"), bytes("whole.y4m"));
 }
 
 // Nothing is carried past the last step: what is left is the decoder.
@@ -303,13 +347,15 @@ TEST_F(GenerationTest, LatentsCanBeDecodedLater) {
 }
 
 TEST_F(GenerationTest, RefusesBeforeAnyWork) {
-  const auto refuses = [&](auto change) {
+  const auto refuses = [&](auto change, const std::string& says = "") {
     Request r = request();
     change(r);
     int steps = 0;
     GenerationHooks hooks;
     hooks.step = [&](const StepReport&) { ++steps; };
-    EXPECT_THROW(make(r, "x", hooks), Error);
+    const std::string said = test::error_of([&] { make(r, "x", hooks); });
+    EXPECT_NE(said, "");
+    EXPECT_THAT(said, testing::HasSubstr(says));
     EXPECT_EQ(steps, 0);
     EXPECT_TRUE(fs::is_empty(folder_));
   };
@@ -324,8 +370,26 @@ TEST_F(GenerationTest, RefusesBeforeAnyWork) {
   refuses([](Request& r) { r.dense_steps = "9"; });
   refuses([](Request& r) { r.dtype = "int3"; });
   refuses([](Request& r) { r.sampler.num_steps = 0; });
-  refuses([](Request& r) { r.profile = "p.json", r.dense_steps = "1"; });
-  refuses([](Request& r) { r.replay_masks = "m.safetensors", r.min_tokens = 9; });
+  // Said before anybody looks whether there is such a file.
+  const std::function<void(Request&)> words[] = {
+      [](Request& r) { r.attention = "window"; }, [](Request& r) { r.skip = "recall:r=0.9"; },
+      [](Request& r) { r.dense_steps = "1"; }, [](Request& r) { r.dense_layers = "0"; },
+      [](Request& r) { r.min_tokens = 9; }};
+  for (const auto& word : words) {
+    refuses([&](Request& r) { r.profile = "none.json", word(r); }, "leave out");
+    refuses([&](Request& r) { r.replay_masks = "none.safetensors", word(r); }, "leave out");
+  }
+  refuses([](Request& r) { r.replay_masks = "none.safetensors", r.profile = "none.json"; },
+          "leave out");
+}
+
+TEST_F(GenerationTest, LatentsThatAreNoNumbersEndTheRun) {
+  Request r = request();
+  r.dtype = "f32";
+  r.guidance = r.guidance_low = 1e39;  // infinite as f32
+  EXPECT_THAT(test::error_of([&] { make(r, "x"); }),
+              testing::HasSubstr("not a finite number after step 0"));
+  EXPECT_TRUE(fs::is_empty(folder_));
 }
 
 TEST_F(GenerationTest, RefusesMoreMemoryThanAllowed) {

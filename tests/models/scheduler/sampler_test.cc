@@ -123,6 +123,41 @@ TEST(Sampler, RenoiseEndsAtTheLastPrediction) {
   for (size_t i = 0; i < x.size(); ++i) EXPECT_FLOAT_EQ(last[i], x[i] - 0.522f * v[i]);
 }
 
+TEST(Sampler, RenoiseAddsFreshNoiseOfItsSeed) {
+  SamplerConfig c = config(SamplerKind::renoise, 3, 5);
+  c.timesteps = {1000, 750, 500};
+  c.warp_timesteps = false;
+  constexpr size_t kCount = 4096;
+  const auto stepped = [&](uint64_t seed, int step, float from, float slope) {
+    c.seed = seed;
+    std::vector<float> x(kCount, from);
+    make_sampler(c)->step(step, std::vector<float>(kCount, slope), x);
+    return x;
+  };
+  const auto noise = [&](uint64_t seed, int step) {  // x0 = 0: nothing else is left
+    std::vector<float> x = stepped(seed, step, 0.0f, 0.0f);
+    for (float& value : x) value /= step == 0 ? 0.75f : 0.5f;
+    return x;
+  };
+  const auto product = [&](const std::vector<float>& a, const std::vector<float>& b) {
+    return std::inner_product(a.begin(), a.end(), b.begin(), 0.0) / kCount;
+  };
+  const std::vector<float> first = noise(7, 0), second = noise(7, 1), other = noise(8, 0);
+  std::vector<float> latents(kCount);  // as a run of this seed begins
+  torch_randn(7, latents);
+  for (const auto* n : {&first, &second, &other}) {
+    EXPECT_NEAR(std::accumulate(n->begin(), n->end(), 0.0) / kCount, 0.0, 0.08);
+    EXPECT_NEAR(product(*n, *n), 1.0, 0.1);
+  }
+  EXPECT_NEAR(product(first, second), 0.0, 0.08);
+  EXPECT_NEAR(product(first, other), 0.0, 0.08);
+  EXPECT_NEAR(product(first, latents), 0.0, 0.08);
+  EXPECT_EQ(first, noise(7, 0));
+  const std::vector<float> mixed = stepped(7, 0, 1.0f, 3.0f);  // x0 = 1 - 1 * 3
+  for (size_t i = 0; i < kCount; ++i)
+    EXPECT_NEAR(mixed[i], 0.25f * -2.0f + 0.75f * first[i], 1e-5) << i;
+}
+
 // A resumed run must not differ in a single bit, from any step, for every sampler.
 TEST(Sampler, ResumesBitForBit) {
   for (SamplerKind kind :
