@@ -89,6 +89,15 @@ TEST_P(CheckContract, Norms) {
   rms(f32({6, 8}), values_.data(), rope, 4);
   rms(f32({7, 8}), values_.data(), rope, 2);
   rms(of(DType::f16, {6, 8}), values_.data(), rope, 2);
+  // All else fits, so that no other check speaks.
+  rms(f32({6, 8}), values_.data(), {.frames = 2, .height = 3, .width = 1, .pairs_frames = 1}, 3);
+  rms(f32({6, 8}), values_.data(),
+      {.frames = 2, .height = 3, .width = 1, .pairs_frames = 3, .pairs_height = -1}, 2);
+  rms(f32({6, 8}), values_.data(), {.frames = -2, .height = -3, .width = 1, .pairs_frames = 2}, 2);
+  for (const TensorView& out : {f32({5, 8}), f32({6, 9})})
+    refused("rms_norm", [&](Backend& b) {
+      b.rms_norm(f32({6, 8}), values_.data(), 1e-6f, nullptr, 2, out);
+    });
 }
 
 TEST_P(CheckContract, Elementwise) {
@@ -111,11 +120,18 @@ TEST_P(CheckContract, Conv3d) {
   conv(turned({3, 4, 4, 2}), w, out);
   conv(x, bf16({5, 2, 3, 3, 3}), out);
   conv(x, f32({5, 3, 3, 3, 3}), out);
-  conv(x, f32({0, 2, 3, 3, 3}), out);
+  conv(x, f32({0, 2, 3, 3, 3}), f32({1, 2, 2, 0}));
   conv(x, w, f32({1, 4, 4, 5}));
   conv(x, w, f32({1, 2, 2, 6}));
+  conv(x, w, f32({2, 2, 2, 5}));
+  conv(x, w, out, {.stride_t = 0});
   conv(x, w, out, {.stride_h = 0});
-  conv(x, w, out, {.pad_left = -1});
+  conv(x, w, out, {.stride_w = 0});
+  // Into what would fit, as above.
+  conv(x, w, f32({1, 1, 2, 5}), {.pad_top = -1});
+  conv(x, w, f32({1, 1, 2, 5}), {.pad_bottom = -1});
+  conv(x, w, f32({1, 2, 1, 5}), {.pad_left = -1});
+  conv(x, w, f32({1, 2, 1, 5}), {.pad_right = -1});
   const TensorView other = f32({1, 2, 2, 4}), rounded = bf16({1, 2, 2, 5});
   conv(x, w, out, {}, &other);
   conv(x, w, out, {}, &rounded);
@@ -132,6 +148,7 @@ TEST_P(CheckContract, BlockMeanAndNearestCentroids) {
   mean(f32({2, 41, 8}), heads, layout, f32({1, 3, 8}));
   mean(f32({2, 40, 8}), beyond, layout, f32({1, 3, 8}));
   mean(f32({2, 40, 8}), heads, layout, f32({1, 2, 8}));
+  mean(f32({2, 40, 8}), heads, layout, f32({2, 3, 8}));
   mean(f32({2, 40, 8}), heads, layout, bf16({1, 3, 8}));
   mean(f32({2, 40, 8}), two, BlockLayout::explicit_offsets(40, 1, {0, 9, 40}), f32({2, 2, 8}));
   const auto nearest = [&](TensorView x, TensorView centroids, TensorView labels) {
@@ -167,14 +184,15 @@ TEST_P(CheckContract, ScoresOfPairs) {
   both(x, x, beyond, out);
   both(x, x, heads, f32({2, 3, 4}));
   both(x, x, heads, bf16({2, 3, 3}));
-  const auto scores = [&](const BlockLayout& layout, int32_t stride) {
-    refused("antidiagonal_scores", [&](Backend& b) {
-      b.antidiagonal_scores(x, x, heads, layout, good, 0.1f, stride, false, out);
-    });
+  const auto scores = [&](const BlockLayout& q, const BlockLayout& k, int32_t stride,
+                          TensorView to) {
+    refused("antidiagonal_scores",
+            [&](Backend& b) { b.antidiagonal_scores(x, x, heads, q, k, 0.1f, stride, false, to); });
   };
-  scores(good, 0);
-  scores(odd, 8);
-  scores(cut, 8);
+  scores(good, good, 0, out);
+  scores(odd, good, 8, f32({2, 4, 3}));
+  scores(good, odd, 8, f32({2, 3, 4}));
+  scores(cut, good, 8, out);
   refused("block_mass",
           [&](Backend& b) { b.block_mass(x, x, nullptr, heads, good, good, 0.1f, out); });
 }
@@ -203,7 +221,7 @@ TEST_P(CheckContract, TopPAndTopK) {
 }
 
 TEST_P(CheckContract, MovesAndMerges) {
-  const std::vector<int32_t> order{0, 2, 1}, beyond{0, 3, 1};
+  const std::vector<int32_t> order{0, 2, 1}, beyond{0, 3, 1}, negative{0, -1, 1};
   const auto both = [&](TensorView x, const int32_t* tokens, TensorView out) {
     refused("gather_tokens", [&](Backend& b) { b.gather_tokens(x, tokens, 0, out); });
     refused("scatter_tokens", [&](Backend& b) { b.scatter_tokens(x, tokens, 0, out); });
@@ -214,19 +232,22 @@ TEST_P(CheckContract, MovesAndMerges) {
   both(x, order.data(), turned({2, 3, 8}));
   both(x, order.data(), f32({3, 8}));
   both(x, nullptr, f32({2, 3, 8}));
+  both(x, order.data(), f32({2, 3, 7}));
   const Tensor out(DType::f32, {1, 3, 8});
   both(f32({1, 3, 8}), beyond.data(), out);
+  both(f32({1, 3, 8}), negative.data(), out);
   refused("scatter_tokens", [&](Backend& b) {
     b.scatter_tokens(x, order.data(), 0, f32({2, 4, 8}));
   });
   std::vector<float> lse(6);
-  const auto merge = [&](TensorView a, float* lse_a, TensorView b) {
-    refused("merge_lse", [&](Backend& to) { to.merge_lse(a, lse_a, b, lse.data()); });
+  const auto merge = [&](TensorView a, float* lse_a, TensorView b, const float* lse_b) {
+    refused("merge_lse", [&](Backend& to) { to.merge_lse(a, lse_a, b, lse_b); });
   };
-  merge(x, lse.data(), bf16({2, 3, 8}));
-  merge(x, lse.data(), f32({2, 3, 7}));
-  merge(x, lse.data(), turned({2, 3, 8}));
-  merge(x, nullptr, x);
+  merge(x, lse.data(), bf16({2, 3, 8}), lse.data());
+  merge(x, lse.data(), f32({2, 3, 7}), lse.data());
+  merge(x, lse.data(), turned({2, 3, 8}), lse.data());
+  merge(x, nullptr, x, lse.data());
+  merge(x, lse.data(), x, nullptr);
 }
 
 // Where ops work on host memory only.

@@ -2,6 +2,7 @@
 // The reference attention against a softmax written out here, and properties of attention itself.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <limits>
 #include <numeric>
 
@@ -371,6 +372,22 @@ TEST(RefAttend, RefusesWrongCallsByName) {
         p.skip_param = kTooMuch;
       },
       "recall 1.5");
+  // Of the second call index: the first is right.
+  const float nan = std::nanf("");
+  const float good[] = {1.0f, 1.0f}, negative[] = {1.0f, -1.0f}, zero[] = {1.0f, 0.0f},
+              no_number[] = {1.0f, nan};
+  const auto refuse_skip = [&](SkipKind kind, const float* param, const float* kappa,
+                               const char* word) {
+    expect_refused(
+        [&](AttendParams& p) { p.skip = kind, p.skip_param = param, p.skip_kappa = kappa; }, word);
+  };
+  refuse_skip(SkipKind::running_max, negative, nullptr, "running_max -1 of call index 1");
+  refuse_skip(SkipKind::running_max, no_number, nullptr, "running_max nan of call index 1");
+  refuse_skip(SkipKind::running_lse, no_number, nullptr, "running_lse nan of call index 1");
+  refuse_skip(SkipKind::recall, zero, nullptr, "recall 0 of call index 1");
+  refuse_skip(SkipKind::recall, no_number, nullptr, "recall nan of call index 1");
+  for (const float* kappa : {zero, negative, no_number})
+    refuse_skip(SkipKind::recall, good, kappa, "skip_kappa");
   static const int32_t kFalling[] = {0, 60, 100, 0, 101, 100};
   expect_refused(
       [](AttendParams& p) {
@@ -380,14 +397,25 @@ TEST(RefAttend, RefusesWrongCallsByName) {
       "q_offsets of call index 1");
 }
 
-TEST(RefAttend, RefusesBitsPastTheLastKeyBlock) {
+TEST(RefAttend, RefusesBitsPastTheLastKeyBlockOfAnyRow) {
   const auto ref = make_ref_backend();
-  const AttendCase c({.heads = 1, .q_len = 100, .k_len = 100});
+  const AttendCase c({.heads = 2, .q_len = 100, .k_len = 70, .block_q = 50, .block_k = 1});
   AttendParams p = c.params();
-  std::vector<float> out(100 * 64);
-  const uint64_t mask[] = {2};
-  p.out = out.data(), p.out_token_stride = 64, p.mask = mask;
-  EXPECT_THROW(ref->attend(p), Error);
+  std::vector<float> out(2 * 100 * 64);
+  p.out = out.data(), p.out_head_stride = 6400, p.out_token_stride = 64;
+  for (int row = 0; row < 4; ++row) {
+    std::vector<uint64_t> mask(4 * 2, 1);  // two words a row: 64 key blocks and 6
+    uint64_t* words = mask.data() + 2 * row;
+    p.mask = mask.data();
+    words[0] = ~uint64_t{0}, words[1] = 63;
+    EXPECT_EQ(ref->unsupported(p), "") << row;
+    words[1] = 64;
+    EXPECT_EQ(ref->unsupported(p),
+              fmt::format("attend: mask of call index {} query block {} has bits past key block "
+                          "69, expected none",
+                          row / 2, row % 2));
+    EXPECT_THROW(ref->attend(p), Error);
+  }
 }
 
 }  // namespace

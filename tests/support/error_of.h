@@ -9,7 +9,7 @@ namespace lacuna::test {
 
 // Text of the Error that `action` throws; "" when it throws none.
 template <typename Action>
-std::string error_of(Action&& action) {
+[[nodiscard]] std::string error_of(Action&& action) {
   try {
     action();
   } catch (const Error& error) {
