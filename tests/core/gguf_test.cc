@@ -137,6 +137,12 @@ TEST_F(Gguf, HostileFilesAreRefusedByName) {
   EXPECT_THAT(error_of(wrong), HasSubstr("not a GGUF"));
   wrong = good, wrong.version = 0x03000000;
   EXPECT_THAT(error_of(wrong), HasSubstr("big-endian"));
+  wrong = good, wrong.version = 2;
+  EXPECT_EQ(error_of(wrong), "accepted");
+  for (const uint32_t version : {0u, 1u, 4u}) {
+    wrong = good, wrong.version = version;
+    EXPECT_THAT(error_of(wrong), HasSubstr("expected 2 or 3"));
+  }
   wrong = good, wrong.num_tensors = UINT64_MAX;
   EXPECT_THAT(error_of(wrong), HasSubstr("tensors and"));
   wrong = good, wrong.num_values = uint64_t{1} << 40;

@@ -315,6 +315,27 @@ TEST(CompareReport, ASingleFrameHasNoFlicker) {
       EXPECT_FALSE(section["x"]["values"].empty()) << section["title"];
 }
 
+TEST(CompareReport, WithinTheFloorIsNoFartherThanTheWorstFloorInBoth) {
+  const auto subject = [](const char* name, CompareRole role, double psnr, double error) {
+    Measurement m;
+    m.quality.psnr = psnr;
+    m.latents_error = error;
+    return CompareSubject{name, role, {m}, {}};
+  };
+  const auto within = [&](double psnr, double error) {
+    Comparison comparison;
+    comparison.subjects = {subject("dense", CompareRole::dense, 0.0, 0.0),
+                           subject("a", CompareRole::candidate, psnr, error),
+                           subject("near", CompareRole::floor, 60.0, 1e-4),
+                           subject("far", CompareRole::floor, 50.0, 1e-3)};
+    return within_floor(comparison, comparison.subjects[1]);
+  };
+  EXPECT_TRUE(within(50.0, 1e-3));
+  EXPECT_TRUE(within(55.0, 5e-4));
+  EXPECT_FALSE(within(49.9, 1e-4));
+  EXPECT_FALSE(within(70.0, 1.1e-3));
+}
+
 TEST(CompareReport, SpreadOverRuns) {
   Comparison comparison;
   comparison.subjects = {{"dense", CompareRole::dense, {}, {}},

@@ -24,6 +24,21 @@ TEST(CudaBackend, Attends) {
   expect_same(c, c.run(*backend), c.run(*ref));
 }
 
+TEST(CudaBackend, HoldsAtMostNineTenthsOfWhatIsFree) {
+  const auto backend = emulated();  // 1 GiB is free
+  constexpr int64_t kMost = (int64_t{1} << 30) / 10 * 9;
+  EXPECT_EQ(backend->memory_use().limit, kMost);
+  backend->limit_memory(1000);
+  EXPECT_EQ(backend->memory_use().limit, 1000);
+  EXPECT_THROW(backend->allocate(1001), Error);
+  void* p = backend->allocate(1000);
+  EXPECT_EQ(backend->memory_use().held, 1000);
+  EXPECT_THROW(backend->allocate(1), Error);
+  backend->release(p);
+  backend->limit_memory(int64_t{1} << 40);
+  EXPECT_EQ(backend->memory_use().limit, kMost);
+}
+
 TEST(CudaBackend, RefusalsNameThemselves) {
   const auto backend = emulated();
   const AttendCase c({.dtype = DType::f32, .skip = SkipKind::running_max, .skip_param = 0.1f});

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+
 #include "lacuna/backend/cuda/cuda_backend.h"
 #include "lacuna/backend/cuda/emulator/emulated_device.h"
 #include "lacuna/backend/cuda/resident.h"
@@ -170,6 +172,51 @@ TEST_F(CudaWeights, PartsOfARange) {
   EXPECT_EQ(resident_.bytes(), 3 * kBytes);
   resident_.forget(file.view().data);
   EXPECT_EQ(resident_.bytes(), kBytes);
+}
+
+// A device that is full before its limit is reached.
+class Full final : public cuda::Device {
+ public:
+  int room = 0;  // allocations that there is memory for
+  std::string description() const override { return "full"; }
+  cuda::Family family() const override { return cuda::Family::sm80; }
+  int multiprocessors() const override { return 1; }
+  void synchronize() override {}
+  size_t free_memory() const override { return 0; }
+  void launch(const char*, const char*, const cuda::Grid&, const void*, size_t) override {}
+  bool gemm(const cuda::Gemm&) override { return false; }
+  cuda::TensorMap tensor_map(const void*, int64_t, int64_t, int64_t, int64_t, int64_t) override {
+    return {};
+  }
+  void launch(const cuda::KernelId&, const cuda::TensorMap (&)[4],
+              const cuda::AttendArgs&) override {}
+  double attend_ms() override { return 0.0; }
+
+ protected:
+  void* take(size_t bytes, bool) override { return room-- > 0 ? std::malloc(bytes) : nullptr; }
+  void give_back(void* p) override { std::free(p); }
+  void copy_in(void*, const void*, size_t) override {}
+  void copy_out(void*, const void*, size_t) override {}
+  void copy_beside(void*, const void*, size_t) override {}
+};
+
+TEST(CudaDevice, AsksForRoomWhenOthersTookTheMemory) {
+  Full device;
+  size_t wanted = 0, least = 0;
+  device.set_make_room([&](size_t bytes, size_t at_least) {
+    wanted = bytes, least = at_least;
+    device.room = 1;
+  });
+  void* p = device.allocate(100);
+  EXPECT_EQ(wanted, 100u);
+  EXPECT_EQ(least, 100u);
+  EXPECT_EQ(device.use().held, 100);
+  device.set_make_room([](size_t, size_t) {});
+  device.room = 0;
+  EXPECT_THROW(device.allocate(100), Error);
+  EXPECT_EQ(device.use().held, 100);
+  device.release(p);
+  EXPECT_EQ(device.use().held, 0);
 }
 
 // Weights of one type that are computed with in another: compressed ones cross as they are, once.

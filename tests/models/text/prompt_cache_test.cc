@@ -118,6 +118,11 @@ TEST_F(PromptCacheTest, IdentityFollowsContentConfigDtypeAndRounding) {
   const std::string id = encoder_identity({a}, "", DType::bf16, "cpu");
   EXPECT_EQ(id, encoder_identity({b}, "", DType::bf16, "cpu"));
   EXPECT_NE(id, encoder_identity({c}, "", DType::bf16, "cpu"));
+  {
+    std::fstream inside(b, std::ios::in | std::ios::out | std::ios::binary);
+    inside.seekp(150300).put('y');  // in a sampled block of the middle
+  }
+  EXPECT_NE(id, encoder_identity({b}, "", DType::bf16, "cpu"));
   EXPECT_NE(id, encoder_identity({d}, "", DType::bf16, "cpu"));
   EXPECT_NE(id, encoder_identity({a, b}, "", DType::bf16, "cpu"));
   EXPECT_NE(id, encoder_identity({a}, "", DType::f32, "cpu"));
