@@ -88,6 +88,33 @@ class GenerateTest(CliTest):
             made = lacuna("generate", *TINY, "--seed", given, "--dry-run", "--json", "-o", self.dir / "a.y4m")
             self.assertEqual(json.loads(made.stdout)["request"]["seed"], wanted)
 
+    def test_options_reach_the_request(self):
+        def planned(*extra, prompt=("-p", "x")):
+            made = lacuna("generate", *TINY[:8], *prompt, *extra, "--dry-run", "--json", "-q", "-o", self.dir / "a.y4m")
+            self.assertEqual(made.returncode, 0, made.stderr)
+            return json.loads(made.stdout)
+        def holds(plan, **wanted):
+            self.assertEqual({key: plan["request"][key] for key in wanted}, wanted)
+        holds(planned("--negative-prompt", "blurry", "--guidance", 4, "--guidance-low", 3, "--boundary", 0.9, "--shift", 6,
+                      "--fps", 12, "--dtype", "f32", "--steps", 5, "-a", "window", "--skip", "recall:r=0.9", "--dense-steps", 2,
+                      "--dense-layers", "0,-1", "--min-tokens", 50),
+              negative_prompt="blurry", guidance=4, guidance_low=3, boundary=0.9, shift=6, fps=12, dtype="f32", steps=5,
+              attention="window", skip="recall:r=0.9", dense_steps="2", dense_layers="0,-1", min_tokens=50, width=96,
+              height=64, frames=9, sampler="unipc", sigma_convention="diffusers")
+        holds(planned("--guidance", 2), guidance=2, guidance_low=2)
+        holds(planned("--sampler", "euler"), sampler="euler", sigma_convention="flow_matching")
+        holds(planned("--sampler", "euler", "--sigma-convention", "wan"), sigma_convention="wan")
+        holds(planned("--sampler", "euler", "--sigma-convention", "diffusers"), sigma_convention="diffusers")
+        holds(planned("--sigma-convention", "flow_matching"), sampler="unipc", sigma_convention="flow_matching")
+        holds(planned("--sampler", "renoise", "--timesteps", "1000,500", "--timesteps-shifted"), sampler="renoise",
+              timesteps=[1000, 500], warp_timesteps=False, steps=2)
+        holds(planned("--sampler", "ode"), warp_timesteps=True, steps=4)
+        text = self.dir / "prompt.txt"
+        text.write_text("a cat")
+        holds(planned(prompt=("--prompt-file", text)), prompt="a cat")
+        for guidance, branch in ((1, "cond"), (2, "both")):
+            self.assertEqual({row["branch"] for row in planned("--guidance", guidance)["explain"]}, {branch})
+
     def test_output_that_cannot_be_printed_is_an_error(self):
         with open("/dev/full", "w") as full:
             made = subprocess.run([LACUNA, "info", "--synthetic", "tiny", "--json"], stdout=full, stderr=subprocess.PIPE,
@@ -187,7 +214,12 @@ class GenerateTest(CliTest):
         self.assertEqual(lacuna("generate", *TINY, "--no-decode", "--latents", latents).returncode, 0)
         self.fails(2, "generate", *TINY, "--seed", 5, "--resume", latents, "-o", self.dir / "b.y4m",
                    says="made with seed 0, this command says 5", leaves=["a.safetensors"])
-        for words in (["--synthetic", "tiny"], TINY):
+        for extra, key in ((["--dtype", "f32"], "dtype"), (["--fps", 9], "fps"), (["--replay-masks", latents], "replay_masks"),
+                           (["-p", "a blue box"], "prompt"), (["--guidance", 2], "guidance"), (["-a", "radial"], "attention")):
+            for words, says in ((TINY, f"made with {key} "), (["--synthetic", "tiny"], "made with ")):
+                self.fails(2, "generate", *words, *extra, "--resume", latents, "-o", self.dir / "b.y4m", says=says,
+                           leaves=["a.safetensors"])
+        for words in (["--synthetic", "tiny"], TINY, TINY[:-2]):  # the last without its prompt
             made = lacuna("generate", *words, "--resume", latents, "-o", self.dir / "b.y4m")
             self.assertEqual(made.returncode, 0, made.stderr)
             self.assertTrue(latents.exists())
@@ -200,6 +232,28 @@ class GenerateTest(CliTest):
         self.assertEqual(decoded.returncode, 0, decoded.stderr)
         self.assertRegex(decoded.stderr, r"(?m)^memory: .*decoder \d+\.\d+ GiB; peak \d+\.\d+ GiB of ")
         self.assertEqual((self.dir / "a.y4m").read_bytes(), (self.dir / "b.y4m").read_bytes())
+        self.assertNotIn("preview", decoded.stderr)
+        left = ["a.safetensors", "a.y4m", "b.y4m"]
+        for extra, says in ((["--vae-tile", "exact", "--vae-tile-size", 0], "tile 0 x 0"),
+                            (["--vae-tile", "blend", "--vae-tile-size", 64, "--vae-tile-stride", 80], "tile 64 stride 80"),
+                            (["--vae-tiling", "--vae-tile-size", 64, "--vae-tile-stride", 80], "tile 64 stride 80")):
+            self.fails(1, "decode", latents, "--synthetic", "tiny", *extra, "-o", self.dir / "c.y4m", says=says, leaves=left)
+        made = lacuna("decode", latents, "--synthetic", "tiny", "--fps", 7, "-o", self.dir / "c.y4m")
+        self.assertEqual(made.returncode, 0, made.stderr)
+        (head, frames), (other, same) = ((self.dir / name).read_bytes().split(b"\n", 1) for name in ("c.y4m", "a.y4m"))
+        self.assertIn(b" F7:1 ", head)
+        self.assertIn(b" F16:1 ", other)
+        self.assertEqual(frames, same)
+
+    def test_full_disk_while_decoding_keeps_the_latents(self):
+        def limited():  # room for the latents, 200 KB, and not for the frames, 440 KB
+            resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        left = "a.y4m.latents.safetensors"
+        self.fails(1, "generate", *TINY, "-W", 128, "-H", 128, "-o", self.dir / "a.y4m", preexec_fn=limited, leaves=[left],
+                   says=r"write .*a\.y4m")
+        decoded = lacuna("decode", self.dir / left, "--synthetic", "tiny", "-o", self.dir / "b.y4m")
+        self.assertEqual(decoded.returncode, 0, decoded.stderr)
 
     def test_full_disk_leaves_nothing(self):
         def limited():
@@ -215,8 +269,20 @@ class GenerateTest(CliTest):
 
     def test_default_model(self):
         self.assertIn("Lacuna Shapes", lacuna("info").stdout)
-        made = lacuna("generate", "-p", "a Red circle", "--steps", 1, "--frames", 4, "-o", self.dir / "a.y4m")
-        self.assertEqual(made.returncode, 0, made.stderr)
+        env = dict(os.environ, XDG_CACHE_HOME=str(self.dir / "cache"))
+        prompts = self.dir / "cache" / "lacuna" / "prompts"
+        def made(*extra):
+            result = lacuna("generate", "-p", "a Red circle", "--steps", 1, "--frames", 4, *extra, "-o", self.dir / "a.y4m",
+                            env=env)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            kept = {p.name: p.stat().st_mtime_ns for p in prompts.iterdir()} if prompts.exists() else {}
+            return (self.dir / "a.y4m").read_bytes(), kept
+        frames, kept = made("--no-prompt-cache")
+        self.assertEqual(kept, {})
+        first, second = made(), made()
+        self.assertEqual((first[0] == frames, second[0] == frames), (True, True))
+        self.assertTrue(first[1])
+        self.assertEqual(first[1], second[1])  # read, not written again
 
     def test_attention_suite(self):
         fixed = ["bench", "attend", "--suite", "cpu"]
