@@ -89,11 +89,7 @@ class Pooling {
     if (bound < 0.0) return pooled;
 
     TensorView centred = tokens;
-    if (smooth)
-      centred = minus_mean(
-          tokens,
-          means(name + "_all", tokens,
-                BlockLayout::uniform(tokens.shape[1], static_cast<int32_t>(tokens.shape[1]))));
+    if (smooth) centred = minus_mean(tokens, mean_of(pooled.mean, layout, name + "_all"));
     const int64_t head_dim = tokens.shape[2];
     const TensorView unit =
         args_.workspace.get("sparge.unit", DType::f32, {1, tokens.shape[1], head_dim});
@@ -107,6 +103,20 @@ class Pooling {
       pooled.similar[b] = std::inner_product(m, m + head_dim, m, 0.0) > bound;
     }
     return pooled;
+  }
+
+  // Of all tokens, out of the means of blocks: one block of all would be one thread block on a GPU.
+  TensorView mean_of(const TensorView& block_means, const BlockLayout& layout,
+                     const std::string& key) {
+    const int64_t d = block_means.shape[1];
+    const TensorView all = args_.workspace.host(key, DType::f32, {1, 1, d});
+    for (int64_t c = 0; c < d; ++c) {
+      double sum = 0.0;
+      for (int32_t b = 0; b < layout.num_blocks; ++b)
+        sum += double{block_means.as<float>()[b * d + c]} * static_cast<double>(layout.size(0, b));
+      all.as<float>()[c] = static_cast<float>(sum / static_cast<double>(layout.seq_len));
+    }
+    return all;
   }
 
   TensorView ordered(const TensorView& x) {
