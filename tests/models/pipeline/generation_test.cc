@@ -56,6 +56,15 @@ class GenerationTest : public testing::Test {
     ctx.cancel = &cancel_;
     return generate(*model, ctx, r, files(name), {}, 0, hooks, std::move(resume));
   }
+  // Runs until `hooks` stop it, then goes on from its file, to "part".
+  void stop_and_resume(const Request& r, const GenerationHooks& hooks, int next_step) {
+    EXPECT_THROW(make(r, "part", hooks), Cancelled);
+    EXPECT_FALSE(fs::exists(folder_ / "part.y4m"));
+    cancel_ = false;
+    LoadedState loaded = load_state(folder_ / "part.safetensors");
+    EXPECT_EQ(loaded.state.next_step, next_step);
+    make(loaded.request, "part", {}, std::move(loaded.state));
+  }
   std::string bytes(const std::string& name) const {
     std::ifstream in(folder_ / name, std::ios::binary);
     return {std::istreambuf_iterator<char>(in), {}};
@@ -106,15 +115,9 @@ TEST_F(GenerationTest, ABackendWithItsOwnMemoryGivesTheSameBytes) {
 TEST_F(GenerationTest, ResumesBitForBitAfterCancel) {
   make(request(), "whole");
   for (int stop = 1; stop < 4; ++stop) {
-    cancel_ = false;
     GenerationHooks hooks;
     hooks.step = [&](const StepReport& report) { cancel_ = report.step + 1 == stop; };
-    EXPECT_THROW(make(request(), "part", hooks), Cancelled);
-    EXPECT_FALSE(fs::exists(folder_ / "part.y4m"));
-    cancel_ = false;
-    LoadedState loaded = load_state(folder_ / "part.safetensors");
-    EXPECT_EQ(loaded.state.next_step, stop);
-    make(loaded.request, "part", {}, std::move(loaded.state));
+    stop_and_resume(request(), hooks, stop);
     EXPECT_EQ(bytes("part.safetensors"), bytes("whole.safetensors")) << stop;
     EXPECT_EQ(bytes("part.y4m"), bytes("whole.y4m")) << stop;
     fs::remove(folder_ / "part.y4m");
@@ -172,12 +175,7 @@ TEST_F(GenerationTest, StoppedWhileDecodingItKeepsTheLatents) {
   make(request(), "whole");
   GenerationHooks hooks;
   hooks.decode = [&](int64_t, int64_t) { cancel_ = true; };
-  EXPECT_THROW(make(request(), "part", hooks), Cancelled);
-  cancel_ = false;
-  EXPECT_FALSE(fs::exists(folder_ / "part.y4m"));
-  LoadedState loaded = load_state(folder_ / "part.safetensors");
-  EXPECT_EQ(loaded.state.next_step, 4);
-  make(loaded.request, "part", {}, std::move(loaded.state));
+  stop_and_resume(request(), hooks, 4);
   EXPECT_EQ(bytes("part.y4m"), bytes("whole.y4m"));
 }
 
@@ -213,13 +211,10 @@ TEST_F(GenerationTest, ResumesWhatIsCarriedBitForBit) {
                        const TensorView&, const TensorView&) {
       if (site.step == 2 && site.layer == 1) cancel_ = true;
     };
-    EXPECT_THROW(make(r, "part", hooks), Cancelled);
-    cancel_ = false;
-    LoadedState loaded = load_state(folder_ / "part.safetensors");
-    EXPECT_EQ(loaded.state.next_step, 2);
-    make(loaded.request, "part", {}, std::move(loaded.state));
+    stop_and_resume(r, hooks, 2);
     EXPECT_EQ(bytes("part.safetensors"), bytes("whole.safetensors"));
     EXPECT_EQ(bytes("part.y4m"), bytes("whole.y4m"));
+    fs::remove(folder_ / "part.y4m");
   }
 }
 
@@ -230,11 +225,7 @@ TEST_F(GenerationTest, ResumesFreshNoiseBitForBit) {
   make(r, "whole");
   GenerationHooks hooks;
   hooks.step = [&](const StepReport& report) { cancel_ = report.step == 1; };
-  EXPECT_THROW(make(r, "part", hooks), Cancelled);
-  cancel_ = false;
-  LoadedState loaded = load_state(folder_ / "part.safetensors");
-  EXPECT_EQ(loaded.state.next_step, 2);
-  make(loaded.request, "part", {}, std::move(loaded.state));
+  stop_and_resume(r, hooks, 2);
   EXPECT_EQ(bytes("part.y4m"), bytes("whole.y4m"));
 }
 
