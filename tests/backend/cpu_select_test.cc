@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 
 #include "lacuna/backend/cpu/cpu_backend.h"
@@ -119,6 +120,20 @@ TEST_P(CpuSelect, AntidiagonalScoresOverManyChunks) {
               << dtype_name(dtype) << " head " << heads[h] << " element " << i;
       }
     }
+}
+
+// A NaN may have any payload; its low bits must not make a number of it.
+TEST_P(CpuSelect, AntidiagonalScoresKeepEveryNan) {
+  const int64_t n = 64;
+  const BlockLayout layout = BlockLayout::uniform(n, 32);
+  const std::vector<int32_t> head = {0};
+  for (const uint32_t nan : {0x7fc00000u, 0x7fc00001u, 0xffc001ffu}) {
+    const Tokens q = make_tokens(DType::f32, n, 24, "q"), k = make_tokens(DType::f32, n, 24, "k");
+    std::memcpy(k.view.data, &nan, sizeof nan);
+    const Tensor out(DType::f32, {1, 2, 2});
+    backend_->antidiagonal_scores(q.view, k.view, head, layout, layout, 0.5f, 4, false, out);
+    for (int i = 0; i < 4; ++i) EXPECT_TRUE(std::isnan(out.as<float>()[i])) << nan << " " << i;
+  }
 }
 
 TEST_P(CpuSelect, TopPOfLongRowsIsTheShortestPrefix) {

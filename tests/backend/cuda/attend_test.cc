@@ -72,6 +72,19 @@ TEST_P(CudaAttend, SharedShapes) {
   }
 }
 
+// What all heads leave at once is an eighth of their tensors here: with less room they take turns.
+TEST_P(CudaAttend, BlockMassKeepsToTheLimit) {
+  if (GetParam() == Place::gpu) GTEST_SKIP() << "the same host code as on the emulator";
+  AttendSpec spec{.dtype = DType::bf16, .heads = 2, .q_len = 1024, .k_len = 1024, .head_dim = 64};
+  spec.block_q = spec.block_k = 64;
+  const AttendCase c(spec);
+  const AttendResult free = run(c);
+  const int64_t most = device_->use().most;
+  device_ = make_device(GetParam(), 1);
+  device_->set_limit(static_cast<size_t>(most) - (32 << 10));
+  EXPECT_EQ(run(c).block_mass, free.block_mass);
+}
+
 // scripts/gpu-check gives fresh inputs on a GPU, where many are cheap.
 uint64_t first_seed() {
   const char* given = std::getenv("LACUNA_TEST_SEED");
