@@ -62,7 +62,7 @@ bool same_bytes(const Tensor& a, const Tensor& b) {
                                                static_cast<size_t>(a.numel()) * sizeof(float)) == 0;
 }
 
-void fill_costs(const Trace& trace, int num_layers, int num_steps, Measurement& m) {
+void fill_costs(const Trace& trace, int num_layers, int num_steps, CompareMeasurement& m) {
   m.attend_ms = trace.attend_ms() / num_steps;
   m.select_ms = trace.select_ms() / num_steps;
   m.qk_density = trace.qk_density();
@@ -106,7 +106,7 @@ class Comparer {
   };
   struct Sampled {
     Tensor latents;
-    Measurement measurement;
+    CompareMeasurement measurement;
   };
 
   void plan();
@@ -253,7 +253,7 @@ Comparer::Sampled Comparer::sample_one(size_t subject, const Request& request,
   SamplingState state;
   state.latents = noise(request);
   const SamplingInputs inputs = inputs_of(request, prompts);
-  Measurement m;
+  CompareMeasurement m;
   const auto start = Clock::now();
   sample(*runner.ctx, engine, inputs, state, [&](const StepReport& report) {
     m.step_ms += 1000.0 * report.seconds / num_steps();
@@ -298,7 +298,7 @@ void Comparer::run_pair(int index, const Request& request, const PromptEmbedding
   }
   ctx_.workspace.release();
   if (other_) other_->workspace.release();
-  const Measurement& dense = sampled[0].measurement;
+  const CompareMeasurement& dense = sampled[0].measurement;
   for (Sampled& s : sampled) {
     s.measurement.latents_error = compare(s.latents, sampled[0].latents).rel_l2;
     s.measurement.speedup = dense.sample_seconds / s.measurement.sample_seconds;

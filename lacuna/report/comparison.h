@@ -39,7 +39,7 @@ struct CompareTask {
 };
 
 // One generation. Times are of sampling; text and decoding are the same for all.
-struct Measurement {
+struct CompareMeasurement {
   Quality quality;           // against dense of the same noise; empty for dense
   double latents_error = 0;  // |latents - dense| / |dense|
   double sample_seconds = 0, step_ms = 0;
@@ -59,8 +59,8 @@ enum class CompareRole : uint8_t { dense, candidate, floor };
 struct CompareSubject {
   std::string name;
   CompareRole role;
-  std::vector<Measurement> runs;  // by prompt, then seed
-  Clip clip;                      // of the first prompt and seed, if clips are kept
+  std::vector<CompareMeasurement> runs;  // by prompt, then seed
+  Clip clip;                             // of the first prompt and seed, if clips are kept
 };
 
 // First steps of the first prompt and seed again with another number of threads.

@@ -23,46 +23,46 @@ struct Metric {
   int digits;
   Worst worst;  // which end gets a column of its own
   std::string_view help;
-  double (*value)(const Measurement&);
+  double (*value)(const CompareMeasurement&);
 };
 
 constexpr Metric kQuality[] = {
     {"psnr", "PSNR", "dB", 2, Worst::low,
      "against dense of the same noise, 8-bit RGB, from the mean squared error of all frames",
-     [](const Measurement& m) { return m.quality.psnr; }},
+     [](const CompareMeasurement& m) { return m.quality.psnr; }},
     {"ssim", "SSIM", "", 4, Worst::low, "mean over frames and RGB planes; 1 = identical",
-     [](const Measurement& m) { return m.quality.ssim; }},
+     [](const CompareMeasurement& m) { return m.quality.ssim; }},
     {"flicker", "flicker", "levels", 3, Worst::high,
      "mean change of luma from frame to frame, minus that of dense; 0 = as dense",
-     [](const Measurement& m) { return m.quality.flicker; }},
+     [](const CompareMeasurement& m) { return m.quality.flicker; }},
     {"latents_error", "latents rel. L2", "", 4, Worst::high, "|latents - dense| / |dense|",
-     [](const Measurement& m) { return m.latents_error; }},
+     [](const CompareMeasurement& m) { return m.latents_error; }},
 };
 constexpr Metric kCost[] = {
     {"step_ms", "step", "ms", 1, Worst::none, "one denoising step, everything in it",
-     [](const Measurement& m) { return m.step_ms; }},
+     [](const CompareMeasurement& m) { return m.step_ms; }},
     {"attention_ms", "attention", "ms", 1, Worst::none, "attention kernels, per step",
-     [](const Measurement& m) { return m.attend_ms; }},
+     [](const CompareMeasurement& m) { return m.attend_ms; }},
     {"selection_ms", "selection", "ms", 2, Worst::none, "choosing blocks, per step",
-     [](const Measurement& m) { return m.select_ms; }},
+     [](const CompareMeasurement& m) { return m.select_ms; }},
     {"qk_density", "QK density", "", 3, Worst::none, "(query, key) pairs listed / all",
-     [](const Measurement& m) { return m.qk_density; }},
+     [](const CompareMeasurement& m) { return m.qk_density; }},
     {"pv_density", "PV density", "", 3, Worst::none, "pairs left after the skip rule / all",
-     [](const Measurement& m) { return m.pv_density; }},
+     [](const CompareMeasurement& m) { return m.pv_density; }},
     {"speedup", "speed-up", "x", 2, Worst::low, "sampling end to end, against dense",
-     [](const Measurement& m) { return m.speedup; }},
+     [](const CompareMeasurement& m) { return m.speedup; }},
     {"selection_share", "selection share", "", 3, Worst::none,
      "selection time / attention time of dense",
-     [](const Measurement& m) { return m.selection_share; }},
+     [](const CompareMeasurement& m) { return m.selection_share; }},
 };
 
 Json number(double value) {
   return std::isfinite(value) ? Json(value) : Json();
 }
 
-Spread spread_over(const CompareSubject& subject, double (*value)(const Measurement&)) {
+Spread spread_over(const CompareSubject& subject, double (*value)(const CompareMeasurement&)) {
   std::vector<double> values;
-  for (const Measurement& run : subject.runs) values.push_back(value(run));
+  for (const CompareMeasurement& run : subject.runs) values.push_back(value(run));
   return spread_of(values);
 }
 
@@ -77,16 +77,16 @@ std::string psnr_text(const CompareSubject& subject) {
   return std::isinf(psnr) ? "identical frames" : fmt::format("PSNR {:.1f} dB", psnr);
 }
 
-double mean_of(const CompareSubject& subject, double (*value)(const Measurement&)) {
+double mean_of(const CompareSubject& subject, double (*value)(const CompareMeasurement&)) {
   return spread_over(subject, value).mean;
 }
 
 double mean_speedup(const CompareSubject& subject) {
-  return mean_of(subject, [](const Measurement& m) { return m.speedup; });
+  return mean_of(subject, [](const CompareMeasurement& m) { return m.speedup; });
 }
 
 double mean_pv(const CompareSubject& subject) {
-  return mean_of(subject, [](const Measurement& m) { return m.pv_density; });
+  return mean_of(subject, [](const CompareMeasurement& m) { return m.pv_density; });
 }
 
 std::vector<const CompareSubject*> with_role(const Comparison& comparison, CompareRole role) {
@@ -144,7 +144,7 @@ Line line_of(const CompareSubject& subject, std::vector<double> Quality::*member
   Line line;
   for (size_t t = 0; t < (subject.runs.front().quality.*member).size(); ++t) {
     std::vector<double> values;
-    for (const Measurement& run : subject.runs) values.push_back((run.quality.*member)[t]);
+    for (const CompareMeasurement& run : subject.runs) values.push_back((run.quality.*member)[t]);
     const Spread spread = spread_of(values);
     line.values.push_back(number(spread.mean));
     line.low.push_back(number(spread.low));
@@ -190,7 +190,7 @@ Json heatmap(const CompareSubject& subject) {
     Json row = Json::array();
     for (size_t s = 0; s < first[l].size(); ++s) {
       double sum = 0.0;
-      for (const Measurement& run : subject.runs) sum += run.density[l][s];
+      for (const CompareMeasurement& run : subject.runs) sum += run.density[l][s];
       row.push_back(sum / static_cast<double>(subject.runs.size()));
     }
     values.push_back(std::move(row));
@@ -209,7 +209,7 @@ Json bars(const Comparison& comparison) {
     for (const CompareSubject& subject : comparison.subjects) {
       if (subject.role == CompareRole::floor) continue;
       double select_ms = 0.0, attend_ms = 0.0;
-      for (const Measurement& run : subject.runs) {
+      for (const CompareMeasurement& run : subject.runs) {
         select_ms += run.layers[l].select_ms / static_cast<double>(subject.runs.size());
         attend_ms += run.layers[l].attend_ms / static_cast<double>(subject.runs.size());
       }
@@ -293,7 +293,7 @@ Json every_run(const Comparison& comparison) {
     for (const std::span<const Metric> metrics :
          {std::span<const Metric>(kQuality), std::span<const Metric>(kCost)})
       for (const Metric& metric : metrics)
-        for (const Measurement& run : subject.runs)
+        for (const CompareMeasurement& run : subject.runs)
           one[std::string(metric.key)].push_back(number(metric.value(run)));
     list.push_back(std::move(one));
   }

@@ -64,7 +64,7 @@ const Comparison& three() {
 }
 
 TEST(Compare, DenseAgainIsDenseToTheLastBit) {
-  const Measurement& again = three().subjects[1].runs.front();
+  const CompareMeasurement& again = three().subjects[1].runs.front();
   EXPECT_EQ(again.latents_error, 0.0);
   EXPECT_TRUE(std::isinf(again.quality.psnr));
   EXPECT_EQ(again.quality.ssim, 1.0);
@@ -89,7 +89,7 @@ TEST(Compare, FloorAndFullMaskAreOnlyRoundingAway) {
 
 TEST(Compare, SparseIsMeasured) {
   const CompareSubject& sparse = three().subjects[3];
-  const Measurement& m = sparse.runs.front();
+  const CompareMeasurement& m = sparse.runs.front();
   EXPECT_GT(m.latents_error, 1e-4);
   EXPECT_TRUE(std::isfinite(m.quality.psnr));
   EXPECT_LT(m.qk_density, 0.95);
@@ -106,7 +106,7 @@ TEST(Compare, SparseIsMeasured) {
   EXPECT_NEAR(density, m.pv_density, 1e-12);
   EXPECT_NEAR(attend_ms, m.attend_ms, 1e-9);
   EXPECT_NEAR(select_ms, m.select_ms, 1e-9);
-  const Measurement& dense = three().subjects[0].runs.front();
+  const CompareMeasurement& dense = three().subjects[0].runs.front();
   EXPECT_DOUBLE_EQ(m.speedup, dense.sample_seconds / m.sample_seconds);
   EXPECT_DOUBLE_EQ(m.selection_share, m.select_ms / dense.attend_ms);
   EXPECT_LE(m.step_ms * 2, m.sample_seconds * 1000);
@@ -153,7 +153,7 @@ TEST(Compare, RunsArePromptsTimesSeedsAndStandAlone) {
   const Comparison last = run(one);
   for (size_t i = 1; i < 3; ++i) {
     ASSERT_EQ(all.subjects[i].runs.size(), 4u);
-    const Measurement &a = all.subjects[i].runs[3], &b = last.subjects[i].runs[0];
+    const CompareMeasurement &a = all.subjects[i].runs[3], &b = last.subjects[i].runs[0];
     EXPECT_EQ(a.latents_error, b.latents_error);
     EXPECT_EQ(a.quality.frame_psnr, b.quality.frame_psnr);
     EXPECT_EQ(a.density, b.density);
@@ -304,7 +304,7 @@ TEST(CompareReport, ASingleFrameHasNoFlicker) {
   Comparison comparison;
   comparison.subjects = {{"dense", CompareRole::dense, {}, {}},
                          {"a", CompareRole::candidate, {}, {}}};
-  Measurement m;
+  CompareMeasurement m;
   m.quality.frame_psnr = {20.0};
   m.layers.resize(1);
   m.density = {{0.5}};
@@ -317,7 +317,7 @@ TEST(CompareReport, ASingleFrameHasNoFlicker) {
 
 TEST(CompareReport, WithinTheFloorIsNoFartherThanTheWorstFloorInBoth) {
   const auto subject = [](const char* name, CompareRole role, double psnr, double error) {
-    Measurement m;
+    CompareMeasurement m;
     m.quality.psnr = psnr;
     m.latents_error = error;
     return CompareSubject{name, role, {m}, {}};
@@ -341,7 +341,7 @@ TEST(CompareReport, SpreadOverRuns) {
   comparison.subjects = {{"dense", CompareRole::dense, {}, {}},
                          {"a", CompareRole::candidate, {}, {}}};
   for (const double psnr : {20.0, 24.0}) {
-    Measurement m;
+    CompareMeasurement m;
     m.quality.psnr = psnr;
     m.quality.frame_psnr = {psnr, psnr + 1};
     m.quality.frame_flicker = {0.5};
