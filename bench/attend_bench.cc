@@ -31,9 +31,9 @@
 namespace lacuna::bench {
 namespace {
 
-constexpr int kSampledRows = 6;
+constexpr int kRowsPerCase = 6;
 
-struct Options {
+struct AttendOptions {
   std::string suite;
   double seconds = SuiteSettings{}.seconds;
   int64_t heads = 1, seq_len = 16384, head_dim = 128;
@@ -45,7 +45,7 @@ struct Options {
   std::vector<double> densities = {1.0, 0.5, 0.25, 0.1, 0.05};
 };
 
-cpu::Isa parse_isa(const Options& o) {
+cpu::Isa parse_isa(const AttendOptions& o) {
   const std::string& name = o.isa;
   if (name.empty())
     return cpu::active_attend_levels().of(o.bf16 ? AttendDType::bf16 : AttendDType::f32,
@@ -63,11 +63,11 @@ SkipKind parse_skip(const std::string& name) {
   fail("bench attend: skip {}, expected none, running_max, running_lse or recall", name);
 }
 
-struct Row {
+struct AttendRow {
   double density, pv_density, ms, ms_min, gflops, share, efficiency, rel_l2;  // efficiency 0 = none
 };
 
-void print_machine(const Options& o, const CpuPeak& peak, const std::string& kernel) {
+void print_machine(const AttendOptions& o, const CpuPeak& peak, const std::string& kernel) {
   if (o.json) {
     fmt::print(
         "{{\"fma_ymm_gflops\": {:.1f}, \"fma_zmm_gflops\": {:.1f}, \"bf16_zmm_gflops\": {:.1f}, "
@@ -84,7 +84,7 @@ void print_machine(const Options& o, const CpuPeak& peak, const std::string& ker
              "GFLOP/s", "peak", "effic.", "rel_l2");
 }
 
-void print_row(const Options& o, const std::string& kernel, const Row& r) {
+void print_row(const AttendOptions& o, const std::string& kernel, const AttendRow& r) {
   if (o.json) {
     fmt::print(
         "{{\"name\": \"attend\", \"kernel\": \"{}\", \"dtype\": \"{}\", \"seq_len\": {}, "
@@ -105,7 +105,7 @@ void print_row(const Options& o, const std::string& kernel, const Row& r) {
 }
 
 // Sorted wall times of o.reps calls, after one that warms scratch memory and page tables.
-std::vector<double> time_calls(const Options& o, const AttendParams& p, cpu::Isa isa) {
+std::vector<double> time_calls(const AttendOptions& o, const AttendParams& p, cpu::Isa isa) {
   cpu::attend(p, isa);
   std::vector<double> times;
   for (int i = 0; i < o.reps; ++i) {
@@ -118,7 +118,7 @@ std::vector<double> time_calls(const Options& o, const AttendParams& p, cpu::Isa
   return times;
 }
 
-void run(const Options& o) {
+void run_case(const AttendOptions& o) {
   set_num_threads(o.threads);
   const cpu::Isa isa = parse_isa(o);
   const CpuPeak peak = measure_cpu_peak(cpu::machine_isa());
@@ -149,11 +149,11 @@ void run(const Options& o) {
     data.read_back();
     const double pv = static_cast<double>(std::accumulate(pairs.begin(), pairs.end(), int64_t{0}));
     if (wanted >= 1) dense_ms = times[0];
-    Row row{kept.density, pv / all_pairs, times[times.size() / 2], times[0]};
+    AttendRow row{kept.density, pv / all_pairs, times[times.size() / 2], times[0]};
     row.gflops = 1e-6 * attend_flops(p, kept.density, row.pv_density) / times[0];
     row.share = row.gflops / (o.threads * peak.of(attend_unit(p, isa)));
     row.efficiency = dense_ms > 0 && wanted < 1 ? dense_ms * kept.density / times[0] : 0.0;
-    row.rel_l2 = sampled_error(data, p, kSampledRows).rel_l2;
+    row.rel_l2 = sampled_error(data, p, kRowsPerCase).rel_l2;
     print_row(o, kernel, row);
   }
 }
@@ -182,7 +182,7 @@ std::string level_text(const nlohmann::ordered_json& levels, const char* dtype) 
                      rates.empty() ? "" : fmt::format(" ({})", rates));
 }
 
-void print_suite_machine(const Options& o, const CpuPeak& peak, const Backend& backend) {
+void print_suite_machine(const AttendOptions& o, const CpuPeak& peak, const Backend& backend) {
   nlohmann::ordered_json machine = machine_info(backend);
   const nlohmann::ordered_json levels = levels_json(cpu::active_attend_levels());
   machine["levels"] = levels;
@@ -200,7 +200,7 @@ void print_suite_machine(const Options& o, const CpuPeak& peak, const Backend& b
              suite_table_head());
 }
 
-void run_suite(const Options& o) {
+void run_suite(const AttendOptions& o) {
   const std::unique_ptr<Backend> backend = make_cpu_backend();
   const CpuPeak peak = measure_cpu_peak(cpu::machine_isa());
   print_suite_machine(o, peak, *backend);
@@ -236,7 +236,7 @@ void run_suite(const Options& o) {
                100 * cpu_share);
 }
 
-void add_suite_options(CLI::App& command, Options& o) {
+void add_suite_options(CLI::App& command, AttendOptions& o) {
   auto* suite =
       command
           .add_option("--suite", o.suite,
@@ -261,7 +261,7 @@ void add_suite_options(CLI::App& command, Options& o) {
 void add_attend_bench(CLI::App& bench) {
   auto* command = bench.add_subcommand(
       "attend", "Attention kernels: time, share of peak, error, one case or a suite");
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<AttendOptions>();
   command->add_option("--heads", o->heads)->check(CLI::PositiveNumber)->capture_default_str();
   command->add_option("--seq-len", o->seq_len)->check(CLI::PositiveNumber)->capture_default_str();
   command->add_option("--head-dim", o->head_dim)->check(CLI::PositiveNumber)->capture_default_str();
@@ -292,7 +292,7 @@ void add_attend_bench(CLI::App& bench) {
       ->capture_default_str();
   command->add_flag("--json", o->json, "One JSON object a line: the machine, then the rows");
   add_suite_options(*command, *o);
-  command->callback([o] { o->suite.empty() ? run(*o) : run_suite(*o); });
+  command->callback([o] { o->suite.empty() ? run_case(*o) : run_suite(*o); });
 }
 
 }  // namespace lacuna::bench

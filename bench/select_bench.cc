@@ -24,7 +24,7 @@
 namespace lacuna::bench {
 namespace {
 
-struct Options {
+struct SelectOptions {
   int64_t frames = 32, height = 32, width = 32, heads = 2, head_dim = 128;
   int steps = 50, layers = 30, threads = 1;
   bool json = false;
@@ -48,7 +48,7 @@ class SelectionBackend final : public TimingBackend {
 };
 
 // q and k as video has them: smooth over the grid, different per head, with noise.
-Tensor make_input(const Options& o, uint64_t seed) {
+Tensor make_input(const SelectOptions& o, uint64_t seed) {
   const int64_t tokens = o.frames * o.height * o.width;
   Tensor x(DType::f32, {o.heads, tokens, o.head_dim});
   std::vector<float> noise(1 << 16);
@@ -73,7 +73,7 @@ Tensor make_input(const Options& o, uint64_t seed) {
   return x;
 }
 
-struct Row {
+struct SelectRow {
   std::string name;
   int selections = 0;                     // steps in which any head selects
   double first_ms = 0.0, later_ms = 0.0;  // of a selecting step; later = median, 0 = none
@@ -84,7 +84,7 @@ struct Inputs {
   TensorView q, k, v, out;
 };
 
-double dense_ms(const Options& o, Backend& backend, const Inputs& x) {
+double dense_ms(const SelectOptions& o, Backend& backend, const Inputs& x) {
   Engine engine(backend, Policy());
   std::vector<double> times;
   for (int i = 0; i < 3; ++i) {
@@ -96,7 +96,7 @@ double dense_ms(const Options& o, Backend& backend, const Inputs& x) {
   return times[1];
 }
 
-Policy policy_of(const Options& o, const std::string& attention) {
+Policy policy_of(const SelectOptions& o, const std::string& attention) {
   const PolicyWords words = expand_words({attention, "", "", ""}, o.steps, o.layers);
   Plan plan = parse_plan(words.attention);
   // Whether q and k drift is the model's affair: count the worst case, a selection at every step.
@@ -105,11 +105,11 @@ Policy policy_of(const Options& o, const std::string& attention) {
                      o.steps);
 }
 
-Row measure(const Options& o, Backend& inner, const std::string& attention, double dense, Tensor& q,
-            const Inputs& x) {
+SelectRow measure(const SelectOptions& o, Backend& inner, const std::string& attention,
+                  double dense, Tensor& q, const Inputs& x) {
   SelectionBackend backend(inner);
   Engine engine(backend, policy_of(o, attention));
-  Row row{attention};
+  SelectRow row{attention};
   double total = 0.0;
   std::vector<double> later;
   for (int step = 0; step < o.steps; ++step) {
@@ -136,7 +136,7 @@ Row measure(const Options& o, Backend& inner, const std::string& attention, doub
   return row;
 }
 
-void print(const Options& o, const Row& r, double dense) {
+void print(const SelectOptions& o, const SelectRow& r, double dense) {
   if (o.json) {
     const nlohmann::ordered_json json = {
         {"name", "select"},       {"attention", r.name},    {"selections", r.selections},
@@ -151,7 +151,7 @@ void print(const Options& o, const Row& r, double dense) {
   std::fflush(stdout);
 }
 
-void run(const Options& o) {
+void run_selection(const SelectOptions& o) {
   set_num_threads(o.threads);
   const auto backend = make_backend();
   std::vector<std::string> names = o.attention;
@@ -177,7 +177,7 @@ void run(const Options& o) {
 
 void add_select_bench(CLI::App& bench) {
   auto* command = bench.add_subcommand("select", "What selection costs over a schedule, by preset");
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<SelectOptions>();
   command->add_option("-a,--attention", o->attention, "Methods or presets; default: every preset")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   command->add_option("--frames", o->frames, "Token grid")
@@ -192,7 +192,7 @@ void add_select_bench(CLI::App& bench) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command->add_flag("--json", o->json, "One JSON object a line");
-  command->callback([o] { run(*o); });
+  command->callback([o] { run_selection(*o); });
 }
 
 }  // namespace lacuna::bench

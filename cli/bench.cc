@@ -20,7 +20,7 @@
 namespace lacuna::cli {
 namespace {
 
-struct Options {
+struct BenchOptions {
   MachineOptions machine;
   ModelOptions model;
   std::vector<std::string> attention{"dense"};
@@ -37,7 +37,7 @@ struct Row {
   double rel_l2;  // of the latents, to the first row
 };
 
-Row run_one(const Options& o, Model& model, Backend& backend, const std::string& attention,
+Row run_one(const BenchOptions& o, Model& model, Backend& backend, const std::string& attention,
             const std::filesystem::path& latents, Tensor& reference) {
   Request request;
   request.prompt = o.prompt;
@@ -65,7 +65,7 @@ Row run_one(const Options& o, Model& model, Backend& backend, const std::string&
   return row;
 }
 
-void print(const Options& o, const Row& row, const Row& first) {
+void print(const BenchOptions& o, const Row& row, const Row& first) {
   const Trace& t = row.result.trace;
   const double forwards = o.steps * (o.guidance == 1.0 ? 1 : 2);
   const double seconds = row.result.sample_seconds / forwards;
@@ -100,7 +100,7 @@ struct ScratchFile {
 };
 
 // The shortest clip of this size that the model can make.
-int fewest_frames(Model& model, const Options& o) {
+int fewest_frames(Model& model, const BenchOptions& o) {
   for (int frames = 1; frames < *o.frames; ++frames) {
     try {
       model.latent_shape(*o.width, *o.height, frames);
@@ -113,7 +113,7 @@ int fewest_frames(Model& model, const Options& o) {
 }
 
 // What was not asked for: the small model at its own size, others at one that a CPU can wait for.
-Options with_size(Options o, const Model& model) {
+BenchOptions with_size(BenchOptions o, const Model& model) {
   const bool own = o.model.is_default();
   const FamilyDefaults& d = model.defaults();
   if (!o.width) o.width = own ? d.width : 832;
@@ -122,10 +122,10 @@ Options with_size(Options o, const Model& model) {
   return o;
 }
 
-void run(const Options& given) {
+void run_bench(const BenchOptions& given) {
   const auto backend = given.machine.open();
   const auto model = given.model.open();
-  const Options o = with_size(given, *model);
+  const BenchOptions o = with_size(given, *model);
   const ScratchFile latents;
   if (!o.json) {
     fmt::print("{} on {}, {}x{}, {} frames, {} steps, guidance {}\n", model->name(),
@@ -135,7 +135,7 @@ void run(const Options& given) {
   }
   // The first forward of a process reads or makes the weights and builds kernels; the first row,
   // which the others are measured against, would pay for that.
-  Options warm = o;
+  BenchOptions warm = o;
   warm.steps = 1;
   warm.frames = fewest_frames(*model, o);
   Tensor nobodys;
@@ -150,7 +150,7 @@ void run(const Options& given) {
 
 void add_bench_generate(CLI::App& bench) {
   auto* command = bench.add_subcommand("generate", "Whole forwards of a model, dense and sparse");
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<BenchOptions>();
   options->model.add_to(*command);
   command
       ->add_option("-a,--attention", options->attention,
@@ -169,7 +169,7 @@ void add_bench_generate(CLI::App& bench) {
   command->add_option("-p,--prompt", options->prompt)->capture_default_str();
   command->add_flag("--json", options->json, "One JSON object a line");
   options->machine.add_to(*command);
-  command->callback([options] { run(*options); });
+  command->callback([options] { run_bench(*options); });
 }
 
 }  // namespace

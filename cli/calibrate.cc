@@ -22,7 +22,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct Options {
+struct CalibrateOptions {
   MachineOptions machine;
   ModelOptions model;
   RequestOptions request;
@@ -36,7 +36,7 @@ struct Options {
   bool no_prompt_cache = false, quiet = false;
 };
 
-void add_method_options(CLI::App& command, Options& o) {
+void add_method_options(CLI::App& command, CalibrateOptions& o) {
   auto* group = command.add_option_group("Calibration");
   group
       ->add_option(
@@ -76,7 +76,7 @@ void add_method_options(CLI::App& command, Options& o) {
       ->capture_default_str();
 }
 
-void add_calibatt_options(CLI::App& command, Options& o) {
+void add_calibatt_options(CLI::App& command, CalibrateOptions& o) {
   auto* group = command.add_option_group("CalibAtt");
   CalibAttSettings& s = o.calibatt;
   group
@@ -103,7 +103,7 @@ void add_calibatt_options(CLI::App& command, Options& o) {
       ->capture_default_str();
 }
 
-Calibration calibrate(const Options& o, Subject& subject, const fs::path& progress,
+Calibration calibrate(const CalibrateOptions& o, Subject& subject, const fs::path& progress,
                       const WalkHooks& hooks) {
   if (o.method == "calibatt") {
     CalibAttSettings settings = o.calibatt;
@@ -122,7 +122,7 @@ Calibration calibrate(const Options& o, Subject& subject, const fs::path& progre
   return calibrate_recall(subject, with_shared(o.recall), progress, hooks);
 }
 
-void run(Options o) {
+void run_calibrate(CalibrateOptions o) {
   const CalibrationFiles files{o.output};
   const std::vector<std::string> prompts = read_prompts(o.prompts);
   const fs::path folder = fs::absolute(files.profile).parent_path();
@@ -174,7 +174,7 @@ void add_calibrate(CLI::App& app) {
   auto* command = app.add_subcommand(
       "calibrate", "Measure a model and write the profile that generate --profile runs");
   command->group("Commands");
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<CalibrateOptions>();
   add_method_options(*command, *options);
   add_calibatt_options(*command, *options);
   options->model.add_to(*command);
@@ -189,7 +189,7 @@ void add_calibrate(CLI::App& app) {
                    "Do not keep prompt embeddings in the cache folder");
   output->add_flag("-q,--quiet", options->quiet, "Print nothing but errors");
   options->machine.add_to(*command);
-  command->callback([options] { run(*options); });
+  command->callback([options] { run_calibrate(*options); });
 }
 
 }  // namespace lacuna::cli

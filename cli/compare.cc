@@ -28,7 +28,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-struct Options {
+struct CompareOptions {
   MachineOptions machine;
   ModelOptions model;
   DecodeSettings decode;
@@ -63,7 +63,7 @@ CompareCandidate parse_candidate(const std::string& text) {
   return candidate;
 }
 
-std::vector<CompareCandidate> candidates_of(const Options& o) {
+std::vector<CompareCandidate> candidates_of(const CompareOptions& o) {
   std::vector<CompareCandidate> list;
   for (const std::string& spec : o.attention) {
     CompareCandidate candidate{spec, {}};
@@ -79,7 +79,7 @@ std::vector<CompareCandidate> candidates_of(const Options& o) {
   return list;
 }
 
-std::vector<std::string> prompts_of(const Options& o) {
+std::vector<std::string> prompts_of(const CompareOptions& o) {
   std::vector<std::string> prompts;
   if (!o.prompt.empty()) prompts.push_back(o.prompt);
   if (!o.prompt_file.empty()) {
@@ -106,12 +106,12 @@ VideoInfo video_info(const CompareTask& task) {
 }
 
 // Better known now than after the runs.
-void check_outputs(const Options& o, const CompareTask& task) {
+void check_outputs(const CompareOptions& o, const CompareTask& task) {
   if (!o.output.empty()) open_video(o.output, video_info(task));
   if (!o.report.empty()) AtomicFile writable(o.report);
 }
 
-void write_video(const Options& o, const CompareTask& task, const Comparison& comparison,
+void write_video(const CompareOptions& o, const CompareTask& task, const Comparison& comparison,
                  const Context& ctx) {
   std::vector<LabelledClip> clips;
   for (const CompareSubject& subject : comparison.subjects)
@@ -127,7 +127,7 @@ std::string without_pictures(Json report) {
   return report.dump(1);
 }
 
-void run(const Options& o) {
+void run_compare(const CompareOptions& o) {
   CompareTask task;
   task.candidates = candidates_of(o);
   task.prompts = prompts_of(o);
@@ -179,7 +179,7 @@ void add_compare(CLI::App& app) {
   auto* command = app.add_subcommand(
       "compare", "Measure sparse attention against dense: quality, cost and the noise floor");
   command->group("Commands");
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<CompareOptions>();
   auto* content = command->add_option_group("Content");
   content->add_option("-p,--prompt", o->prompt, "What the videos show");
   content->add_option("--prompt-file", o->prompt_file, "More prompts, one per line");
@@ -210,7 +210,7 @@ void add_compare(CLI::App& app) {
                    "Do not keep prompt embeddings in the cache folder");
   o->decode.add_to(*command);
   o->machine.add_to(*command);
-  command->callback([o] { run(*o); });
+  command->callback([o] { run_compare(*o); });
 }
 
 }  // namespace lacuna::cli

@@ -15,7 +15,7 @@
 namespace lacuna::cli {
 namespace {
 
-struct Options {
+struct DecodeOptions {
   MachineOptions machine;
   ModelOptions model;
   DecodeSettings decode;
@@ -23,7 +23,7 @@ struct Options {
   std::optional<int> fps;
 };
 
-void run(const Options& o) {
+void run_decode(const DecodeOptions& o) {
   const auto backend = o.machine.open();
   const auto model = o.model.open();
   LoadedState loaded = load_state(o.latents);
@@ -67,7 +67,7 @@ void run(const Options& o) {
 void add_decode(CLI::App& app) {
   auto* command = app.add_subcommand("decode", "Make a video from a latents file");
   command->group("Commands");
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<DecodeOptions>();
   command->add_option("latents", options->latents, "File written by lacuna generate")->required();
   command->add_option("-o,--output", options->output, "File ending in .mp4, .webm, .y4m or .png")
       ->capture_default_str();
@@ -77,7 +77,7 @@ void add_decode(CLI::App& app) {
   command->get_option("--model")->allow_extra_args(false);
   options->decode.add_to(*command);
   options->machine.add_to(*command);
-  command->callback([options] { run(*options); });
+  command->callback([options] { run_decode(*options); });
 }
 
 }  // namespace lacuna::cli

@@ -24,7 +24,7 @@
 namespace lacuna::cli {
 namespace {
 
-struct Options {
+struct DoctorOptions {
   LookOptions look;
   std::string method = "xattention", output, dense_steps = "10%";
   double target = 0.05, seconds = 5.0;
@@ -42,7 +42,7 @@ struct Case {
   Json settings;
 };
 
-void measure_costs(const Options& o, Backend& backend, const Examination& examination,
+void measure_costs(const DoctorOptions& o, Backend& backend, const Examination& examination,
                    const RecordedCall& call, Case& found) {
   CostSettings settings;
   settings.seconds = o.seconds;
@@ -51,7 +51,7 @@ void measure_costs(const Options& o, Backend& backend, const Examination& examin
 }
 
 // The steps and layers of a generation. Throws Error on dense steps that it does not have.
-void set_schedule(const Options& o, int num_steps, std::vector<int> layers, int num_layers,
+void set_schedule(const DoctorOptions& o, int num_steps, std::vector<int> layers, int num_layers,
                   Case& found) {
   found.schedule.num_steps = num_steps;
   found.schedule.layers = std::move(layers);
@@ -78,8 +78,8 @@ std::vector<int> all_layers(int count) {
   return layers;
 }
 
-Case examine_model(const Options& o, Backend& backend, LookedModel& model, Examination& examination,
-                   Work& work) {
+Case examine_model(const DoctorOptions& o, Backend& backend, LookedModel& model,
+                   Examination& examination, Work& work) {
   PipelineSubject& subject = model.subject();
   Case found;
   found.target = subject.target();
@@ -149,7 +149,8 @@ void check_recording(const RecordedCall& call, const ProfileTarget& target,
                site.expert, site.step, expert);
 }
 
-Case examine_recordings(const Options& o, Backend& backend, Examination& examination, Work& work) {
+Case examine_recordings(const DoctorOptions& o, Backend& backend, Examination& examination,
+                        Work& work) {
   Case found;
   if (o.look.names_model()) {
     const auto model = o.look.model.open();
@@ -207,7 +208,7 @@ Json check_section(const Diagnosis& diagnosis, const DenseTiming& dense, const P
       std::move(rows));
 }
 
-void save(const Options& o, const Profile& profile) {
+void save(const DoctorOptions& o, const Profile& profile) {
   save_profile(profile, o.output);
   if (!o.look.quiet)
     fmt::print(stderr, "{}: {}\n", o.output,
@@ -215,8 +216,8 @@ void save(const Options& o, const Profile& profile) {
                                      : "run it with lacuna generate --profile");
 }
 
-void diagnose_and_report(const Options& o, Backend& backend, const Examined& examined, Case& found,
-                         LookedModel* model, Work& work) {
+void diagnose_and_report(const DoctorOptions& o, Backend& backend, const Examined& examined,
+                         Case& found, LookedModel* model, Work& work) {
   std::optional<double> share;
   if (found.timing) share = found.timing->share();
   const Diagnosis diagnosis = diagnose(examined, *found.cost, found.tokens, found.schedule, share);
@@ -249,7 +250,7 @@ void diagnose_and_report(const Options& o, Backend& backend, const Examined& exa
                             machine_info(backend), found.settings, std::move(sections)));
 }
 
-void check_options(const Options& o) {
+void check_options(const DoctorOptions& o) {
   o.look.check_report();
   if (!o.output.empty()) AtomicFile writable(o.output);
   if (o.look.recordings.empty()) return;
@@ -260,7 +261,7 @@ void check_options(const Options& o) {
     throw UsageError("--output: a profile needs the model of the recording, --model ...");
 }
 
-void run(const Options& o) {
+void run_doctor(const DoctorOptions& o) {
   check_options(o);
   const auto backend = o.look.machine.open();
   Work work(o.look.quiet);
@@ -285,7 +286,7 @@ void add_doctor(CLI::App& app) {
       "doctor",
       "Tell what can be sparse, whether that pays on this machine, and write the profile");
   command->group("Commands");
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<DoctorOptions>();
   o->look.add_to(*command);
   auto* group = command->add_option_group("Diagnosis");
   group
@@ -306,7 +307,7 @@ void add_doctor(CLI::App& app) {
       ->capture_default_str();
   group->add_option("-o,--output", o->output, "Write NAME.profile.json for generate --profile");
   group->add_flag("--check", o->check, "Run the profile once: expected beside measured speed-up");
-  command->callback([o] { run(*o); });
+  command->callback([o] { run_doctor(*o); });
 }
 
 }  // namespace lacuna::cli

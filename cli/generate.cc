@@ -22,7 +22,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct Options {
+struct GenerateOptions {
   MachineOptions machine;
   ModelOptions model;
   AttentionOptions attention;
@@ -36,7 +36,7 @@ struct Options {
   std::vector<const CLI::Option*> of_the_video;  // options whose values a latents file holds
 };
 
-void add_content_options(CLI::App& command, Options& o) {
+void add_content_options(CLI::App& command, GenerateOptions& o) {
   auto* content = command.add_option_group("Content");
   content->add_option("-p,--prompt", o.prompt, "What the video shows");
   content->add_option("--prompt-file", o.prompt_file, "Read the prompt from a file");
@@ -54,7 +54,7 @@ std::string read_text(const std::string& path) {
   return text;
 }
 
-Request make_request(const Options& o, const Model& model) {
+Request make_request(const GenerateOptions& o, const Model& model) {
   Request r = o.request.make(model);
   r.prompt = o.prompt_file.empty() ? o.prompt : read_text(o.prompt_file);
   r.dtype = o.model.dtype;
@@ -64,7 +64,7 @@ Request make_request(const Options& o, const Model& model) {
   return r;
 }
 
-void add_output_options(CLI::App& command, Options& o) {
+void add_output_options(CLI::App& command, GenerateOptions& o) {
   auto* output = command.add_option_group("Output");
   output
       ->add_option("-o,--output,--save_file", o.output, "File ending in .mp4, .webm, .y4m or .png")
@@ -93,7 +93,7 @@ void add_output_options(CLI::App& command, Options& o) {
   output->add_flag("-q,--quiet", o.quiet, "Print nothing but errors and what --json asks for");
 }
 
-GenerationFiles make_files(const Options& o) {
+GenerationFiles make_files(const GenerateOptions& o) {
   GenerationFiles files;
   if (!o.no_decode) files.video = o.output;
   const fs::path beside = o.output + ".latents.safetensors";
@@ -107,11 +107,12 @@ GenerationFiles make_files(const Options& o) {
 }
 
 // Whether the trace goes into a file: its times are worth waiting for a device at every call.
-bool wants_times(const Options& o) {
+bool wants_times(const GenerateOptions& o) {
   return !o.audit.trace.empty() || !o.audit.manifest.empty();
 }
 
-void print_summary(const Options& o, const Request& request, const GenerationResult& result) {
+void print_summary(const GenerateOptions& o, const Request& request,
+                   const GenerationResult& result) {
   const Trace& trace = result.trace;
   const double attention_s = trace.attend_ms() / 1000.0, selection_s = trace.select_ms() / 1000.0;
   // A device's ops return before they are done, so a clock that does not wait for it knows nothing.
@@ -160,7 +161,7 @@ void print_summary(const Options& o, const Request& request, const GenerationRes
 }
 
 // Of options given beside --resume none may contradict the file, which decides.
-void check_resumed(const Options& o, const Model& model, const Request& saved) {
+void check_resumed(const GenerateOptions& o, const Model& model, const Request& saved) {
   const auto given = [](const CLI::Option* option) { return option->count() > 0; };
   if (std::none_of(o.of_the_video.begin(), o.of_the_video.end(), given)) return;
   Request request = make_request(o, model);
@@ -176,7 +177,7 @@ void check_resumed(const Options& o, const Model& model, const Request& saved) {
           o.resume, key, value.dump(), ours.at(key).dump()));
 }
 
-RecordFilter record_filter(const Options& o, const Model& model, const Request& request) {
+RecordFilter record_filter(const GenerateOptions& o, const Model& model, const Request& request) {
   RecordFilter filter = parse_record_sites(o.record_sites);
   check_record_sites(filter, make_sampler(request.sampler)->num_steps(),
                      static_cast<int>(model.transformer_config().num_layers));
@@ -194,7 +195,7 @@ int stopped_step(const fs::path& latents) {
   }
 }
 
-void run(const Options& o) {
+void run_generate(const GenerateOptions& o) {
   const auto backend = o.machine.open();
   const auto model = o.model.open();
   const GenerationFiles files = make_files(o);
@@ -280,7 +281,7 @@ void run(const Options& o) {
 void add_generate(CLI::App& app) {
   auto* command = app.add_subcommand("generate", "Make a video from a prompt");
   command->group("Commands");
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<GenerateOptions>();
   add_content_options(*command, *options);
   options->model.add_to(*command);
   options->request.add_sampling_to(*command);
@@ -294,7 +295,7 @@ void add_generate(CLI::App& app) {
       options->of_the_video.push_back(option);
   for (const char* name : {"--fps", "--replay-masks", "--dtype"})
     options->of_the_video.push_back(command->get_option(name));
-  command->callback([options] { run(*options); });
+  command->callback([options] { run_generate(*options); });
 }
 
 }  // namespace lacuna::cli

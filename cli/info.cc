@@ -13,7 +13,7 @@
 namespace lacuna::cli {
 namespace {
 
-struct Options {
+struct InfoOptions {
   ModelOptions model;
   bool json = false;
 };
@@ -102,7 +102,7 @@ void print(const nlohmann::ordered_json& j) {
   }
 }
 
-void print(const Options& o, const MadeBy& made) {
+void print(const InfoOptions& o, const MadeBy& made) {
   const Request& r = made.request;
   const std::string command = command_of(r);
   if (o.json) {
@@ -117,7 +117,7 @@ void print(const Options& o, const MadeBy& made) {
   fmt::print("\nthe same again, with the model and an output file added:\n{}\n", command);
 }
 
-void run(const Options& o) {
+void run_info(const InfoOptions& o) {
   if (o.model.paths.size() == 1) {
     if (const auto made = made_by(o.model.paths.front())) return print(o, *made);
   }
@@ -136,14 +136,14 @@ void add_info(CLI::App& app) {
   auto* command =
       app.add_subcommand("info", "What a checkpoint is and costs to run, or how a clip was made");
   command->group("Commands");
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<InfoOptions>();
   options->model.add_to(*command);
   command
       ->add_option("checkpoint", options->model.paths,
                    "Folder or files, same as --model; or one clip or latents file")
       ->multi_option_policy(CLI::MultiOptionPolicy::Throw);
   command->add_flag("--json", options->json, "As one JSON object");
-  command->callback([options] { run(*options); });
+  command->callback([options] { run_info(*options); });
 }
 
 }  // namespace lacuna::cli

@@ -12,14 +12,14 @@
 namespace lacuna::cli {
 namespace {
 
-struct Options {
+struct InspectOptions {
   MachineOptions machine;
   std::vector<std::string> files;
   std::string report;
   bool json = false;
 };
 
-void run(const Options& o) {
+void run_inspect(const InspectOptions& o) {
   const auto backend = o.machine.open();
   const std::vector<std::filesystem::path> files(o.files.begin(), o.files.end());
   const nlohmann::ordered_json report = inspect(files, *backend);
@@ -40,7 +40,7 @@ void add_inspect(CLI::App& app) {
   auto* command = app.add_subcommand(
       "inspect", "Look at a trace, a mask log, a profile or recorded q, k and v");
   command->group("Commands");
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<InspectOptions>();
   command
       ->add_option("files", o->files,
                    "Files of generate --trace, --save-masks or --record, or a profile; a trace and "
@@ -50,7 +50,7 @@ void add_inspect(CLI::App& app) {
   command->add_flag("--json", o->json, "Print the report's data as one JSON object");
   command->add_option("--report", o->report, "Write a page with pictures of the masks (.html)");
   o->machine.add_to(*command);
-  command->callback([o] { run(*o); });
+  command->callback([o] { run_inspect(*o); });
 }
 
 }  // namespace lacuna::cli

@@ -14,7 +14,7 @@
 namespace lacuna::cli {
 namespace {
 
-struct Options {
+struct ReplayOptions {
   MachineOptions machine;
   std::string file;
   std::vector<std::string> attention, skip;
@@ -77,7 +77,7 @@ nlohmann::ordered_json to_json(const Table& table) {
   return {{"title", table.title}, {"rows", rows}, {"unreached", table.unreached}};
 }
 
-void run(const Options& o) {
+void run_replay(const ReplayOptions& o) {
   const auto backend = o.machine.open();
   const std::vector<ReplayCase> list = replay_cases(o.attention, o.skip);
   const Recording recording(o.file);
@@ -125,7 +125,7 @@ void add_replay(CLI::App& app) {
   auto* command = app.add_subcommand(
       "replay", "Compare methods on recorded q, k and v (lacuna generate --record)");
   command->group("Commands");
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<ReplayOptions>();
   command->add_option("recording", o->file, "File of lacuna generate --record")->required();
   command
       ->add_option("-a,--attention", o->attention,
@@ -149,7 +149,7 @@ void add_replay(CLI::App& app) {
   command->add_flag("--json", o->json, "Print one JSON object");
   command->add_flag("-q,--quiet", o->quiet, "Print no progress");
   o->machine.add_to(*command);
-  command->callback([o] { run(*o); });
+  command->callback([o] { run_replay(*o); });
 }
 
 }  // namespace lacuna::cli

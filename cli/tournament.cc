@@ -18,7 +18,7 @@
 namespace lacuna::cli {
 namespace {
 
-struct Options {
+struct TournamentOptions {
   LookOptions look;
   std::vector<std::string> attention, skip;
   TournamentSettings settings;
@@ -79,7 +79,7 @@ void record_model(const LookOptions& o, Backend& backend, Work& work, Inputs& in
   LACUNA_CHECK(!inputs.calls.empty(), "tournament: no attention call matches --sites {}", o.sites);
 }
 
-void run(const Options& o) {
+void run_tournament(const TournamentOptions& o) {
   o.look.check_report();
   const std::vector<ReplayCase> cases = replay_cases(o.attention, o.skip);
   const auto backend = o.look.machine.open();
@@ -122,7 +122,7 @@ void add_tournament(CLI::App& app) {
   auto* command = app.add_subcommand(
       "tournament", "Compare all methods at equal density and at equal time on real q, k and v");
   command->group("Commands");
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<TournamentOptions>();
   o->look.add_to(*command);
   auto* group = command->add_option_group("Comparison");
   group
@@ -149,7 +149,7 @@ void add_tournament(CLI::App& app) {
   group->add_option("--repeats", o->repeats, "Timed runs of every point; medians are shown")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
-  command->callback([o] { run(*o); });
+  command->callback([o] { run_tournament(*o); });
 }
 
 }  // namespace lacuna::cli

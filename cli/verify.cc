@@ -14,7 +14,7 @@
 namespace lacuna::cli {
 namespace {
 
-struct Options {
+struct VerifyOptions {
   MachineOptions machine;
   std::string goldens, dtype = "f32";
   bool json = false;
@@ -26,7 +26,7 @@ std::string read_goldens(const std::string& path) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
-void run(const Options& o) {
+void run_verify(const VerifyOptions& o) {
   const auto backend = o.machine.open();
   const std::string text =
       o.goldens.empty() ? std::string(shipped_goldens()) : read_goldens(o.goldens);
@@ -58,7 +58,7 @@ void run(const Options& o) {
 void add_verify(CLI::App& app) {
   auto* command = app.add_subcommand("verify", "Check this build against upstream golden numbers");
   command->group("Commands");
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<VerifyOptions>();
   command->add_option("--goldens", options->goldens, "Another file of cases (docs/formats.md)");
   command
       ->add_option("--dtype", options->dtype,
@@ -67,7 +67,7 @@ void add_verify(CLI::App& app) {
       ->capture_default_str();
   command->add_flag("--json", options->json, "One JSON object a line");
   options->machine.add_to(*command);
-  command->callback([options] { run(*options); });
+  command->callback([options] { run_verify(*options); });
 }
 
 }  // namespace lacuna::cli

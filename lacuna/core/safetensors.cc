@@ -23,7 +23,7 @@ struct NamedDType {
   std::string_view name;
   DType dtype;
 };
-constexpr NamedDType kDTypes[] = {
+constexpr NamedDType kDTypeNames[] = {
     {"F32", DType::f32}, {"F16", DType::f16},         {"BF16", DType::bf16},
     {"F64", DType::f64}, {"F8_E4M3", DType::f8_e4m3}, {"F8_E5M2", DType::f8_e5m2},
     {"I64", DType::i64}, {"I32", DType::i32},         {"I16", DType::i16},
@@ -70,7 +70,7 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
     }
     if (level_ != Level::tensor || key_ != "dtype") reject("a string");
     LACUNA_CHECK(!entry_.dtype, "{}: dtype of {} appears twice", who_, name_);
-    for (const NamedDType& d : kDTypes) {
+    for (const NamedDType& d : kDTypeNames) {
       if (d.name == value) entry_.dtype = d.dtype;
     }
     LACUNA_CHECK(entry_.dtype, "{}: {} has dtype {}, which is not supported", who_, name_, value);
@@ -224,7 +224,7 @@ void write_safetensors(const std::filesystem::path& path,
     const TensorView& view = tensor->second;
     LACUNA_CHECK(names.insert(tensor->first).second, "write {}: tensor {} is given twice",
                  path.string(), tensor->first);
-    const auto* named = std::find_if(std::begin(kDTypes), std::end(kDTypes),
+    const auto* named = std::find_if(std::begin(kDTypeNames), std::end(kDTypeNames),
                                      [&](const NamedDType& d) { return d.dtype == view.dtype; });
     const int64_t end = offset + storage_bytes(view.dtype, view.numel());
     nlohmann::ordered_json entry = {

@@ -11,9 +11,8 @@ namespace lacuna {
 
 namespace {
 
-constexpr int kVersion = 1;
+constexpr int kMaskLogVersion = 1;
 constexpr size_t kMaxList = size_t{1} << 24;
-constexpr int kMaxIndex = 1 << 20;
 constexpr int64_t kMaxSelectionBytes = int64_t{4} << 30;  // small parts may be named often
 
 std::vector<int32_t> integers(const TensorView& part) {
@@ -61,7 +60,8 @@ MaskLog::MaskLog(const std::filesystem::path& path) : file_(path) {
   const Json json = parse_json(text->second, who);
   LACUNA_CHECK(json.is_object() && json.contains("version"), "{}: a mask log without version", who);
   const int64_t version = json_integer(json["version"], who + ":version", 0, INT32_MAX);
-  LACUNA_CHECK(version == kVersion, "{}: mask log version {}, expected {}", who, version, kVersion);
+  LACUNA_CHECK(version == kMaskLogVersion, "{}: mask log version {}, expected {}", who, version,
+               kMaskLogVersion);
   const JsonObject top(json, who, {"version", "model", "grid", "sigmas", "selections", "calls"},
                        ':');
   target_ = read_target(top);

@@ -12,8 +12,6 @@ namespace lacuna {
 
 namespace {
 
-constexpr int kMaxIndex = 1 << 20;  // steps and layers; bounds the memory a list can ask for
-
 constexpr ParamSpec kDriftSpecs[] = {
     {"delta", 0.1, 0.0, 1e9, false, "bound on the drift; published: 30 with relative=0"},
     {"gate_low", 0.4, 0.0, 1.0, false, "below this share of drifted heads the layer reuses"},

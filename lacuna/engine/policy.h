@@ -17,6 +17,10 @@
 
 namespace lacuna {
 
+// Steps, layers and heads are numbered below this in everything that is read: it bounds the memory
+// a file or a list can ask for.
+inline constexpr int kMaxIndex = 1 << 20;
+
 enum class RefreshKind : uint8_t {
   every_step,
   at_steps,  // AdaSpa: at the listed steps

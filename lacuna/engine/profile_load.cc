@@ -17,9 +17,8 @@ namespace lacuna {
 
 namespace {
 
-constexpr size_t kMaxFileBytes = size_t{64} << 20;
+constexpr size_t kMaxProfileBytes = size_t{64} << 20;
 constexpr size_t kMaxRules = 1 << 20;
-constexpr int kMaxIndex = 1 << 20;  // steps, layers, heads
 
 // A name in the profile's own folder; anything with a path in it could read other files.
 void check_side_name(const std::string& name, std::string_view path) {
@@ -254,8 +253,8 @@ void check_profile_json(const Json& json, std::string_view who) {
 Profile load_profile(const std::filesystem::path& path) {
   const std::string who = path.string();
   const MappedFile file(path);
-  LACUNA_CHECK(file.bytes().size() <= kMaxFileBytes, "{}: {} bytes, expected at most {}", who,
-               file.bytes().size(), kMaxFileBytes);
+  LACUNA_CHECK(file.bytes().size() <= kMaxProfileBytes, "{}: {} bytes, expected at most {}", who,
+               file.bytes().size(), kMaxProfileBytes);
   const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()),
                               file.bytes().size());
   const std::filesystem::path folder = path.parent_path();

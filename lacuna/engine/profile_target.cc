@@ -10,7 +10,6 @@ namespace lacuna {
 
 namespace {
 
-constexpr int kMaxIndex = 1 << 20;  // steps, layers, heads
 constexpr int64_t kMaxGrid = 1 << 20;
 
 template <typename T>

@@ -13,8 +13,6 @@ namespace lacuna {
 
 namespace {
 
-using Json = nlohmann::json;
-
 constexpr std::string_view kSites = "lacuna_recording";  // metadata key: a JSON array of calls
 constexpr int64_t kMaxSide = 1 << 16, kMaxText = 1 << 20;
 
@@ -26,7 +24,7 @@ std::string tensor_name(size_t call, const char* part) {
   return fmt::format("call{:04d}.{}", call, part);
 }
 
-Json to_json(const RecordedCall& call) {
+nlohmann::json to_json(const RecordedCall& call) {
   const Site& s = call.site;
   return {{"step", s.step},
           {"num_steps", s.num_steps},
@@ -42,11 +40,12 @@ Json to_json(const RecordedCall& call) {
 // Reads one entry of the JSON array; `who` names file and call.
 class Fields {
  public:
-  Fields(const Json& json, std::string who) : json_(json), who_(std::move(who)) {
+  Fields(const nlohmann::json& json, std::string who) : json_(json), who_(std::move(who)) {
     LACUNA_CHECK(json_.is_object(), "{}: not a JSON object", who_);
   }
 
-  int64_t integer(const Json& value, std::string_view key, int64_t min, int64_t max) const {
+  int64_t integer(const nlohmann::json& value, std::string_view key, int64_t min,
+                  int64_t max) const {
     const bool fits = value.is_number_integer() && value.get<int64_t>() >= min &&
                       value.get<int64_t>() <= max && (min >= 0 || !value.is_number_unsigned());
     LACUNA_CHECK(fits, "{}: {} out of range, expected an integer from {} to {}", who_, key, min,
@@ -56,7 +55,7 @@ class Fields {
   int64_t integer(const char* key, int64_t min, int64_t max) const {
     return integer(at(key), key, min, max);
   }
-  const Json& at(const char* key) const {
+  const nlohmann::json& at(const char* key) const {
     const auto found = json_.find(key);
     LACUNA_CHECK(found != json_.end(), "{}: {} is missing", who_, key);
     return *found;
@@ -64,12 +63,11 @@ class Fields {
   const std::string& who() const { return who_; }
 
  private:
-  const Json& json_;
+  const nlohmann::json& json_;
   std::string who_;
 };
 
-RecordedCall call_from_json(const Json& json, const std::string& who) {
-  constexpr int kMaxIndex = 1 << 20;
+RecordedCall call_from_json(const nlohmann::json& json, const std::string& who) {
   const Fields fields(json, who);
   RecordedCall call;
   call.site.num_steps = static_cast<int>(fields.integer("num_steps", 1, kMaxIndex));
@@ -77,14 +75,14 @@ RecordedCall call_from_json(const Json& json, const std::string& who) {
   call.site.num_layers = static_cast<int>(fields.integer("num_layers", 1, kMaxIndex));
   call.site.layer = static_cast<int>(fields.integer("layer", 0, call.site.num_layers - 1));
   call.site.expert = static_cast<int>(fields.integer("expert", 0, 1));
-  const Json& sigma = fields.at("sigma");
+  const nlohmann::json& sigma = fields.at("sigma");
   LACUNA_CHECK(sigma.is_number() && sigma.get<double>() >= 0.0 && sigma.get<double>() <= 1e6,
                "{}: sigma, expected a number from 0", who);
   call.site.sigma = sigma.get<float>();
-  const Json& branch = fields.at("branch");
+  const nlohmann::json& branch = fields.at("branch");
   LACUNA_CHECK(branch == "cond" || branch == "uncond", "{}: branch, expected cond or uncond", who);
   call.site.branch = branch == "cond" ? Branch::cond : Branch::uncond;
-  const Json& grid = fields.at("grid");
+  const nlohmann::json& grid = fields.at("grid");
   LACUNA_CHECK(grid.is_array() && grid.size() == 3, "{}: grid, expected three integers", who);
   call.grid = {fields.integer(grid[0], "grid", 1, kMaxSide),
                fields.integer(grid[1], "grid", 1, kMaxSide),
@@ -170,7 +168,7 @@ void Recorder::add(const Site& site, const VideoGrid& grid, int64_t text_tokens,
 void Recorder::save(const std::filesystem::path& path) const {
   LACUNA_CHECK(!calls_.empty(), "record: no attention call matched --record-sites");
   std::vector<std::pair<std::string, TensorView>> tensors;
-  Json sites = Json::array();
+  nlohmann::json sites = nlohmann::json::array();
   for (size_t i = 0; i < calls_.size(); ++i) {
     tensors.emplace_back(tensor_name(i, "q"), calls_[i].q);
     tensors.emplace_back(tensor_name(i, "k"), calls_[i].k);
@@ -185,7 +183,8 @@ Recording::Recording(const std::filesystem::path& path) : file_(path) {
   const auto text = file_.metadata().find(kSites);
   LACUNA_CHECK(text != file_.metadata().end(),
                "{}: not a recording; make one with lacuna generate --record", name);
-  const Json sites = Json::parse(text->second, nullptr, /*allow_exceptions=*/false);
+  const nlohmann::json sites =
+      nlohmann::json::parse(text->second, nullptr, /*allow_exceptions=*/false);
   LACUNA_CHECK(sites.is_array() && !sites.empty(), "{}: no calls in its metadata", name);
   for (size_t i = 0; i < sites.size(); ++i) {
     const std::string who = fmt::format("{}: call {}", name, i);

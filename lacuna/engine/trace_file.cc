@@ -10,10 +10,9 @@ namespace lacuna {
 
 namespace {
 
-constexpr int kVersion = 1;
-constexpr size_t kMaxFileBytes = size_t{256} << 20;
+constexpr int kTraceVersion = 1;
+constexpr size_t kMaxTraceBytes = size_t{256} << 20;
 constexpr size_t kMaxCalls = size_t{1} << 24;
-constexpr int kMaxIndex = 1 << 20;  // steps, layers, heads, rules
 constexpr double kMaxMs = 1e15;
 constexpr double kMaxDensity = 1.0 + 1e-9;  // a mean is rounded
 
@@ -104,7 +103,7 @@ Json header_json(const RunHeader& header) {
 }
 
 void save_trace(const std::filesystem::path& path, const RunHeader& header, const Trace& trace) {
-  Json json = {{"lacuna_trace", kVersion}};
+  Json json = {{"lacuna_trace", kTraceVersion}};
   json.update(header_json(header));
   AtomicFile file(path);
   // One call per line: readable, and line tools work.
@@ -123,15 +122,16 @@ void save_trace(const std::filesystem::path& path, const RunHeader& header, cons
 TraceFile load_trace(const std::filesystem::path& path) {
   const std::string who = path.string();
   const MappedFile file(path);
-  LACUNA_CHECK(file.bytes().size() <= kMaxFileBytes, "{}: {} bytes, expected at most {}", who,
-               file.bytes().size(), kMaxFileBytes);
+  LACUNA_CHECK(file.bytes().size() <= kMaxTraceBytes, "{}: {} bytes, expected at most {}", who,
+               file.bytes().size(), kMaxTraceBytes);
   const Json json =
       parse_json({reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()}, who);
   // The version first: another one may have other keys.
   LACUNA_CHECK(json.is_object() && json.contains("lacuna_trace"),
                "{}: not a trace; make one with lacuna generate --trace", who);
   const int64_t version = json_integer(json["lacuna_trace"], who + ":lacuna_trace", 0, INT32_MAX);
-  LACUNA_CHECK(version == kVersion, "{}: trace version {}, expected {}", who, version, kVersion);
+  LACUNA_CHECK(version == kTraceVersion, "{}: trace version {}, expected {}", who, version,
+               kTraceVersion);
   const JsonObject top(json, who,
                        {"lacuna_trace", "version", "date", "machine", "request", "model", "grid",
                         "sigmas", "rules", "calls"},

@@ -38,7 +38,7 @@ namespace lacuna {
 
 namespace {
 
-constexpr ParamSpec kSpecs[] = {
+constexpr ParamSpec kAdaSpaSpecs[] = {
     {"density", 0.2, 0.001, 1.0, false, "share of key blocks each row keeps, mean over heads"},
     {"block", 64, 4, 1024, true, "tokens per block"},
     {"tiers", 1, 0, 1, true, "1 gives easy heads density/2 and as many hard ones 3/2 density"},
@@ -82,13 +82,13 @@ class AdaSpa final : public Method {
   std::string_view summary() const override {
     return "Exact block mass with cached LSE, top-k per query block (AdaSpa, arXiv 2502.21079)";
   }
-  std::span<const ParamSpec> specs() const override { return kSpecs; }
+  std::span<const ParamSpec> specs() const override { return kAdaSpaSpecs; }
   std::string_view density_parameter(const Params& /*params*/) const override { return "density"; }
   bool looks() const override { return true; }
   std::unique_ptr<State> make_state() const override { return std::make_unique<AdaSpaState>(); }
 
   void check(const Params& params) const override {
-    for (const ParamSpec& spec : kSpecs)
+    for (const ParamSpec& spec : kAdaSpaSpecs)
       LACUNA_CHECK(spec.name == "density" || !params.per_head(spec.name),
                    "adaspa: {} per head, expected one value for all heads", spec.name);
     if (params.get_int("tiers") == 0) return;

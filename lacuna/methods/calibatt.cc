@@ -20,7 +20,7 @@ namespace lacuna {
 
 namespace {
 
-constexpr ParamSpec kSpecs[] = {
+constexpr ParamSpec kCalibAttSpecs[] = {
     {"anchors", 0, 0, 1024, true,
      "spatial rows of a frame that stand for all; 0 takes the profile's mask"},
 };
@@ -74,7 +74,7 @@ class CalibAtt final : public Method {
   std::string_view summary() const override {
     return "Masks voted offline, repetitive heads by anchor rows (CalibAtt), from a profile";
   }
-  std::span<const ParamSpec> specs() const override { return kSpecs; }
+  std::span<const ParamSpec> specs() const override { return kCalibAttSpecs; }
   bool static_mask() const override { return true; }
   bool takes_masks() const override { return true; }
   bool moves_tokens(const Params& params) const override {

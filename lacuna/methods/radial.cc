@@ -27,7 +27,7 @@ namespace lacuna {
 
 namespace {
 
-constexpr ParamSpec kSpecs[] = {
+constexpr ParamSpec kRadialSpecs[] = {
     {"decay", 0.2, 0.0, 64.0, false, "scales the band of distant frames; higher is denser"},
     {"block", 128, 1, 1024, true, "tokens per block"},
     {"first_frame", 1, 0, 1, true, "1 keeps all keys of the first frame"},
@@ -122,7 +122,7 @@ class Radial final : public Method {
   std::string_view summary() const override {
     return "Static bands that narrow with frame distance (Radial Attention, arXiv 2506.19852)";
   }
-  std::span<const ParamSpec> specs() const override { return kSpecs; }
+  std::span<const ParamSpec> specs() const override { return kRadialSpecs; }
   std::string_view density_parameter(const Params& /*params*/) const override { return "decay"; }
   bool static_mask() const override { return true; }
 

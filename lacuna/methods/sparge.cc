@@ -37,7 +37,7 @@ namespace lacuna {
 
 namespace {
 
-constexpr ParamSpec kSpecs[] = {
+constexpr ParamSpec kSpargeSpecs[] = {
     {"top_k", 0.5, 0.0, 1.0, false, "share of key blocks each query block keeps; 0 = see top_cdf"},
     {"top_cdf", 0.98, 0.001, 1.0, false, "with top_k=0: estimated mass kept at most"},
     {"similarity", -0.1, -1.0, 1.0, false, "computes blocks of lower mean cosine; below 0 = off"},
@@ -207,7 +207,7 @@ class Sparge final : public Method {
   std::string_view summary() const override {
     return "Scores of block means, guarded by self-similarity (SpargeAttn, arXiv 2502.18137)";
   }
-  std::span<const ParamSpec> specs() const override { return kSpecs; }
+  std::span<const ParamSpec> specs() const override { return kSpargeSpecs; }
   std::string_view density_parameter(const Params& params) const override {
     return params.get("top_k") > 0.0 ? "top_k" : "top_cdf";
   }

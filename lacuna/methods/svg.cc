@@ -32,7 +32,7 @@ namespace lacuna {
 
 namespace {
 
-constexpr ParamSpec kSpecs[] = {
+constexpr ParamSpec kSvgSpecs[] = {
     {"density", 0.3, 0.001, 1.0, false, "share of pairs the band keeps"},
     {"samples", 64, 1, 4096, true, "query rows that tell spatial from temporal heads"},
     {"max_row", 10000, 0, 1 << 24, true, "rows come from the first so many tokens; 0 = all"},
@@ -189,12 +189,12 @@ class Svg final : public Method {
   std::string_view summary() const override {
     return "Spatial or temporal band, told per head online (Sparse VideoGen, arXiv 2502.01776)";
   }
-  std::span<const ParamSpec> specs() const override { return kSpecs; }
+  std::span<const ParamSpec> specs() const override { return kSvgSpecs; }
   std::string_view density_parameter(const Params& /*params*/) const override { return "density"; }
   bool moves_tokens(const Params& /*params*/) const override { return true; }
 
   void check(const Params& params) const override {
-    for (const ParamSpec& spec : kSpecs)
+    for (const ParamSpec& spec : kSvgSpecs)
       LACUNA_CHECK(spec.name == "density" || !params.per_head(spec.name),
                    "svg: {} per head, expected one value for all heads", spec.name);
   }

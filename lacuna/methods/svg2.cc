@@ -39,7 +39,7 @@ namespace {
 
 constexpr double kPublishedTokens = 75600, kPublishedQuery = 300, kPublishedKey = 1000;
 
-constexpr ParamSpec kSpecs[] = {
+constexpr ParamSpec kSvg2Specs[] = {
     {"top_p", 0.9, 0.001, 1.0, false, "share of estimated mass each query cluster keeps"},
     {"min_kc_ratio", 0.1, 0, 1, false, "share of key clusters kept at least"},
     {"q_clusters", 0, 0, 16384, true, "query clusters; 0 = one per 252 tokens"},
@@ -149,13 +149,13 @@ class Svg2 final : public Method {
   std::string_view summary() const override {
     return "k-means clusters as blocks, top-p over cluster pairs (SVG2, arXiv 2505.18875)";
   }
-  std::span<const ParamSpec> specs() const override { return kSpecs; }
+  std::span<const ParamSpec> specs() const override { return kSvg2Specs; }
   std::string_view density_parameter(const Params& /*params*/) const override { return "top_p"; }
   bool moves_tokens(const Params& /*params*/) const override { return true; }
   std::unique_ptr<State> make_state() const override { return std::make_unique<Centroids>(); }
 
   void check(const Params& params) const override {
-    for (const ParamSpec& spec : kSpecs)
+    for (const ParamSpec& spec : kSvg2Specs)
       LACUNA_CHECK(
           spec.name == "top_p" || spec.name == "min_kc_ratio" || !params.per_head(spec.name),
           "svg2: {} per head, expected one value for all heads", spec.name);

@@ -20,7 +20,7 @@ namespace lacuna {
 
 namespace {
 
-constexpr ParamSpec kSpecs[] = {
+constexpr ParamSpec kWindowSpecs[] = {
     {"tile_frames", 6, 1, 1024, true, "tile length in frames, in tokens"},
     {"tile_height", 8, 1, 1024, true, "tile height in tokens"},
     {"tile_width", 8, 1, 1024, true, "tile width in tokens"},
@@ -92,7 +92,7 @@ class Window final : public Method {
   std::string_view summary() const override {
     return "Sliding 3-D window of tiles (Sliding Tile Attention, arXiv 2502.04507)";
   }
-  std::span<const ParamSpec> specs() const override { return kSpecs; }
+  std::span<const ParamSpec> specs() const override { return kWindowSpecs; }
   bool static_mask() const override { return true; }
   bool moves_tokens(const Params& /*params*/) const override { return true; }
 

@@ -22,7 +22,7 @@ namespace lacuna {
 
 namespace {
 
-constexpr ParamSpec kSpecs[] = {
+constexpr ParamSpec kXAttentionSpecs[] = {
     {"top_p", 0.9, 0.001, 1.0, false, "share of estimated mass each query block keeps"},
     {"stride", 16, 4, 32, true, "tokens per antidiagonal: 4, 8, 16 or 32; higher is cheaper"},
     {"block", 128, 4, 1024, true, "tokens per block, a multiple of stride"},
@@ -38,11 +38,11 @@ class XAttention final : public Method {
   std::string_view summary() const override {
     return "Antidiagonal scores, top-p per query block (XAttention, arXiv 2503.16428)";
   }
-  std::span<const ParamSpec> specs() const override { return kSpecs; }
+  std::span<const ParamSpec> specs() const override { return kXAttentionSpecs; }
   std::string_view density_parameter(const Params& /*params*/) const override { return "top_p"; }
 
   void check(const Params& params) const override {
-    for (const ParamSpec& spec : kSpecs)
+    for (const ParamSpec& spec : kXAttentionSpecs)
       LACUNA_CHECK(spec.name == "top_p" || !params.per_head(spec.name),
                    "xattention: {} per head, expected one value for all heads", spec.name);
     const int64_t stride = params.get_int("stride"), block = params.get_int("block");

@@ -14,10 +14,10 @@ namespace lacuna {
 
 namespace {
 
-constexpr double kWorth = 1.02;        // a smaller speed-up than this is noise
-constexpr double kEverything = 0.999;  // density from which a mask counts as full
+constexpr double kWorth = 1.02;         // a smaller speed-up than this is noise
+constexpr double kFullDensity = 0.999;  // density from which a mask counts as full
 
-double mean(const std::vector<double>& values) {
+double mean_or_zero(const std::vector<double>& values) {
   double sum = 0.0;
   for (const double value : values) sum += value;
   return values.empty() ? 0.0 : sum / static_cast<double>(values.size());
@@ -52,7 +52,7 @@ std::vector<int> nearest_experts(const std::vector<Finding>& findings, int num_s
 void decide_heads(const Finding& finding, const Examined& examined, const MeasuredCost& cost,
                   double break_even, Decision& d) {
   const ReplayCase::Knob& knob = *examined.wanted.knob;
-  const bool dense_heads = cost.full_density >= kEverything;
+  const bool dense_heads = cost.full_density >= kFullDensity;
   double lost = 0.0, size = 0.0, needed = 0.0;
   int over = 0, unreached = 0;
   for (const HeadNeed& head : finding.heads) {
@@ -68,7 +68,7 @@ void decide_heads(const Finding& finding, const Examined& examined, const Measur
   }
   const size_t heads = finding.heads.size();
   d.needed = needed / static_cast<double>(heads);
-  d.density = mean(d.head_density);
+  d.density = mean_or_zero(d.head_density);
   d.loss = size > 0.0 ? lost / size : 0.0;
   d.sparse_ms = cost.model.sparse_ms(d.head_density);
   if (unreached > 0 && !dense_heads) {
@@ -115,7 +115,7 @@ Expected expect(const std::vector<Decision>& decisions, const Schedule& schedule
 double needed_density(const Diagnosis& d) {
   std::vector<double> all;
   for (const Decision& decision : d.decisions) all.push_back(decision.needed);
-  return mean(all);
+  return mean_or_zero(all);
 }
 
 }  // namespace

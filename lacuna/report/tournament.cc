@@ -15,8 +15,8 @@ namespace lacuna {
 
 namespace {
 
-constexpr double kTie = 1.05;           // losses this close are called equal
-constexpr double kEverything = 0.9999;  // density of a mask that is dense, but for rounding
+constexpr double kTie = 1.05;                 // losses this close are called equal
+constexpr double kDenseButRounding = 0.9999;  // density of a mask that is dense, but for rounding
 
 void mark_fronts(std::vector<TournamentPoint>& points) {
   std::vector<double> density, ms, loss;
@@ -245,7 +245,7 @@ Tournament run_tournament(Replay& replay, std::span<const ReplayCase> cases,
       if (!wanted.knob) {
         if (i > 0) continue;
         ReplayRow row = replay.run(wanted);
-        if (row.pv_density < kEverything) {
+        if (row.pv_density < kDenseButRounding) {
           t.points.push_back({wanted.name, {}, std::move(row)});
         } else {
           t.missed.push_back({wanted.name, {}});

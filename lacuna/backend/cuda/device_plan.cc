@@ -8,7 +8,7 @@
 namespace lacuna::cuda {
 namespace {
 
-constexpr const char* kModule = "plan";
+constexpr const char* kPlanModule = "plan";
 
 // Parameters in the units of the kernel's votes (AttendArgs::threshold).
 std::vector<float> thresholds(const AttendParams& p) {
@@ -105,7 +105,7 @@ void DevicePlan::make_tiles(size_t chunk) const {
   args.tiles = tiles_->as<KeyTile>();
   constexpr int64_t kLists = kPlanThreads / 32;  // of a thread block
   device_.launch(
-      kModule, "make_lists",
+      kPlanModule, "make_lists",
       {.blocks = static_cast<int32_t>((c.lists + kLists - 1) / kLists), .threads = kPlanThreads},
       args);
 }
@@ -143,14 +143,14 @@ void DevicePlan::fold(size_t chunk, const Outputs& to) const {
   args.pairs = pairs_->as<int64_t>();
   args.mass = to.mass;
   if (p_.skip != SkipKind::none)
-    device_.launch(kModule, "fold_votes",
+    device_.launch(kPlanModule, "fold_votes",
                    {.blocks = p_.num_q_blocks,
                     .blocks_y = c.calls,
                     .threads = kFoldThreads,
                     .shared_bytes = kFoldSharedBytes},
                    args);
   if (to.mass != nullptr)
-    device_.launch(kModule, "fold_mass",
+    device_.launch(kPlanModule, "fold_mass",
                    {.blocks = p_.num_q_blocks,
                     .blocks_y = c.calls,
                     .threads = kFoldMassThreads,
@@ -159,7 +159,7 @@ void DevicePlan::fold(size_t chunk, const Outputs& to) const {
 }
 
 void DevicePlan::sum_pairs(int64_t* to) const {
-  device_.launch(kModule, "fold_pairs", {.blocks = p_.num_heads, .threads = 32},
+  device_.launch(kPlanModule, "fold_pairs", {.blocks = p_.num_heads, .threads = 32},
                  FoldPairsArgs{pairs_->as<int64_t>(), p_.num_q_blocks, to});
 }
 

@@ -12,7 +12,7 @@
 namespace lacuna::cuda {
 namespace {
 
-constexpr const char* kModule = "network";
+constexpr const char* kNetworkModule = "network";
 
 static_assert(static_cast<int>(Activation::gelu_tanh) == static_cast<int>(Epilogue::gelu_tanh) &&
               static_cast<int>(Activation::silu) == static_cast<int>(Epilogue::silu));
@@ -79,7 +79,8 @@ void pairwise(Device& device, const char* who, const TensorView& a, const Tensor
     args.a = first.as<char>() + at[0] * bytes;
     args.b = second.as<char>() + at[1] * bytes;
     args.out = to.as<char>() + at[2] * bytes;
-    device.launch(kModule, who, {.blocks = walk_blocks(walk.total), .threads = kWalkThreads}, args);
+    device.launch(kNetworkModule, who, {.blocks = walk_blocks(walk.total), .threads = kWalkThreads},
+                  args);
   });
   to.store();
 }
@@ -137,7 +138,7 @@ void layer_norm(Device& device, const TensorView& x, const float* weight, const 
   args.out_bf16 = is_bf16(out);
   args.vector = whole_quads(in.data(), false, in.stride(0)) &&
                 whole_quads(to.data(), args.out_bf16, to.stride(0));
-  device.launch(kModule, "layer_norm", row_grid("layer_norm", x), args);
+  device.launch(kNetworkModule, "layer_norm", row_grid("layer_norm", x), args);
   to.store();
 }
 
@@ -161,7 +162,7 @@ void rms_norm(Device& device, const TensorView& x, const float* weight, float ep
   std::optional<Tables> tables;
   if (rope != nullptr)
     tables.emplace(device, *rope).set(*rope, static_cast<int32_t>(x.shape[1] / num_heads), &args);
-  device.launch(kModule, "rms_norm", row_grid("rms_norm", x), args);
+  device.launch(kNetworkModule, "rms_norm", row_grid("rms_norm", x), args);
   to.store();
 }
 
@@ -192,7 +193,7 @@ void channel_norm(Device& device, const TensorView& x, const float* gamma, bool 
   args.vector = whole_quads(in.data(), args.bf16, c) && whole_quads(to.data(), args.bf16, c);
   constexpr int64_t kRows = kChannelThreads / 32;
   device.launch(
-      kModule, "channel_norm",
+      kNetworkModule, "channel_norm",
       {.blocks = static_cast<int32_t>((args.rows + kRows - 1) / kRows), .threads = kChannelThreads},
       args);
   to.store();

@@ -13,7 +13,7 @@
 namespace lacuna::cuda {
 namespace {
 
-constexpr const char* kModule = "select";
+constexpr const char* kSelectModule = "select";
 
 // Kernels count tokens in 32 bits.
 void check_tokens(const char* who, const TensorView& x) {
@@ -92,7 +92,7 @@ void block_mean(Device& device, const TensorView& x, std::span<const int32_t> he
   args.out = to.as<float>();
   args.out_head_stride = to.stride(0), args.out_block_stride = to.stride(1);
   args.out_channel_stride = to.stride(2);
-  device.launch(kModule, entry("block_mean", x.dtype),
+  device.launch(kSelectModule, entry("block_mean", x.dtype),
                 {.blocks = layout.num_blocks,
                  .blocks_y = static_cast<int32_t>(calls),
                  .threads = kBlockMeanThreads},
@@ -136,7 +136,7 @@ void antidiagonal_scores(Device& device, const TensorView& q, const TensorView& 
   const DeviceMemory parts(
       device, static_cast<size_t>(blocks * args.k_blocks * kProductRows) * sizeof(float));
   args.parts = parts.as<float>();
-  device.launch(kModule, entry("antidiagonal", q.dtype), product_grid(blocks), args);
+  device.launch(kSelectModule, entry("antidiagonal", q.dtype), product_grid(blocks), args);
   to.store();
 }
 
@@ -162,7 +162,7 @@ void block_mass(Device& device, const TensorView& q, const TensorView& k, const 
   args.scale_log2 = sm_scale * kLog2E;
   args.lse = sums.data();
   set_out(args, to);
-  device.launch(kModule, entry("block_mass", q.dtype),
+  device.launch(kSelectModule, entry("block_mass", q.dtype),
                 product_grid(ceil_div(q_layout.num_blocks, args.blocks_per_item), calls), args);
   to.store();
 }
@@ -184,12 +184,12 @@ void nearest_centroids(Device& device, const TensorView& x, std::span<const int3
   const DeviceMemory norms(device, static_cast<size_t>(calls * args.count) * sizeof(float));
   args.norms = norms.as<float>();
   args.labels = to.as<int32_t>();
-  device.launch(kModule, entry("half_norms", x.dtype),
+  device.launch(kSelectModule, entry("half_norms", x.dtype),
                 {.blocks = static_cast<int32_t>(ceil_div(args.count, kNormThreads / 32)),
                  .blocks_y = static_cast<int32_t>(calls),
                  .threads = kNormThreads},
                 args);
-  device.launch(kModule, entry("nearest", x.dtype),
+  device.launch(kSelectModule, entry("nearest", x.dtype),
                 product_grid(ceil_div(x.shape[1], kProductRows), calls), args);
   to.store();
 }

@@ -11,7 +11,7 @@
 namespace lacuna::cuda {
 namespace {
 
-constexpr const char* kModule = "select";
+constexpr const char* kTokensModule = "select";
 
 // Fills in the scores and the mask; adds the bits found to it. `check` gets the first score of each
 // row that cannot be ranked, or 0.
@@ -30,7 +30,7 @@ void choose(Device& device, const TensorView& scores, SelectArgs args,
   const DeviceMemory device_bad(device, bad.size() * sizeof(float));
   args.words = device_words.as<uint32_t>();
   args.bad = device_bad.as<float>();
-  device.launch(kModule, "choose_scores",
+  device.launch(kTokensModule, "choose_scores",
                 {.blocks = mask.num_q_blocks(),
                  .blocks_y = static_cast<int32_t>(mask.num_heads()),
                  .threads = kSelectThreads,
@@ -81,7 +81,7 @@ void permute(Device& device, const char* who, const TensorView& x, const int32_t
   args.units = static_cast<int32_t>(x.shape[2] * size / unit);
   args.scatter = scatter;
   device.launch(
-      kModule, "permute_" + std::to_string(unit),
+      kTokensModule, "permute_" + std::to_string(unit),
       {.blocks = static_cast<int32_t>((tokens * args.units + kPermuteUnits - 1) / kPermuteUnits),
        .blocks_y = static_cast<int32_t>(heads),
        .threads = kPermuteThreads},
@@ -138,7 +138,7 @@ void merge_lse(Device& device, const TensorView& out_a, float* lse_a, const Tens
   args.rows = static_cast<int32_t>(rows);
   args.d = static_cast<int32_t>(out_a.shape[2]);
   constexpr int64_t kRows = kMergeThreads / 32;
-  device.launch(kModule, out_a.dtype == DType::f32 ? "merge_f32" : "merge_bf16",
+  device.launch(kTokensModule, out_a.dtype == DType::f32 ? "merge_f32" : "merge_bf16",
                 {.blocks = static_cast<int32_t>((rows + kRows - 1) / kRows),
                  .blocks_y = static_cast<int32_t>(heads),
                  .threads = kMergeThreads},

@@ -9,8 +9,6 @@
 namespace lacuna {
 namespace {
 
-using Json = nlohmann::json;
-
 struct IntegerKey {
   std::string_view name;
   int FamilyDefaults::*field;
@@ -22,7 +20,7 @@ constexpr IntegerKey kIntegers[] = {{"width", &FamilyDefaults::width, 8192},
                                     {"fps", &FamilyDefaults::fps, 240},
                                     {"steps", &FamilyDefaults::steps, 1000}};
 
-int read_integer(const Json& value, const IntegerKey& key, std::string_view who) {
+int read_integer(const nlohmann::json& value, const IntegerKey& key, std::string_view who) {
   const bool fits = value.is_number_unsigned() && value.get<uint64_t>() >= 1 &&
                     value.get<uint64_t>() <= static_cast<uint64_t>(key.max);
   LACUNA_CHECK(fits, "{}: lacuna_defaults.{} out of range, expected an integer from 1 to {}", who,
@@ -30,7 +28,7 @@ int read_integer(const Json& value, const IntegerKey& key, std::string_view who)
   return value.get<int>();
 }
 
-double read_number(const Json& value, std::string_view key, double min, double max,
+double read_number(const nlohmann::json& value, std::string_view key, double min, double max,
                    std::string_view who) {
   const bool fits = value.is_number() && value.get<double>() >= min && value.get<double>() <= max;
   LACUNA_CHECK(fits, "{}: lacuna_defaults.{} out of range, expected a number from {} to {}", who,
@@ -38,7 +36,8 @@ double read_number(const Json& value, std::string_view key, double min, double m
   return value.get<double>();
 }
 
-std::string read_text(const Json& value, std::string_view key, size_t max, std::string_view who) {
+std::string read_text(const nlohmann::json& value, std::string_view key, size_t max,
+                      std::string_view who) {
   LACUNA_CHECK(value.is_string() && value.get_ref<const std::string&>().size() <= max,
                "{}: lacuna_defaults.{}, expected text of at most {} bytes", who, key, max);
   return value.get<std::string>();
@@ -46,7 +45,7 @@ std::string read_text(const Json& value, std::string_view key, size_t max, std::
 
 }  // namespace
 
-void read_model_defaults(const Json& json, std::string_view who, FamilyDefaults& defaults,
+void read_model_defaults(const nlohmann::json& json, std::string_view who, FamilyDefaults& defaults,
                          std::string& name) {
   LACUNA_CHECK(json.is_object(), "{}: lacuna_defaults, expected an object", who);
   for (const auto& [key, value] : json.items()) {

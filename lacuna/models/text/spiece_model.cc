@@ -11,7 +11,7 @@
 namespace lacuna {
 namespace {
 
-constexpr size_t kMaxBytes = size_t{64} << 20;
+constexpr size_t kMaxSpieceBytes = size_t{64} << 20;
 
 enum class Wire : uint8_t { varint = 0, fixed64 = 1, bytes = 2, fixed32 = 5 };
 
@@ -170,8 +170,8 @@ void add_special_tokens(int32_t extra_ids, std::string_view who, UnigramModel& m
 }  // namespace
 
 UnigramModel parse_spiece_model(std::string_view bytes, std::string_view who, int32_t extra_ids) {
-  LACUNA_CHECK(bytes.size() <= kMaxBytes, "{}: {} bytes, expected at most {}", who, bytes.size(),
-               kMaxBytes);
+  LACUNA_CHECK(bytes.size() <= kMaxSpieceBytes, "{}: {} bytes, expected at most {}", who,
+               bytes.size(), kMaxSpieceBytes);
   LACUNA_CHECK(extra_ids >= 0 && extra_ids <= 1000, "{}: {} extra ids, expected 0 to 1000", who,
                extra_ids);
   UnigramModel model;

@@ -13,7 +13,7 @@ using Json = nlohmann::json;
 using Step = HuggingFaceRules::Step;
 
 // UMT5's file has 17 MB. Parsed, a text can take 27 times its size.
-constexpr size_t kMaxBytes = size_t{64} << 20;
+constexpr size_t kMaxTokenizerBytes = size_t{64} << 20;
 constexpr size_t kMaxSteps = 32;
 constexpr int kMaxNesting = 8;
 
@@ -242,8 +242,8 @@ class Reader {
 }  // namespace
 
 UnigramModel parse_tokenizer_json(std::string_view text, std::string_view who) {
-  LACUNA_CHECK(text.size() <= kMaxBytes, "{}: {} bytes, expected at most {}", who, text.size(),
-               kMaxBytes);
+  LACUNA_CHECK(text.size() <= kMaxTokenizerBytes, "{}: {} bytes, expected at most {}", who,
+               text.size(), kMaxTokenizerBytes);
   return Reader(who).read(parse_hostile_json(text, who));
 }
 
