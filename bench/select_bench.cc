@@ -101,7 +101,7 @@ Policy policy_of(const SelectOptions& o, const std::string& attention) {
   Plan plan = parse_plan(words.attention);
   // Whether q and k drift is the model's affair: count the worst case, a selection at every step.
   plan.refresh.delta = 0.0;
-  return make_policy(plan, parse_skip(words.skip), words.dense_steps, words.dense_layers, 0,
+  return make_policy(plan, lacuna::parse_skip(words.skip), words.dense_steps, words.dense_layers, 0,
                      o.steps);
 }
 

@@ -47,7 +47,7 @@ function(lacuna_cuda_module library source arch)
 asm(".section .rodata\n.balign 64\n.global lacuna_module_@name@\nlacuna_module_@name@:\n"
     ".incbin \"@module@\"\n.previous\n");
 ]] @ONLY)
-  set_source_files_properties(${embedded} PROPERTIES OBJECT_DEPENDS ${module})
+  set_source_files_properties(${embedded} PROPERTIES OBJECT_DEPENDS ${module} SKIP_UNITY_BUILD_INCLUSION ON)
   target_sources(${library} PRIVATE ${embedded})
 endfunction()
 
@@ -90,6 +90,7 @@ function(lacuna_cuda_tests)
   if(NOT LACUNA_SANITIZE)
     lacuna_library(cuda_emulator lacuna/backend/cuda/emulator LIBS lacuna_backend_cuda)
     target_compile_options(lacuna_cuda_emulator PRIVATE -O3)
+    set_target_properties(lacuna_cuda_emulator PROPERTIES UNITY_BUILD OFF)  # several kernels define the same names
     lacuna_test(cuda tests/backend/cuda LIBS lacuna_cuda_emulator lacuna_engine)
     lacuna_test(cuda_models tests/models/cuda LIBS lacuna_cuda_emulator lacuna_pipeline lacuna_calibrate)
     # Contracts of every backend, here on the CUDA backend (backends_test.cc).

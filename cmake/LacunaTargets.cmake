@@ -35,6 +35,7 @@ function(lacuna_test name folder)
     return()
   endif()
   add_executable(test_${name} ${sources})
+  set_target_properties(test_${name} PROPERTIES UNITY_BUILD OFF)  # helpers of different tests share names
   target_link_libraries(test_${name} PRIVATE ${ARG_LIBS} lacuna_test_support GTest::gtest GTest::gmock GTest::gtest_main)
   include(GoogleTest)
   gtest_discover_tests(test_${name} DISCOVERY_MODE PRE_TEST
@@ -47,5 +48,6 @@ function(lacuna_embed_text library file symbol)
   add_custom_command(OUTPUT ${out} DEPENDS ${CMAKE_SOURCE_DIR}/${file}
     COMMAND ${CMAKE_COMMAND} -DIN=${CMAKE_SOURCE_DIR}/${file} -DOUT=${out} -DSYMBOL=${symbol}
             -P ${CMAKE_SOURCE_DIR}/cmake/embed_text.cmake)
+  set_source_files_properties(${out} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)  # made during the build
   target_sources(lacuna_${library} PRIVATE ${out})
 endfunction()

@@ -1,4 +1,5 @@
-# What the parsers need and nothing else. test_corpus is linked from the same files, so that this list cannot fall behind.
+# What the parsers need and nothing else. Where a file is an object (no unity build: make asan, dev), test_corpus is linked from the same
+# files, so that this list cannot fall behind.
 set(LACUNA_PARSER_SOURCES
   lacuna/core/atomic_file.cc
   lacuna/core/block_mask.cc
