@@ -144,6 +144,44 @@ void decode_q5(Bytes src, int64_t count, float* out) {
   }
 }
 
+// Runs of 16 elements have a scale each; run r has bit pair r / 2 % 4 of the 16 bytes from
+// 32 (r / 8) + 16 (r % 2) on. Of q2_k the scale's upper half is that of a minimum:
+// {16 B scales and minima, 64 B pairs, f16 d, dmin}; w = d scale q - dmin min.
+void decode_q2_k(Bytes src, int64_t count, float* out) {
+  for (; count > 0; count -= kSuperBlock, src += 84) {
+    const float d = read_half(src + 80), dmin = read_half(src + 82);
+    for (int run = 0; run < 16; ++run, out += 16) {
+      const float scale = d * static_cast<float>(src[run] & 15);
+      const float min = dmin * static_cast<float>(src[run] >> 4);
+      const Bytes q = src + 16 + 32 * (run / 8) + 16 * (run % 2);
+      const int shift = run / 2 % 4 * 2;
+      for (int i = 0; i < 16; ++i) out[i] = scale * static_cast<float>((q[i] >> shift) & 3) - min;
+    }
+  }
+}
+
+// Pairs as q2_k, with a third bit of its own: bit r / 2 of the 16 bytes from 16 (r % 2) on.
+// {32 B high bits, 64 B pairs, 12 B of 16 six-bit scales, f16 d}; w = d (scale - 32) (q - 4). Run r
+// has its scale's low four bits in nibble r / 8 of byte r % 8, the others in pair r / 4 of byte
+// 8 + r % 4.
+void decode_q3_k(Bytes src, int64_t count, float* out) {
+  for (; count > 0; count -= kSuperBlock, src += 110) {
+    const float d = read_half(src + 108);
+    const Bytes scales = src + 96;
+    for (int run = 0; run < 16; ++run, out += 16) {
+      const int low = (scales[run % 8] >> (run / 8 * 4)) & 15;
+      const int high = (scales[8 + run % 4] >> (run / 4 * 2)) & 3;
+      const float scale = d * static_cast<float>((low | high << 4) - 32);
+      const Bytes q = src + 32 + 32 * (run / 8) + 16 * (run % 2), third = src + 16 * (run % 2);
+      const int shift = run / 2 % 4 * 2, bit = run / 2;
+      for (int i = 0; i < 16; ++i) {
+        const int value = ((q[i] >> shift) & 3) | ((third[i] >> bit) & 1) << 2;
+        out[i] = scale * static_cast<float>(value - 4);
+      }
+    }
+  }
+}
+
 // The 6-bit scale and minimum of each of 8 sub-blocks, packed in 12 bytes: sub-blocks 0..3 have
 // theirs in the low six bits of bytes j and j + 4; sub-blocks 4..7 have four bits in byte j + 4 and
 // the upper two in the top of bytes j - 4 and j.
@@ -220,6 +258,8 @@ Decode decoder(DType dtype) {
     case DType::q4_1: return decode_q4<true>;
     case DType::q5_0: return decode_q5<false>;
     case DType::q5_1: return decode_q5<true>;
+    case DType::q2_k: return decode_q2_k;
+    case DType::q3_k: return decode_q3_k;
     case DType::q4_k: return decode_k45<false>;
     case DType::q5_k: return decode_k45<true>;
     case DType::q6_k: return decode_q6_k;

@@ -151,8 +151,8 @@ struct TensorType {
 constexpr TensorType kTensorTypes[] = {
     {0, "F32", DType::f32},    {1, "F16", DType::f16},    {2, "Q4_0", DType::q4_0},
     {3, "Q4_1", DType::q4_1},  {6, "Q5_0", DType::q5_0},  {7, "Q5_1", DType::q5_1},
-    {8, "Q8_0", DType::q8_0},  {9, "Q8_1", {}},           {10, "Q2_K", {}},
-    {11, "Q3_K", {}},          {12, "Q4_K", DType::q4_k}, {13, "Q5_K", DType::q5_k},
+    {8, "Q8_0", DType::q8_0},  {9, "Q8_1", {}},           {10, "Q2_K", DType::q2_k},
+    {11, "Q3_K", DType::q3_k}, {12, "Q4_K", DType::q4_k}, {13, "Q5_K", DType::q5_k},
     {14, "Q6_K", DType::q6_k}, {15, "Q8_K", {}},          {16, "IQ2_XXS", {}},
     {17, "IQ2_XS", {}},        {18, "IQ3_XXS", {}},       {19, "IQ1_S", {}},
     {20, "IQ4_NL", {}},        {21, "IQ3_S", {}},         {22, "IQ2_S", {}},
@@ -166,7 +166,7 @@ DType tensor_dtype(uint32_t number, const std::string& who) {
     if (type.number != number) continue;
     LACUNA_CHECK(type.dtype.has_value(),
                  "{} has type {}, expected F32 F16 BF16 F64, an integer type or one of Q8_0 Q4_0 "
-                 "Q4_1 Q5_0 Q5_1 Q4_K Q5_K Q6_K",
+                 "Q4_1 Q5_0 Q5_1 Q2_K Q3_K Q4_K Q5_K Q6_K",
                  who, type.name);
     return *type.dtype;
   }

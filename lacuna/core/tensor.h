@@ -35,6 +35,8 @@ enum class DType : uint8_t {
   q4_1,
   q5_0,
   q5_1,
+  q2_k,
+  q3_k,
   q4_k,
   q5_k,
   q6_k,

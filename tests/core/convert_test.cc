@@ -228,6 +228,16 @@ double expected(DType dtype, Block b, int i) {
       return b.half(0) * (b.nibble(6, i % 16, i / 16) + 16 * b.bits(2, i, 1) - 16);
     case DType::q5_1:
       return b.half(0) * (b.nibble(8, i % 16, i / 16) + 16 * b.bits(4, i, 1)) + b.half(2);
+    case DType::q2_k: {
+      const int run = i / 16, q = b.bits(16 + i / 128 * 32 + i % 32, i / 32 % 4 * 2, 2);
+      return b.half(80) * b.nibble(0, run, 0) * q - b.half(82) * b.nibble(0, run, 1);
+    }
+    case DType::q3_k: {
+      const int run = i / 16, q = b.bits(32 + i / 128 * 32 + i % 32, i / 32 % 4 * 2, 2) +
+                                  4 * b.bits(i % 32, i / 32, 1);
+      const int scale = b.nibble(96, run % 8, run / 8) + 16 * b.bits(104 + run % 4, run / 4 * 2, 2);
+      return b.half(108) * (scale - 32) * (q - 4);
+    }
     case DType::q4_k: {
       const int j = i / 32, q = b.nibble(16, i / 64 * 32 + i % 32, j % 2);
       return b.half(0) * b.k_scale(j, 0) * q - b.half(2) * b.k_scale(j, 1);
@@ -247,11 +257,16 @@ double expected(DType dtype, Block b, int i) {
   }
 }
 
+// Where a block's first f16 lies. Of types with two, the second follows it.
+int first_half(DType dtype) {
+  return dtype == DType::q2_k ? 80 : dtype == DType::q3_k ? 108 : dtype == DType::q6_k ? 208 : 0;
+}
+
 class Dequantize : public testing::TestWithParam<DType> {};
 
 TEST_P(Dequantize, MatchesTheLayoutElementByElement) {
   const DType dtype = GetParam();
-  const int64_t block = dtype >= DType::q4_k ? 256 : 32;
+  const int64_t block = dtype >= DType::q2_k ? 256 : 32;
   const int64_t block_bytes = storage_bytes(dtype, block), blocks = 24;
   std::mt19937 random(11);
   std::vector<uint8_t> data(blocks * block_bytes + 1);
@@ -259,9 +274,9 @@ TEST_P(Dequantize, MatchesTheLayoutElementByElement) {
   uint8_t* base = data.data() + 1;  // unaligned on purpose
   for (int64_t b = 0; b < blocks; ++b) {
     // Random but finite scales: clear the top exponent bit of each f16.
-    const int last_half = dtype == DType::q6_k ? 208 : 0;
-    base[b * block_bytes + last_half + 1] &= 0xbf;
-    if (dtype != DType::q8_0 && dtype != DType::q6_k) base[b * block_bytes + 3] &= 0xbf;
+    const int first = first_half(dtype);
+    base[b * block_bytes + first + 1] &= 0xbf;
+    if (first + 2 < block_bytes && dtype != DType::q8_0) base[b * block_bytes + first + 3] &= 0xbf;
   }
   Tensor out(DType::f32, {blocks, block});
   convert(make_view(base, dtype, {blocks, block}), out);
@@ -269,7 +284,7 @@ TEST_P(Dequantize, MatchesTheLayoutElementByElement) {
     const Block view{base + b * block_bytes};
     for (int i = 0; i < block; ++i) {
       const double want = expected(dtype, view, i);
-      const double magnitude = std::abs(view.half(dtype == DType::q6_k ? 208 : 0)) + std::abs(want);
+      const double magnitude = std::abs(view.half(first_half(dtype))) + std::abs(want);
       ASSERT_NEAR(out.as<float>()[b * block + i], want, 1e-4 * magnitude)
           << dtype_name(dtype) << " block " << b << " element " << i;
     }
@@ -283,7 +298,8 @@ TEST_P(Dequantize, MatchesTheLayoutElementByElement) {
 
 INSTANTIATE_TEST_SUITE_P(AllBlockTypes, Dequantize,
                          testing::Values(DType::q8_0, DType::q4_0, DType::q4_1, DType::q5_0,
-                                         DType::q5_1, DType::q4_k, DType::q5_k, DType::q6_k),
+                                         DType::q5_1, DType::q2_k, DType::q3_k, DType::q4_k,
+                                         DType::q5_k, DType::q6_k),
                          [](const auto& info) { return std::string(dtype_name(info.param)); });
 
 TEST(Dequantize, HandMadeBlocks) {

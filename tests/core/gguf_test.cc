@@ -200,7 +200,7 @@ TEST_F(Gguf, HostileTensorsAreRefusedByName) {
   EXPECT_THAT(error_of(with("t", kF32, {1ull << 32, 1ull << 32})), HasSubstr("overflows"));
   EXPECT_THAT(error_of(with("t", kF32, {1ull << 62})), HasSubstr("overflows"));
   EXPECT_THAT(error_of(with("t", kQ8_0, {48, 2})), HasSubstr("multiple of 32"));
-  EXPECT_THAT(error_of(with("t", 11, {256})), HasSubstr("Q3_K"));
+  EXPECT_THAT(error_of(with("t", 15, {256})), HasSubstr("Q8_K"));
   EXPECT_THAT(error_of(with("t", 99, {256})), HasSubstr("number 99"));
   EXPECT_THAT(error_of(with("first", kF32, {0})), HasSubstr("twice"));
   EXPECT_THAT(error_of(with(std::string(2000, 'x'), kF32, {0})), HasSubstr("at most 1024"));

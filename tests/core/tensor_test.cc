@@ -29,7 +29,8 @@ TEST(StorageBytes, BlockTypesFollowGgufAndOverflowIsAnError) {
                         {DType::i8, 3, 3},       {DType::u8, 3, 3},       {DType::boolean, 3, 3},
                         {DType::q8_0, 64, 68},   {DType::q4_0, 64, 36},   {DType::q4_1, 64, 40},
                         {DType::q5_0, 64, 44},   {DType::q5_1, 64, 48},   {DType::q4_k, 512, 288},
-                        {DType::q5_k, 512, 352}, {DType::q6_k, 512, 420}, {DType::f32, 0, 0}};
+                        {DType::q2_k, 256, 84},  {DType::q3_k, 512, 220}, {DType::q5_k, 512, 352},
+                        {DType::q6_k, 512, 420}, {DType::f32, 0, 0}};
   for (const Case& c : cases) {
     EXPECT_EQ(storage_bytes(c.dtype, c.count), c.bytes) << dtype_name(c.dtype);
     EXPECT_EQ(is_quantized(c.dtype), c.dtype >= DType::q8_0);

@@ -76,6 +76,29 @@ struct Q5 {
   }
 };
 
+struct Q2K {
+  static constexpr int kElements = 256, kBytes = 84;
+  LACUNA_DEVICE static float at(const uint8_t* block, int i) {
+    const int run = i / 16, scale = byte_at(block + run);
+    const int q = byte_at(block + 16 + i / 128 * 32 + i % 32) >> run / 2 % 4 * 2 & 3;
+    return half_at(block + 80) * static_cast<float>(scale & 15) * static_cast<float>(q) -
+           half_at(block + 82) * static_cast<float>(scale >> 4);
+  }
+};
+
+struct Q3K {
+  static constexpr int kElements = 256, kBytes = 110;
+  LACUNA_DEVICE static float at(const uint8_t* block, int i) {
+    const int run = i / 16;
+    const int low = byte_at(block + 96 + run % 8) >> run / 8 * 4 & 15;
+    const int high = byte_at(block + 104 + run % 4) >> run / 4 * 2 & 3;
+    const int pair = byte_at(block + 32 + i / 128 * 32 + i % 32) >> run / 2 % 4 * 2 & 3;
+    const int third = byte_at(block + i % 32) >> run / 2 & 1;
+    return half_at(block + 108) * static_cast<float>((low | high << 4) - 32) *
+           static_cast<float>((pair | third << 2) - 4);
+  }
+};
+
 template <bool kFifthBit>
 struct K45 {
   static constexpr int kElements = 256, kHigh = kFifthBit ? 32 : 0, kBytes = 16 + kHigh + 128;

@@ -13,6 +13,8 @@
   X(decode_q4_1, DecodeArgs, kDecodeThreads, decode<Q4<true>>)   \
   X(decode_q5_0, DecodeArgs, kDecodeThreads, decode<Q5<false>>)  \
   X(decode_q5_1, DecodeArgs, kDecodeThreads, decode<Q5<true>>)   \
+  X(decode_q2_k, DecodeArgs, kDecodeThreads, decode<Q2K>)        \
+  X(decode_q3_k, DecodeArgs, kDecodeThreads, decode<Q3K>)        \
   X(decode_q4_k, DecodeArgs, kDecodeThreads, decode<K45<false>>) \
   X(decode_q5_k, DecodeArgs, kDecodeThreads, decode<K45<true>>)  \
   X(decode_q6_k, DecodeArgs, kDecodeThreads, decode<Q6K>)

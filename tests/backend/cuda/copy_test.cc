@@ -141,9 +141,9 @@ TEST_P(CudaCopy, AnyStridesAnySides) {
 
 // Stored types, of random bytes and of every 8-bit pattern: the bits of the host's conversion.
 TEST_P(CudaCopy, StoredTypesDecodeAsOnTheHost) {
-  for (const DType dtype :
-       {DType::f16, DType::f8_e4m3, DType::f8_e5m2, DType::q8_0, DType::q4_0, DType::q4_1,
-        DType::q5_0, DType::q5_1, DType::q4_k, DType::q5_k, DType::q6_k, DType::i16})
+  for (const DType dtype : {DType::f16, DType::f8_e4m3, DType::f8_e5m2, DType::q8_0, DType::q4_0,
+                            DType::q4_1, DType::q5_0, DType::q5_1, DType::q2_k, DType::q3_k,
+                            DType::q4_k, DType::q5_k, DType::q6_k, DType::i16})
     for (const DType wide : {DType::f32, DType::bf16})
       for (const int64_t rows : {1, 9}) {
         const int64_t columns = is_quantized(dtype) ? 256 : 261;
