@@ -10,9 +10,8 @@ import shlex
 import signal
 import struct
 import subprocess
-import time
 
-from harness import CliTest, LACUNA, TINY, lacuna, main
+from harness import CliTest, LACUNA, TINY, lacuna, main, stopped
 
 
 class GenerateTest(CliTest):
@@ -183,25 +182,32 @@ class GenerateTest(CliTest):
         self.assertEqual(a.read_bytes(), b.read_bytes())
 
     def test_interrupt_and_resume(self):
-        args = ["generate", "--synthetic", "tiny", "-W", 256, "-H", 256, "--frames", 17, "--steps", 12, "--seed", 9,
-                "--no-prompt-cache", "-p", "x"]
-        whole = lacuna(*args, "-o", self.dir / "whole.y4m")
-        self.assertEqual(whole.returncode, 0, whole.stderr)
-        part = self.dir / "part.y4m"
-        process = subprocess.Popen([LACUNA, *map(str, args), "-o", str(part)], stderr=subprocess.PIPE, text=True)
-        time.sleep(1.0)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-        if process.returncode == 0:
-            self.skipTest("this machine finished before it could be interrupted")
-        self.assertEqual(process.returncode, 130, errors)
-        self.assertRegex(errors.splitlines()[-1], "--resume")
-        self.assertFalse(part.exists())
+        args = ["generate", *TINY, "--steps", 40, "--seed", 9]
+        whole, part = self.dir / "whole.y4m", self.dir / "part.y4m"
+        made = lacuna(*args, "-o", whole)
+        self.assertEqual(made.returncode, 0, made.stderr)
+        made = stopped([*args, "-o", part], 2, signal.SIGINT)
+        self.assertEqual((made.returncode, made.stdout), (130, ""), made.stderr)
         latents = self.dir / "part.y4m.latents.safetensors"
-        self.assertTrue(latents.exists())
+        self.assertIn(f"--resume {latents}", made.stderr.splitlines()[-1])
+        self.assertFalse(part.exists())
+        steps = json.loads(lacuna("info", latents, "--json").stdout)["next_step"]
+        self.assertIn(steps, range(2, 40))
+        planned = lacuna(*args, "--dry-run", "-o", part)
+        self.assertIn(f"holds {steps} steps of an earlier run and will be replaced", planned.stderr)
+        preview = lacuna("decode", latents, "--synthetic", "tiny", "-o", self.dir / "preview.y4m")
+        self.assertEqual(preview.returncode, 0, preview.stderr)
+        self.assertIn(f"stopped at step {steps} of 40; this is a preview", preview.stderr)
         resumed = lacuna("generate", "--synthetic", "tiny", "--resume", latents, "-o", part)
         self.assertEqual(resumed.returncode, 0, resumed.stderr)
-        self.assertEqual(part.read_bytes(), (self.dir / "whole.y4m").read_bytes())
+        self.assertEqual(part.read_bytes(), whole.read_bytes())
+
+    def test_a_request_to_end_keeps_what_is_done(self):
+        latents = self.dir / "l.safetensors"
+        made = stopped(["generate", *TINY, "--steps", 1000, "--no-decode", "--latents", latents], 2, signal.SIGTERM)
+        self.assertEqual(made.returncode, 130, made.stderr)
+        self.assertIn(f"--resume {latents}", made.stderr.splitlines()[-1])
+        self.assertIn(json.loads(lacuna("info", latents, "--json").stdout)["next_step"], range(2, 1000))
 
     def test_resume_refuses_another_model(self):
         latents = self.dir / "a.safetensors"

@@ -1,9 +1,12 @@
 """What the tests of the command line share."""
 import argparse
+import os
 import pathlib
+import pty
 import subprocess
 import sys
 import tempfile
+import threading
 import unittest
 
 _parser = argparse.ArgumentParser()
@@ -16,6 +19,36 @@ TINY = ["--synthetic", "tiny", "-W", "96", "-H", "64", "--frames", "9", "--steps
 
 def lacuna(*args, **kwargs):
     return subprocess.run([LACUNA, *map(str, args)], capture_output=True, text=True, timeout=300, **kwargs)
+
+
+def _read(terminal):
+    """What was written to it since; nothing once nobody can write to it any more."""
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # how Linux says so
+        return b""
+
+
+def stopped(args, draws, sent):
+    """lacuna() on a terminal, with the signal `sent` once its progress bar was drawn so many times: that meets neither the start
+    nor, where much is left to do, the end. stderr is what the terminal showed."""
+    ours, theirs = pty.openpty()
+    with tempfile.TemporaryFile("w+") as out:
+        process = subprocess.Popen([LACUNA, *map(str, args)], stdout=out, stderr=theirs)
+        os.close(theirs)
+        limit = threading.Timer(300, process.kill)
+        limit.start()
+        shown, told = b"", False
+        while data := _read(ours):
+            shown += data
+            if not told and shown.count(b"\033[K") >= draws:  # the end of a line that is drawn over
+                process.send_signal(sent)
+                told = True
+        status = process.wait()
+        limit.cancel()
+        os.close(ours)
+        out.seek(0)
+        return subprocess.CompletedProcess(args, status, out.read(), shown.decode())
 
 
 class CliTest(unittest.TestCase):
