@@ -251,6 +251,22 @@ class GenerateTest(CliTest):
         self.assertIn(b" F16:1 ", other)
         self.assertEqual(frames, same)
 
+    def test_tiles_reach_the_decoder(self):
+        latents, video = self.dir / "l.safetensors", self.dir / "a.y4m"
+        made = lacuna("generate", *TINY, "--steps", 1, "--no-decode", "--latents", latents)
+        self.assertEqual(made.returncode, 0, made.stderr)
+        def frames(*words):
+            made = lacuna(*words, "--synthetic", "tiny", "-o", video)
+            self.assertEqual(made.returncode, 0, made.stderr)
+            return video.read_bytes().split(b"\n", 1)[1]
+        blend = ["--vae-tile", "blend", "--vae-tile-size", 48, "--vae-tile-stride", 32]
+        whole = frames("decode", latents)
+        exact = frames("decode", latents, "--vae-tile", "exact", "--vae-tile-size", 48)
+        blended = frames("decode", latents, *blend)
+        self.assertLessEqual(max(abs(a - b) for a, b in zip(whole, exact, strict=True)), 1)
+        self.assertNotEqual(blended, whole)
+        self.assertEqual(blended, frames("generate", "--resume", latents, *blend))
+
     def test_full_disk_while_decoding_keeps_the_latents(self):
         def limited():  # room for the latents, 200 KB, and not for the frames, 440 KB
             resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
