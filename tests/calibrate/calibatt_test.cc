@@ -3,8 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <span>
+#include <vector>
 
+#include "lacuna/calibrate/probe.h"
 #include "lacuna/core/error.h"
 #include "tests/calibrate/support.h"
 
@@ -47,27 +51,83 @@ TEST(CalibAtt, SameProfileAfterStopsOnTheProcessor) {
       {}, "cpu");
 }
 
-// One prompt and no merging: the vote is that prompt's minimal cover of the exact mass.
+// The block mass of every layer, [heads, query blocks, key blocks], in one dense step.
+std::vector<std::vector<float>> masses_of_step(ToySubject& subject) {
+  std::vector<std::vector<float>> masses;
+  const int64_t tokens = subject.target().grid.tokens();
+  Observer::Hooks hooks;
+  hooks.block = small_settings().block;
+  hooks.mass = [&](const Observation& seen) {
+    const int64_t blocks = tokens / small_settings().block;  // whole ones
+    masses.emplace_back(seen.block_mass,
+                        seen.block_mass + subject.target().num_heads * blocks * blocks);
+  };
+  const Observer observer(std::move(hooks));
+  Engine engine(subject.backend(), probe_policy(observer, Params()));
+  const Tensor residual(DType::f32, {tokens, subject.width()});
+  const Tensor velocity(DType::f32, subject.latent_shape());
+  subject.run(engine, {0, subject.target().num_layers}, residual, velocity);
+  subject.finish_step(engine, velocity);
+  return masses;
+}
+
+// Every row keeps its largest blocks, and no more of them than reach the share.
+void expect_minimal_cover(const BlockMask& mask, std::span<const float> mass, double share) {
+  for (int64_t h = 0; h < mask.num_heads(); ++h)
+    for (int32_t qb = 0; qb < mask.num_q_blocks(); ++qb) {
+      double kept = 0.0, least = 1.0, dropped = 0.0, most = 0.0;
+      for (int32_t kb = 0; kb < mask.num_k_blocks(); ++kb) {
+        const double x = mass[(h * mask.num_q_blocks() + qb) * mask.num_k_blocks() + kb];
+        const bool keeps = mask.get(h, qb, kb);
+        (keeps ? kept : dropped) += x;
+        if (keeps) least = std::min(least, x);
+        if (!keeps) most = std::max(most, x);
+      }
+      SCOPED_TRACE(fmt::format("head {} query block {}", h, qb));
+      EXPECT_NEAR(kept + dropped, 1.0, 1e-5);
+      EXPECT_GE(kept, share - 1e-5);
+      EXPECT_LT(kept - least, share + 1e-5);
+      EXPECT_GE(least, most);
+    }
+}
+
+// One prompt, no merging and no sharing: the vote is that prompt's minimal cover of the exact mass.
 TEST(CalibAtt, OnePromptVotesItsMinimalCover) {
+  constexpr double kShare[] = {0.6, 0.4103638};  // 0.3 + (0.6 - 0.3) e^(-2 step / 2)
+  const std::unique_ptr<Backend> backend = make_backend("ref");
+  ToySizes sizes;
+  sizes.num_prompts = 1;
+  sizes.num_steps = 2;
+  CalibAttSettings settings = small_settings();
+  settings.gap = settings.anchors = 0;
+  settings.share_iou = 2.0;  // none alike
+  ToySubject subject(*backend, sizes), looked(*backend, sizes);
+  const Policy policy = calibrate(subject, settings).profile.policy();
+  looked.begin(0);
+  for (int step = 0; step < sizes.num_steps; ++step) {
+    const auto masses = masses_of_step(looked);
+    ASSERT_EQ(masses.size(), 3u);
+    for (int layer = 0; layer < sizes.num_layers; ++layer) {
+      SCOPED_TRACE(fmt::format("step {} layer {}", step, layer));
+      Site site;
+      site.step = step, site.layer = layer;
+      const auto& fixed = policy.at(site).plan.fixed;
+      ASSERT_NE(fixed, nullptr);
+      fixed->mask.validate();
+      expect_minimal_cover(fixed->mask, masses[static_cast<size_t>(layer)], kShare[step]);
+    }
+  }
+}
+
+TEST(CalibAtt, AllOfTheMassIsEveryBlock) {
   const std::unique_ptr<Backend> backend = make_backend("ref");
   ToySizes sizes;
   sizes.num_prompts = sizes.num_steps = 1;
-  ToySubject subject(*backend, sizes);
   CalibAttSettings settings = small_settings();
-  settings.gap = 0;
   settings.anchors = 0;
-  const Calibration made = calibrate(subject, settings);
-  ASSERT_EQ(made.profile.rules.size(), 3u);
-  for (const ProfileRule& item : made.profile.rules) {
-    const BlockMask& mask = item.rule.plan.fixed->mask;
-    EXPECT_LT(*item.density, 1.0);
-    EXPECT_GT(*item.density, 0.0);
-    mask.validate();
-  }
-  // Run with the profile, the kept mass of every block row reaches epsilon(0) = 0.6 on average.
   settings.energy = {.floor = 1.0, .start = 1.0, .decay = 0.0};
-  ToySubject again(*backend, sizes);
-  for (const ProfileRule& item : calibrate(again, settings).profile.rules)
+  ToySubject subject(*backend, sizes);
+  for (const ProfileRule& item : calibrate(subject, settings).profile.rules)
     EXPECT_EQ(*item.density, 1.0);  // every block has mass
 }
 
