@@ -114,14 +114,11 @@ TEST_F(GenerationTest, ABackendWithItsOwnMemoryGivesTheSameBytes) {
 
 TEST_F(GenerationTest, ResumesBitForBitAfterCancel) {
   make(request(), "whole");
-  for (int stop = 1; stop < 4; ++stop) {
-    GenerationHooks hooks;
-    hooks.step = [&](const StepReport& report) { cancel_ = report.step + 1 == stop; };
-    stop_and_resume(request(), hooks, stop);
-    EXPECT_EQ(bytes("part.safetensors"), bytes("whole.safetensors")) << stop;
-    EXPECT_EQ(bytes("part.y4m"), bytes("whole.y4m")) << stop;
-    fs::remove(folder_ / "part.y4m");
-  }
+  GenerationHooks hooks;
+  hooks.step = [&](const StepReport& report) { cancel_ = report.step == 1; };
+  stop_and_resume(request(), hooks, 2);
+  EXPECT_EQ(bytes("part.safetensors"), bytes("whole.safetensors"));
+  EXPECT_EQ(bytes("part.y4m"), bytes("whole.y4m"));
 }
 
 TEST_F(GenerationTest, StoppedBeforeItsFirstStepItLeavesAnOlderFile) {
