@@ -26,8 +26,20 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-std::string gib(int64_t bytes) {
-  return fmt::format("{:.2f} GiB", bytes / 1073741824.0);
+std::string memory_size(int64_t bytes) {
+  const double mib = static_cast<double>(bytes) / 1048576.0;
+  return mib < 102.4 ? fmt::format("{:.1f} MiB", mib) : fmt::format("{:.2f} GiB", mib / 1024.0);
+}
+
+// "weights 1.32 GiB, decoder 90.5 MiB": what the plan holds. Who only decodes holds nothing else.
+std::string memory_parts(const MemoryPlan& plan) {
+  std::string parts;
+  for (const auto& [name, bytes] : {std::pair{"weights", plan.weights},
+                                    {"activations", plan.activations},
+                                    {"decoder", plan.decoder}})
+    if (bytes > 0)
+      parts += fmt::format("{}{} {}", parts.empty() ? "" : ", ", name, memory_size(bytes));
+  return parts;
 }
 
 // Called once the file was loaded: what is read here is no older than what was loaded.
@@ -260,20 +272,20 @@ void check_own_memory(const MemoryPlan& plan, int64_t limit, const NoteHook& not
   const int64_t room = limit - std::min(limit / 8, kMostScratch);
   const int64_t again = std::max(int64_t{0}, plan.weights + plan.activations - room);
   if (note) {
-    std::string line = fmt::format(
-        "memory: weights {}, activations {}, decoder {}; peak {} of {} on the device",
-        gib(plan.weights), gib(plan.activations), gib(plan.decoder), gib(plan.peak()), gib(limit));
+    std::string line = fmt::format("memory: {}; peak {} of {} on the device", memory_parts(plan),
+                                   memory_size(plan.peak()), memory_size(limit));
     if (again > 0 && plan.least() <= room)
       line += fmt::format("; about {} of weights come again in every forward",
-                          gib(std::min(again + plan.passing, plan.weights)));
+                          memory_size(std::min(again + plan.passing, plan.weights)));
     note(line);
   }
   LACUNA_CHECK(plan.least() <= room,
                "memory: needs about {} on the device with weights that come one by one "
-               "(activations {}, decoder {}), {} may be used; try a smaller size, fewer frames, "
-               "--dtype bf16 or --vae-tile exact",
-               gib(plan.least() + limit - room), gib(plan.activations), gib(plan.decoder),
-               gib(limit));
+               "({}), {} may be used; try a smaller size, fewer frames, --dtype bf16 or --vae-tile "
+               "exact",
+               memory_size(plan.least() + limit - room),
+               memory_parts({.activations = plan.activations, .decoder = plan.decoder}),
+               memory_size(limit));
 }
 
 }  // namespace
@@ -286,16 +298,15 @@ void check_memory(const MemoryPlan& plan, const Backend& backend, int64_t max_me
   const bool on_host = backend.device() == Device::cpu;
   const int64_t available = on_host ? available_memory() : 0;
   if (note) {
-    note(fmt::format("memory: weights {}, activations {}, decoder {}; peak {} {}",
-                     gib(plan.weights), gib(plan.activations), gib(plan.decoder), gib(plan.peak()),
-                     on_host ? "of " + gib(available) + " available" : "on the device"));
+    note(fmt::format("memory: {}; peak {} {}", memory_parts(plan), memory_size(plan.peak()),
+                     on_host ? "of " + memory_size(available) + " available" : "on the device"));
   }
   int64_t limit = max_memory;
   if (available > 0) limit = limit > 0 ? std::min(limit, available) : available;
   LACUNA_CHECK(limit == 0 || plan.peak() <= limit,
                "memory: needs about {}, {} may be used; try a smaller size, fewer frames, --dtype "
                "bf16 or --vae-tile exact",
-               gib(plan.peak()), gib(limit));
+               memory_size(plan.peak()), memory_size(limit));
 }
 
 GenerationResult generate(Model& model, Context& ctx, const Request& request,

@@ -391,6 +391,20 @@ TEST_F(GenerationTest, RefusesMoreMemoryThanAllowed) {
   }
 }
 
+TEST_F(GenerationTest, NotesTheMemoryThatIsHeld) {
+  constexpr int64_t kMiB = 1 << 20;
+  std::string line;
+  const auto noted = [&](const MemoryPlan& plan) {
+    check_memory(plan, *backend_, 0, [&](const std::string& note) { line = note; });
+    return line;
+  };
+  EXPECT_THAT(noted({.decoder = 36 * kMiB}),
+              testing::StartsWith("memory: decoder 36.0 MiB; peak 36.0 MiB of "));
+  EXPECT_THAT(
+      noted({.weights = 256 * kMiB, .activations = 52 * kMiB}),
+      testing::StartsWith("memory: weights 0.25 GiB, activations 52.0 MiB; peak 0.30 GiB of "));
+}
+
 // Before step 0: a method that moves tokens holds q, k, v and out twice.
 TEST_F(GenerationTest, PlansForTokensInAnotherOrder) {
   const auto model = Model::synthetic("tiny", DType::bf16);
