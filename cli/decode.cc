@@ -11,6 +11,7 @@
 #include "cli/progress.h"
 #include "lacuna/core/error.h"
 #include "lacuna/models/pipeline/generation.h"
+#include "lacuna/models/video/video_writer.h"
 
 namespace lacuna::cli {
 namespace {
@@ -69,7 +70,7 @@ void add_decode(CLI::App& app) {
   command->group("Commands");
   auto options = std::make_shared<DecodeOptions>();
   command->add_option("latents", options->latents, "File written by lacuna generate")->required();
-  command->add_option("-o,--output", options->output, "File ending in .mp4, .webm, .y4m or .png")
+  command->add_option("-o,--output", options->output, "File ending in " + video_endings())
       ->capture_default_str();
   command->add_option("--fps", options->fps, "Frames per second");
   options->model.add_to(*command);

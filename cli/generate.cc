@@ -16,6 +16,7 @@
 #include "lacuna/core/error.h"
 #include "lacuna/engine/recording.h"
 #include "lacuna/models/pipeline/generation.h"
+#include "lacuna/models/video/video_writer.h"
 
 namespace lacuna::cli {
 namespace {
@@ -66,8 +67,7 @@ Request make_request(const GenerateOptions& o, const Model& model) {
 
 void add_output_options(CLI::App& command, GenerateOptions& o) {
   auto* output = command.add_option_group("Output");
-  output
-      ->add_option("-o,--output,--save_file", o.output, "File ending in .mp4, .webm, .y4m or .png")
+  output->add_option("-o,--output,--save_file", o.output, "File ending in " + video_endings())
       ->capture_default_str();
   output->add_option("--fps", o.request.fps, "Frames per second; default of the model");
   output->add_option("--latents", o.latents,

@@ -60,8 +60,7 @@ std::optional<MadeBy> made_by(const fs::path& path) {
     LoadedState loaded = load_state(path);
     return MadeBy{std::move(loaded.request), loaded.state.next_step};
   }
-  const std::string ending = path.extension().string();
-  if (ending != ".mp4" && ending != ".webm" && ending != ".y4m" && ending != ".png") return {};
+  if (!is_video_name(path)) return {};
   const std::string comment = read_video_comment(path);
   LACUNA_CHECK(!comment.empty(), "{}: says nothing about how it was made", path.string());
   Request request = Request::from_json(comment);

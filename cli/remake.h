@@ -15,8 +15,8 @@ struct MadeBy {
   int next_step;  // of a latents file: steps that are done; of a clip: all of them
 };
 
-// Of a clip (.mp4, .webm, .y4m, .png) or a latents file; nothing for any other file. Throws Error
-// when it is one of these and lacks its settings.
+// Of a clip (is_video_name) or a latents file; nothing for any other file. Throws Error when it is
+// one of these and lacks its settings.
 std::optional<MadeBy> made_by(const std::filesystem::path& path);
 
 // The command that makes the same video with the same model, quoted for a shell. Everything that

@@ -216,10 +216,4 @@ std::string read_png_comment(const std::filesystem::path& path) {
   return comment;
 }
 
-std::string read_video_comment(const std::filesystem::path& path) {
-  if (path.extension() == ".y4m") return read_y4m_comment(path);
-  if (path.extension() == ".png") return read_png_comment(path);
-  return read_libav_comment(path);
-}
-
 }  // namespace lacuna

@@ -2,7 +2,7 @@
 #include "lacuna/models/video/video_writer.h"
 
 #include <algorithm>
-#include <cmath>
+#include <iterator>
 #include <string_view>
 
 #include "lacuna/core/error.h"
@@ -10,6 +10,28 @@
 
 namespace lacuna {
 namespace {
+
+// Every ending that a video may have.
+struct VideoFormat {
+  std::string_view ending;
+  decltype(&open_y4m_video) open;
+  decltype(&read_y4m_comment) read_comment;
+  bool even_sizes;  // 4:2:0
+};
+constexpr VideoFormat kVideoFormats[] = {
+    {".mp4", open_libav_video, read_libav_comment, true},
+    {".webm", open_libav_video, read_libav_comment, true},
+    {".y4m", open_y4m_video, read_y4m_comment, false},
+    {".png", open_png_frames, read_png_comment, false},
+};
+
+// Null when no video has this ending.
+const VideoFormat* video_format(const std::filesystem::path& path) {
+  const std::string ending = path.extension().string();
+  for (const VideoFormat& format : kVideoFormats)
+    if (format.ending == ending) return &format;
+  return nullptr;
+}
 
 void check_folder(const std::filesystem::path& path) {
   const auto folder = path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
@@ -24,16 +46,32 @@ std::unique_ptr<VideoWriter> open_video(const std::filesystem::path& path, const
                "output: {}x{} pixels, expected 1 to 16384 each way", info.width, info.height);
   LACUNA_CHECK(info.fps > 0 && info.fps <= 1000, "output: {} fps, expected 1 to 1000", info.fps);
   check_folder(path);
-  const std::string ending = path.extension().string();
-  if (ending == ".mp4" || ending == ".webm") {
-    LACUNA_CHECK(info.width % 2 == 0 && info.height % 2 == 0,
-                 "output: {}x{} pixels, {} needs even sizes (use .y4m or .png)", info.width,
-                 info.height, ending);
-    return open_libav_video(path, info);
+  const VideoFormat* format = video_format(path);
+  LACUNA_CHECK(format != nullptr, "output: {}, expected a name ending in {}", path.string(),
+               video_endings());
+  LACUNA_CHECK(!format->even_sizes || (info.width % 2 == 0 && info.height % 2 == 0),
+               "output: {}x{} pixels, {} needs even sizes (use .y4m or .png)", info.width,
+               info.height, format->ending);
+  return format->open(path, info);
+}
+
+bool is_video_name(const std::filesystem::path& path) {
+  return video_format(path) != nullptr;
+}
+
+std::string video_endings() {
+  std::string text;
+  for (const VideoFormat& format : kVideoFormats) {
+    const bool last = &format == std::end(kVideoFormats) - 1;
+    text += text.empty() ? "" : last ? " or " : ", ";
+    text += format.ending;
   }
-  if (ending == ".y4m") return open_y4m_video(path, info);
-  if (ending == ".png") return open_png_frames(path, info);
-  fail("output: {}, expected a name ending in .mp4, .webm, .y4m or .png", path.string());
+  return text;
+}
+
+std::string read_video_comment(const std::filesystem::path& path) {
+  const VideoFormat* format = video_format(path);
+  return (format != nullptr ? format->read_comment : read_libav_comment)(path);
 }
 
 void to_rgb8(std::span<const float> frame, std::span<uint8_t> rgb) {

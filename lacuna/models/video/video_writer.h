@@ -33,6 +33,10 @@ class VideoWriter {
 // Encoders run on one thread: their output would depend on the number otherwise.
 std::unique_ptr<VideoWriter> open_video(const std::filesystem::path& path, const VideoInfo& info);
 
+// Whether open_video writes files of this ending, and these endings in words: ".mp4, ... or .png".
+bool is_video_name(const std::filesystem::path& path);
+std::string video_endings();
+
 // The file of frame 0, 1, ... of a PNG sequence that was opened as `path`.
 std::filesystem::path png_frame(const std::filesystem::path& path, int frame);
 

@@ -66,6 +66,16 @@ TEST_F(VideoTest, EveryFormatKeepsItsComment) {
   EXPECT_EQ(files(), 3u + 6u);
 }
 
+TEST_F(VideoTest, EveryEndingIsOneThatMayBeOpened) {
+  for (const char* name : {"a.mp4", "a.webm", "a.y4m", "a.png", "f%03d.png"}) {
+    EXPECT_TRUE(is_video_name(name)) << name;
+    EXPECT_NO_THROW(open_video(folder_ / name, kInfo)) << name;
+  }
+  for (const char* name : {"a.avi", "a.mp4.part", "mp4", "a", ""})
+    EXPECT_FALSE(is_video_name(name)) << name;
+  EXPECT_EQ(video_endings(), ".mp4, .webm, .y4m or .png");
+}
+
 TEST_F(VideoTest, LongCommentsAreKept) {
   VideoInfo info = kInfo;
   info.comment = std::string(100'000, '\xff');  // three bytes each in y4m
