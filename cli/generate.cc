@@ -177,10 +177,12 @@ void check_resumed(const GenerateOptions& o, const Model& model, const Request& 
           o.resume, key, value.dump(), ours.at(key).dump()));
 }
 
-RecordFilter record_filter(const GenerateOptions& o, const Model& model, const Request& request) {
+RecordFilter record_filter(const GenerateOptions& o, const Model& model, const Request& request,
+                           const std::optional<SamplingState>& resume) {
   RecordFilter filter = parse_record_sites(o.record_sites);
   check_record_sites(filter, make_sampler(request.sampler)->num_steps(),
-                     static_cast<int>(model.transformer_config().num_layers));
+                     static_cast<int>(model.transformer_config().num_layers),
+                     resume ? resume->next_step : 0);
   return filter;
 }
 
@@ -249,7 +251,7 @@ void run_generate(const GenerateOptions& o) {
   if (!o.record.empty()) {
     // Half of what is free: the generation needs the rest.
     AtomicFile writable(o.record);  // better known now than after the run
-    recorder.emplace(*backend, record_filter(o, *model, request), available_memory() / 2);
+    recorder.emplace(*backend, record_filter(o, *model, request, resume), available_memory() / 2);
     hooks.inputs = [&](const auto&... inputs) { recorder->add(inputs...); };
   }
   hooks.timed = wants_times(o);

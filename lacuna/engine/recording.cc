@@ -137,13 +137,21 @@ RecordFilter parse_record_sites(std::string_view text) {
   return filter;
 }
 
-void check_record_sites(const RecordFilter& filter, int num_steps, int num_layers) {
+void check_record_sites(const RecordFilter& filter, int num_steps, int num_layers, int first_step) {
   const auto check = [](const char* what, const std::vector<int>& list, int count) {
     for (const int value : list)
       LACUNA_CHECK(value < count, "record sites: {} {}, expected less than {}", what, value, count);
   };
   check("step", filter.steps, num_steps);
   check("layer", filter.layers, num_layers);
+  const int last = filter.steps.empty()
+                       ? num_steps - 1
+                       : *std::max_element(filter.steps.begin(), filter.steps.end());
+  LACUNA_CHECK(
+      first_step <= last,
+      "record sites: the run goes on at step {} of {}, behind the last that is chosen, {}; "
+      "choose a step that is to come or start again without --resume",
+      first_step, num_steps, last);
 }
 
 Recorder::Recorder(Backend& backend, RecordFilter filter, int64_t max_bytes)

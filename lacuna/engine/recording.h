@@ -26,8 +26,10 @@ struct RecordFilter {
 // Parses `steps=2,10;layers=0-3;branches=both` (branches: cond, the default, or both; parts may be
 // left out). Throws Error naming what was given and what is known.
 RecordFilter parse_record_sites(std::string_view text);
-// Throws Error when a step or layer that is listed is not one of so many.
-void check_record_sites(const RecordFilter& filter, int num_steps, int num_layers);
+// Throws Error when a step or layer that is listed is not one of so many, or when no step that is
+// chosen is left in a run that goes on at `first_step`.
+void check_record_sites(const RecordFilter& filter, int num_steps, int num_layers,
+                        int first_step = 0);
 
 // One attention call: q, k, v [num_heads, seq_len, head_dim] of one dtype, f32 or bf16, contiguous,
 // raster token order, text tokens last.

@@ -129,6 +129,9 @@ class LooksTest(CliTest):
         self.fails(1, "generate", *TINY, "--record", record, "--record-sites", "step=1", leaves=left, says="steps=LIST")
         self.fails(1, "generate", *TINY, "--record", self.dir / "x", "--record-sites", "layers=99", "--no-decode", "--latents",
                    self.dir / "l.safetensors", leaves=left, says="layer 99")
+        for sites in ([], ["--record-sites", "steps=1"]):  # of a run that is done
+            self.fails(1, "generate", "--synthetic", "tiny", "--resume", self.dir / "l.safetensors", "--record", self.dir / "x",
+                       *sites, "-o", self.dir / "a.y4m", leaves=left, says="goes on at step 3 of 3, behind .* choose")
 
     def test_compare(self):
         small = ["compare", *TINY, "-W", 64, "-H", 64, "--frames", 5, "--steps", 2, "--guidance", 1]

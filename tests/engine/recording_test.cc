@@ -44,6 +44,18 @@ TEST(RecordSites, OfAModelThatDoesNotHaveThemAreErrors) {
   EXPECT_EQ(says("steps=0;layers=0,39"), "record sites: layer 39, expected less than 30");
 }
 
+TEST(RecordSites, ThatAResumedRunHasPassedAreErrors) {
+  const auto says = [](const char* sites, int first_step) {
+    return error_of([&] { check_record_sites(parse_record_sites(sites), 4, 30, first_step); });
+  };
+  EXPECT_EQ(says("steps=2,1", 2), "");
+  EXPECT_EQ(says("layers=0", 3), "");
+  EXPECT_EQ(says("steps=2,1", 3),
+            "record sites: the run goes on at step 3 of 4, behind the last that is chosen, 2; "
+            "choose a step that is to come or start again without --resume");
+  EXPECT_THAT(says("", 4), testing::HasSubstr("goes on at step 4 of 4"));  // only decodes
+}
+
 TEST(Recording, RoundTripsWhatTheEngineSaw) {
   const VideoGrid grid{2, 3, 4};
   const int64_t tokens = grid.tokens() + 2;
