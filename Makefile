@@ -34,7 +34,7 @@ fuzz: deps
 	scripts/fuzz
 
 format:
-	git ls-files '*.h' '*.cc' '*.js' '*.cu' '*.cuh' | xargs clang-format-14 -i
+	scripts/check --formatted | xargs clang-format-14 -i
 
 clean:  # keeps out/: training checkpoints and measurements lie there
 	rm -rf build
