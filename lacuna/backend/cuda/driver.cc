@@ -47,11 +47,13 @@ struct Api {
   decltype(&cuDevicePrimaryCtxRetain) retain_context;
   decltype(&cuCtxSetCurrent) set_context;
   decltype(&cuStreamCreate) create_stream;
+  decltype(&cuStreamDestroy) destroy_stream;
   decltype(&cuStreamSynchronize) synchronize;
   decltype(&cuMemAlloc) allocate;
   decltype(&cuMemFree) release;
   decltype(&cuMemGetInfo) memory_info;
   decltype(&cuMemAllocHost) allocate_host;
+  decltype(&cuMemFreeHost) release_host;
   decltype(&cuMemcpyHtoDAsync) to_device;
   decltype(&cuMemcpyDtoHAsync) to_host;
   // Memory in the order of a stream; where the driver or the device has none, null.
@@ -61,11 +63,13 @@ struct Api {
   decltype(&cuMemPoolSetAttribute) set_pool_attribute;
   decltype(&cuMemPoolTrimTo) trim_pool;
   decltype(&cuModuleLoadData) load_module;
+  decltype(&cuModuleUnload) unload_module;
   decltype(&cuModuleGetFunction) get_function;
   decltype(&cuFuncSetAttribute) set_function_attribute;
   decltype(&cuOccupancyMaxActiveBlocksPerMultiprocessor) occupancy;
   decltype(&cuLaunchKernel) launch;
   decltype(&cuEventCreate) create_event;
+  decltype(&cuEventDestroy) destroy_event;
   decltype(&cuEventRecord) record_event;
   decltype(&cuEventSynchronize) wait_event;
   decltype(&cuStreamWaitEvent) stream_wait;
@@ -99,10 +103,12 @@ Api open_driver() {
   find(a.library, "cuDevicePrimaryCtxRetain", true, &a.retain_context);
   find(a.library, "cuCtxSetCurrent", true, &a.set_context);
   find(a.library, "cuStreamCreate", true, &a.create_stream);
+  find(a.library, "cuStreamDestroy_v2", true, &a.destroy_stream);
   find(a.library, "cuStreamSynchronize", true, &a.synchronize);
   find(a.library, "cuMemAlloc_v2", true, &a.allocate);
   find(a.library, "cuMemFree_v2", true, &a.release);
   find(a.library, "cuMemAllocHost_v2", true, &a.allocate_host);
+  find(a.library, "cuMemFreeHost", true, &a.release_host);
   find(a.library, "cuMemcpyHtoDAsync_v2", true, &a.to_device);
   find(a.library, "cuMemcpyDtoHAsync_v2", true, &a.to_host);
   find(a.library, "cuMemAllocAsync", false, &a.allocate_async);
@@ -111,11 +117,13 @@ Api open_driver() {
   find(a.library, "cuMemPoolSetAttribute", false, &a.set_pool_attribute);
   find(a.library, "cuMemPoolTrimTo", false, &a.trim_pool);
   find(a.library, "cuModuleLoadData", true, &a.load_module);
+  find(a.library, "cuModuleUnload", true, &a.unload_module);
   find(a.library, "cuModuleGetFunction", true, &a.get_function);
   find(a.library, "cuFuncSetAttribute", true, &a.set_function_attribute);
   find(a.library, "cuOccupancyMaxActiveBlocksPerMultiprocessor", true, &a.occupancy);
   find(a.library, "cuLaunchKernel", true, &a.launch);
   find(a.library, "cuEventCreate", true, &a.create_event);
+  find(a.library, "cuEventDestroy_v2", true, &a.destroy_event);
   find(a.library, "cuEventRecord", true, &a.record_event);
   find(a.library, "cuEventSynchronize", true, &a.wait_event);
   find(a.library, "cuStreamWaitEvent", true, &a.stream_wait);
@@ -133,7 +141,11 @@ constexpr int64_t kCopyRange = int64_t{1} << 20;
 
 class DriverDevice final : public Device {
  public:
-  explicit DriverDevice(const Api& api) : api_(api) {
+  explicit DriverDevice(const Api& api) : api_(api) {}
+  ~DriverDevice() override { close(); }
+
+  // Apart from the constructor, so that the destructor releases what a failure leaves.
+  void open() {
     check(api_.init(0), "cuInit");
     int count = 0;
     check(api_.device_count(&count), "cuDeviceGetCount");
@@ -165,7 +177,8 @@ class DriverDevice final : public Device {
     staging_ = static_cast<unsigned char*>(staging);
     choose_pool();
     std::string why;
-    library_ = open_matrix_library(allocate(kMatrixWorkspaceBytes), &why);
+    workspace_ = allocate(kMatrixWorkspaceBytes);
+    library_ = open_matrix_library(workspace_, &why);
     products_ = library_ != nullptr ? library_->name() : "own matrix products (" + why + ")";
   }
 
@@ -403,6 +416,30 @@ class DriverDevice final : public Device {
         api_.set_function_attribute(kernel, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, bytes),
         "shared memory of " + name);
   }
+  // The primary context stays: others in this process may work in it, cuBLASLt among them, and the
+  // last to let it go ends it.
+  void close() {
+    // One that is gone, as when the process ends, or that a fault broke, has taken all of it along.
+    if (context_ == nullptr || api_.set_context(context_) != CUDA_SUCCESS ||
+        api_.synchronize(stream_) != CUDA_SUCCESS ||
+        (copies_ != nullptr && api_.synchronize(copies_) != CUDA_SUCCESS))
+      return;
+    library_.reset();  // it works in workspace_
+    release(workspace_);
+    if (pooled_) {
+      api_.synchronize(stream_);  // what was released in its order is the pool's from here on
+      api_.trim_pool(pool_, 0);
+    }
+    for (const auto& [image, module] : modules_)
+      if (module != nullptr) api_.unload_module(module);
+    for (void* pinned : {static_cast<void*>(staging_), pieces_[0].memory, pieces_[1].memory})
+      if (pinned != nullptr) api_.release_host(pinned);
+    for (const CUevent event : {start_, stop_, slot_done_[0], slot_done_[1], arrived_,
+                                pieces_[0].copied, pieces_[1].copied})
+      if (event != nullptr) api_.destroy_event(event);
+    for (const CUstream stream : {copies_, stream_})
+      if (stream != nullptr) api_.destroy_stream(stream);
+  }
   void make_copies() {
     for (Piece& piece : pieces_) {
       check(api_.allocate_host(&piece.memory, kPieceBytes), "cuMemAllocHost");
@@ -428,7 +465,6 @@ class DriverDevice final : public Device {
   const Api& api_;
   CUdevice device_ = 0;
   CUcontext context_ = nullptr;
-  // These live as long as the process's context.
   CUstream stream_ = nullptr;
   CUevent start_ = nullptr, stop_ = nullptr;
   // Streaming of weights.
@@ -444,6 +480,7 @@ class DriverDevice final : public Device {
   size_t staged_ = 0;                 // bytes of it that copies under way may still read
   bool pooled_ = false;               // memory in the order of the stream
   CUmemoryPool pool_ = nullptr;
+  void* workspace_ = nullptr;  // of products
   std::unique_ptr<MatrixLibrary> library_;
   std::string products_;  // who makes them
   std::string name_;
@@ -456,7 +493,9 @@ class DriverDevice final : public Device {
 
 std::unique_ptr<Device> make_driver_device() {
   static const Api api = open_driver();
-  return std::make_unique<DriverDevice>(api);
+  auto device = std::make_unique<DriverDevice>(api);
+  device->open();
+  return device;
 }
 
 }  // namespace lacuna::cuda
