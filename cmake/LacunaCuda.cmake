@@ -1,4 +1,4 @@
-# The CUDA backend. LACUNA_CUDA: AUTO builds kernels when nvcc is found, ON insists, OFF never does. The
+# The CUDA backend. LACUNA_CUDA: AUTO builds kernels when an nvcc is found that can, ON insists, OFF never does. The
 # host code that plans calls is built either way: the emulator tests run it.
 set(LACUNA_CUDA AUTO CACHE STRING "CUDA kernels: AUTO, ON or OFF")
 set(LACUNA_HAS_CUDA OFF)
@@ -11,10 +11,20 @@ if(NOT LACUNA_CUDA STREQUAL "OFF")
     find_path(LACUNA_CUDA_INCLUDE cuda.h HINTS ${nvcc_folder}/../include ENV CUDA_HOME
       PATHS /usr/local/cuda/include PATH_SUFFIXES include NO_CMAKE_SYSTEM_PATH)
   endif()
+  set(nvcc_version "none")
   if(LACUNA_NVCC AND LACUNA_CUDA_INCLUDE)
+    execute_process(COMMAND ${LACUNA_NVCC} --version OUTPUT_VARIABLE nvcc_says ERROR_QUIET)
+    if(nvcc_says MATCHES "release ([0-9]+[.][0-9]+)")
+      set(nvcc_version ${CMAKE_MATCH_1})
+    endif()
+  endif()
+  # The first to know sm_120; Debian 12's own (11.8) does not know C++20 either.
+  if(nvcc_version VERSION_GREATER_EQUAL 12.8)
     set(LACUNA_HAS_CUDA ON)
   elseif(LACUNA_CUDA STREQUAL "ON")
-    message(FATAL_ERROR "LACUNA_CUDA=ON: nvcc or cuda.h not found, expected a CUDA toolkit (13.0 is what we test)")
+    message(FATAL_ERROR "LACUNA_CUDA=ON: nvcc and cuda.h of version ${nvcc_version}, expected a CUDA toolkit from 12.8 on (13.0 is what we test)")
+  elseif(LACUNA_NVCC)
+    message(STATUS "nvcc and cuda.h of version ${nvcc_version}, expected 12.8 or later: not used")
   endif()
 endif()
 message(STATUS "CUDA kernels: ${LACUNA_HAS_CUDA}")
@@ -36,12 +46,13 @@ function(lacuna_cuda_module library source arch)
   file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/cuda)
   # ptxas reports registers and spills on stderr: kept for scripts/cuda-gate.
   add_custom_command(OUTPUT ${module}
-    COMMAND sh -c "\"$@\" 2> ${module}.log || { cat ${module}.log; exit 1; }" --
+    COMMAND sh -c "\"$@\" 2> \"$0\" || { cat \"$0\"; exit 1; }" ${module}.log
             ${LACUNA_NVCC} ${LACUNA_NVCC_FLAGS} -gencode=arch=compute_${arch},code=sm_${arch}
             -cubin ${file} -o ${module}
     DEPENDS ${file} ${headers} ${CMAKE_SOURCE_DIR}/lacuna/backend/cuda/launch.h
             ${CMAKE_SOURCE_DIR}/lacuna/backend/attend_params.h ${CMAKE_SOURCE_DIR}/lacuna/core/visit_order.h
     COMMENT "nvcc ${name}" VERBATIM)
+  set_property(GLOBAL APPEND PROPERTY LACUNA_CUDA_MODULES ${module})
   set(embedded ${CMAKE_BINARY_DIR}/cuda/${name}.cc)
   file(CONFIGURE OUTPUT ${embedded} CONTENT [[
 asm(".section .rodata\n.balign 64\n.global lacuna_module_@name@\nlacuna_module_@name@:\n"
@@ -81,6 +92,13 @@ if(LACUNA_HAS_CUDA)
       lacuna_cuda_module(lacuna_backend_cuda ${module} ${arch})
     endforeach()
   endforeach()
+  # scripts/cuda-gate reads all of the folder: what an earlier state of the sources left there goes.
+  file(GLOB stale ${CMAKE_BINARY_DIR}/cuda/*.cubin)
+  get_property(modules GLOBAL PROPERTY LACUNA_CUDA_MODULES)
+  list(REMOVE_ITEM stale ${modules})
+  if(stale)
+    file(REMOVE ${stale})
+  endif()
 else()
   target_sources(lacuna_backend_cuda PRIVATE lacuna/backend/cuda/absent.cc)
 endif()
