@@ -147,7 +147,7 @@ class Schedule:
     def __init__(self, budget, device, replay, wall=False, begin=0.0):
         self.budget, self.spent, self.last = budget, begin * budget, None
         self.clock = time.monotonic if wall or device != "cpu" else lambda: time.process_time() / torch.get_num_threads()
-        self.replay = [float(row["progress"]) for row in csv.DictReader(open(replay))] if replay else None
+        self.replay = read_progress(replay) if replay else None
 
     def progress(self, step):
         """1 or more = the run is over."""
@@ -157,6 +157,16 @@ class Schedule:
         self.spent += now - self.last if self.last is not None else 0.0
         self.last = now
         return self.spent / self.budget
+
+
+def read_progress(path):
+    """Progress at every step of an earlier run's log, which must have them all."""
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    for expected, row in enumerate(rows):
+        if int(row["step"]) != expected:
+            sys.exit(f"train: {path} has step {row['step']} in row {expected + 1}, expected {expected}: it cannot be replayed")
+    return [float(row["progress"]) for row in rows]
 
 
 def draw_samples(trainer, out, step, shape, count=8):
@@ -198,6 +208,8 @@ def train(args):
     recipe = RECIPES[args.device]
     out = pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
+    if args.replay and (out / "log.csv").exists() and os.path.samefile(args.replay, out / "log.csv"):
+        sys.exit(f"train: --replay {args.replay} is the log of --out {out} itself, expected another --out")
     trainer = Trainer(recipe, args.device, args.seed)
     schedule = Schedule(args.budget, args.device, args.replay, args.wall, args.begin)
     step = 0
@@ -218,7 +230,7 @@ def train(args):
         begin = time.monotonic()
         loss, named, guided, norm = trainer.step(step, progress, stage, shape)
         seconds = time.monotonic() - begin
-        log.writerow({"step": step, "progress": f"{progress:.6f}", "stage": index, "slots": shape.slots,
+        log.writerow({"step": step, "progress": repr(progress), "stage": index, "slots": shape.slots,
                       "cells": shape.cells, "batch": shape.batch, "loss": f"{loss:.5f}", "reader_loss": f"{named:.5f}",
                       "guide_loss": f"{guided:.5f}", "grad_norm": f"{norm:.3f}",
                       "seconds": f"{seconds:.3f}"})
@@ -229,6 +241,7 @@ def train(args):
             print(f"\rstep {step}  stage {index}  {shape.tokens} tokens  loss {loss:.4f}  "
                   f"{seconds:.2f} s/step  {left:.0f} min left ", end="", file=sys.stderr)
         if time.monotonic() - saved > args.save_minutes * 60:
+            log_file.flush()  # rows before the checkpoint are not made again
             save(trainer, schedule, step, out)
             draw_samples(trainer, out, step, max((s for _, s in stage.shapes), key=lambda s: s.tokens))
             saved = time.monotonic()
