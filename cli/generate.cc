@@ -106,6 +106,22 @@ GenerationFiles make_files(const GenerateOptions& o) {
   return files;
 }
 
+// Two files of one name: the later would replace the earlier without a word.
+void check_files_differ(const GenerateOptions& o, const GenerationFiles& files) {
+  const std::pair<const char*, fs::path> all[] = {{"--output", files.video},
+                                                  {"--latents", files.latents},
+                                                  {"--record", o.record},
+                                                  {"--trace", o.audit.trace},
+                                                  {"--save-masks", o.audit.save_masks},
+                                                  {"--manifest", o.audit.manifest}};
+  const auto place = [](const fs::path& path) { return fs::absolute(path).lexically_normal(); };
+  for (size_t i = 0; i < std::size(all); ++i)
+    for (size_t j = 0; j < i && !all[i].second.empty(); ++j)
+      if (!all[j].second.empty() && place(all[i].second) == place(all[j].second))
+        throw UsageError(fmt::format("{} and {}: both are {}, expected different files",
+                                     all[j].first, all[i].first, all[i].second.string()));
+}
+
 // Whether the trace goes into a file: its times are worth waiting for a device at every call.
 bool wants_times(const GenerateOptions& o) {
   return !o.audit.trace.empty() || !o.audit.manifest.empty();
@@ -136,6 +152,10 @@ void print_summary(const GenerateOptions& o, const Request& request,
                                {"to_device", m.to_backend},
                                {"to_host", m.to_host}};
     if (!timed) json["attention_seconds"] = json["selection_seconds"] = nullptr;
+    if (planned)  // nothing ran, so nothing was measured
+      for (const char* key : {"qk_density", "pv_density", "text_seconds", "sample_seconds",
+                              "attention_seconds", "selection_seconds", "decode_seconds"})
+        json[key] = nullptr;
     if (explains) json["explain"] = explain_json(result, planned);
     fmt::print("{}\n", json.dump());
     return;
@@ -201,6 +221,7 @@ void run_generate(const GenerateOptions& o) {
   const auto backend = o.machine.open();
   const auto model = o.model.open();
   const GenerationFiles files = make_files(o);
+  check_files_differ(o, files);
   Request request;
   std::optional<SamplingState> resume;
   if (o.resume.empty()) {

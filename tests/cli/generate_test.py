@@ -383,6 +383,13 @@ class GenerateTest(CliTest):
         self.assertEqual((told.returncode, told.stdout), (1, ""))
         self.assertRegex(told.stderr, r"^lacuna: .*c\.mp4.*\n$")
 
+    def test_files_of_one_name_are_refused(self):
+        a, b = self.dir / "a.mp4", self.dir / "b.st"
+        for extra, says in ((["-o", a, "--trace", a], "--output and --trace"), (["-o", a, "--latents", a], "--output and --latents"),
+                            (["--no-decode", "--latents", b, "--record", b], "--latents and --record"),
+                            (["-o", a, "--trace", b, "--manifest", self.dir / "." / "b.st"], "--trace and --manifest")):
+            self.fails(2, "generate", *TINY, *extra, says=says)
+
     def test_info(self):
         text = lacuna("info", "--synthetic", "wan2.1-1.3b").stdout
         self.assertRegex(text, "1419 M parameters")
