@@ -72,9 +72,18 @@ double mean_psnr(const CompareSubject& subject) {
   return spread.count == 0 ? std::numeric_limits<double>::infinity() : spread.mean;
 }
 
+// Generations that no mean of PSNR counts.
+int identical_runs(const CompareSubject& subject) {
+  return spread_over(subject, kQuality[0].value).infinite;
+}
+
 std::string psnr_text(const CompareSubject& subject) {
   const double psnr = mean_psnr(subject);
-  return std::isinf(psnr) ? "identical frames" : fmt::format("PSNR {:.1f} dB", psnr);
+  if (std::isinf(psnr)) return "identical frames";
+  std::string text = fmt::format("PSNR {:.1f} dB", psnr);
+  if (const int identical = identical_runs(subject); identical > 0)
+    text += fmt::format(" (identical in {} of {})", identical, subject.runs.size());
+  return text;
 }
 
 double mean_of(const CompareSubject& subject, double (*value)(const CompareMeasurement&)) {
@@ -116,7 +125,6 @@ void add_cells(const Metric& metric, const CompareSubject& subject, Json& row) {
   row[key + "_sd"] = number(spread.deviation);
   row[key + "_min"] = number(spread.low);
   row[key + "_max"] = number(spread.high);
-  if (spread.infinite > 0) row["identical_runs"] = spread.infinite;
 }
 
 Json table(const Comparison& comparison, std::span<const Metric> metrics, bool with_dense,
@@ -124,12 +132,20 @@ Json table(const Comparison& comparison, std::span<const Metric> metrics, bool w
   const bool spread = comparison.subjects.front().runs.size() > 1;
   std::vector<Column> columns = {{"name", "attention"}};
   for (const Metric& metric : metrics) add_columns(metric, spread, columns);
+  const bool identical = spread && metrics.data() == kQuality &&
+                         std::any_of(comparison.subjects.begin(), comparison.subjects.end(),
+                                     [](const auto& s) { return identical_runs(s) > 0; });
+  if (identical)
+    columns.push_back({"identical_runs", "identical", "",
+                       "generations whose frames equal those of dense; PSNR is that of the others",
+                       0});
   Json rows = Json::array();
   for (const CompareSubject& subject : comparison.subjects) {
     if (subject.role == CompareRole::dense && !with_dense) continue;
     Json row = {{"name", subject.name}};
     if (subject.role == CompareRole::floor) row["floor"] = true;
     for (const Metric& metric : metrics) add_cells(metric, subject, row);
+    if (identical) row["identical_runs"] = identical_runs(subject);
     rows.push_back(std::move(row));
   }
   return table_section(title, note, columns, std::move(rows));
@@ -291,10 +307,13 @@ Json every_run(const Comparison& comparison) {
   for (const CompareSubject& subject : comparison.subjects) {
     Json one = {{"name", subject.name}};
     for (const std::span<const Metric> metrics :
-         {std::span<const Metric>(kQuality), std::span<const Metric>(kCost)})
+         {std::span<const Metric>(kQuality), std::span<const Metric>(kCost)}) {
+      // Dense is not compared with itself.
+      if (subject.role == CompareRole::dense && metrics.data() == kQuality) continue;
       for (const Metric& metric : metrics)
         for (const CompareMeasurement& run : subject.runs)
           one[std::string(metric.key)].push_back(number(metric.value(run)));
+    }
     list.push_back(std::move(one));
   }
   return list;

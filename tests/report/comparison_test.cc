@@ -310,9 +310,10 @@ TEST(CompareReport, ASingleFrameHasNoFlicker) {
   m.density = {{0.5}};
   for (CompareSubject& subject : comparison.subjects) subject.runs.push_back(m);
   const auto report = report_of(comparison, small_task(), 0);
-  for (const auto& section : report["sections"])
-    if (section["kind"] == "lines")
-      EXPECT_FALSE(section["x"]["values"].empty()) << section["title"];
+  for (const auto& section : report["sections"]) {
+    if (section["kind"] != "lines") continue;
+    EXPECT_FALSE(section["x"]["values"].empty()) << section["title"];
+  }
 }
 
 TEST(CompareReport, WithinTheFloorIsNoFartherThanTheWorstFloorInBoth) {
@@ -334,6 +335,34 @@ TEST(CompareReport, WithinTheFloorIsNoFartherThanTheWorstFloorInBoth) {
   EXPECT_TRUE(within(55.0, 5e-4));
   EXPECT_FALSE(within(49.9, 1e-4));
   EXPECT_FALSE(within(70.0, 1.1e-3));
+}
+
+TEST(CompareReport, RunsThatAreIdenticalAreCounted) {
+  Comparison comparison;
+  comparison.subjects = {{"dense", CompareRole::dense, {}, {}},
+                         {"a", CompareRole::candidate, {}, {}},
+                         {"floor", CompareRole::floor, {}, {}}};
+  for (const double psnr : {std::numeric_limits<double>::infinity(), 52.0}) {
+    CompareMeasurement m;
+    m.layers.resize(1);
+    m.density = {{0.5}};
+    comparison.subjects[0].runs.push_back(m);
+    m.quality.psnr = 40.0;
+    m.quality.frame_psnr = {40.0};
+    comparison.subjects[1].runs.push_back(m);
+    m.quality.psnr = psnr;
+    m.quality.frame_psnr = {psnr};
+    comparison.subjects[2].runs.push_back(m);
+  }
+  const auto report = report_of(comparison, small_task(), 0);
+  const auto& quality = report["sections"][0];
+  EXPECT_EQ(quality["columns"].back()["key"], "identical_runs");
+  EXPECT_EQ(quality["rows"][0]["identical_runs"], 0);
+  EXPECT_EQ(quality["rows"][1]["identical_runs"], 1);
+  EXPECT_THAT(report["summary"].get<std::string>(),
+              testing::HasSubstr("PSNR 52.0 dB (identical in 1 of 2)"));
+  EXPECT_FALSE(report["runs"][0].contains("psnr")) << "dense against itself";
+  EXPECT_TRUE(report["runs"][2]["psnr"][0].is_null());
 }
 
 TEST(CompareReport, SpreadOverRuns) {
