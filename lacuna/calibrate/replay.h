@@ -52,7 +52,8 @@ struct ReplayRow {
   // Selections per call: 1, or one in a whole generation for a mask that is never made again.
   double selections = 1.0;
 
-  double selection_share() const { return select_ms / dense_ms; }
+  // Of what speedup() counts.
+  double selection_share() const { return selections * select_ms / dense_ms; }
   double total_ms() const { return selections * select_ms + attend_ms; }
   double speedup() const { return dense_ms / total_ms(); }
 };
