@@ -103,6 +103,15 @@ void print(const nlohmann::ordered_json& j) {
 }
 
 void print(const InfoOptions& o, const MadeBy& made) {
+  if (!made.command.empty()) {
+    if (o.json) {
+      const nlohmann::ordered_json json = {{"command", made.command}};
+      fmt::print("{}\n", json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace));
+    } else {
+      fmt::print("{}\nmade by:\n{}\n", o.model.paths.front(), made.command);
+    }
+    return;
+  }
   const Request& r = made.request;
   const std::string command = command_of(r);
   if (o.json) {

@@ -62,7 +62,9 @@ std::optional<MadeBy> made_by(const fs::path& path) {
   }
   if (!is_video_name(path)) return {};
   const std::string comment = read_video_comment(path);
-  LACUNA_CHECK(!comment.empty(), "{}: says nothing about how it was made", path.string());
+  const bool several = !comment.starts_with('{') && comment.find(" compare ") != std::string::npos;
+  if (several) return MadeBy{{}, 0, comment};
+  LACUNA_CHECK(comment.starts_with('{'), "{}: says nothing about how it was made", path.string());
   Request request = Request::from_json(comment);
   const int steps = request.sampler.num_steps;
   return MadeBy{std::move(request), steps};

@@ -12,7 +12,8 @@ namespace lacuna::cli {
 
 struct MadeBy {
   Request request;
-  int next_step;  // of a latents file: steps that are done; of a clip: all of them
+  int next_step = 0;      // of a latents file: steps that are done; of a clip: all of them
+  std::string command{};  // of clips side by side (lacuna compare), which hold several requests
 };
 
 // Of a clip (is_video_name) or a latents file; nothing for any other file. Throws Error when it is
