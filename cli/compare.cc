@@ -151,6 +151,7 @@ void run_compare(const CompareOptions& o) {
   hooks.note(fmt::format("{} on {}", model->name(), backend->description()));
   if (model->is_synthetic()) hooks.note("made-up weights: the picture means nothing");
   std::optional<ProgressBar> bar;
+  bool reported = false;
   hooks.progress = [&](int64_t done, int64_t total, const std::string& what) {
     if (!bar) bar.emplace("comparing", static_cast<int>(total));
     bar->update(static_cast<int>(done), what);
@@ -160,16 +161,20 @@ void run_compare(const CompareOptions& o) {
     bar.reset();
     const Json report = comparison_report(comparison, task, model->name(), machine_info(*backend),
                                           o.report.empty() ? 0 : kPictureBytes);
-    if (!o.output.empty()) write_video(o, task, comparison, ctx);
-    if (!o.report.empty()) write_report(o.report, report);
+    // First what took long: a disk may be full by now.
     if (o.json) {
       fmt::print("{}\n", without_pictures(report));
     } else {
       fmt::print("{}", report_text(report, ReportFigures::omit));
     }
+    std::fflush(stdout);
+    reported = true;
+    if (!o.report.empty()) write_report(o.report, report);
+    if (!o.output.empty()) write_video(o, task, comparison, ctx);
   } catch (const Cancelled&) {
     bar.reset();
-    throw Interrupted{"stopped; nothing was written"};
+    throw Interrupted{reported ? "stopped; the report is done, the video is not"
+                               : "stopped; nothing was written"};
   }
 }
 

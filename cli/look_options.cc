@@ -53,12 +53,14 @@ void LookOptions::check_report() const {
 }
 
 void LookOptions::finish(const Json& made) const {
-  if (!report.empty()) write_report(report, made);
+  // First what took long: a disk may be full by now.
   if (json) {
     fmt::print("{}\n", made.dump(1, ' ', false, Json::error_handler_t::replace));
   } else {
     fmt::print("{}", report_text(made, ReportFigures::omit));
   }
+  std::fflush(stdout);
+  if (!report.empty()) write_report(report, made);
 }
 
 LookedModel::LookedModel(const LookOptions& o, Backend& backend)
@@ -86,7 +88,7 @@ Json LookedModel::settings() const {
       {"size", fmt::format("{}x{}, {} frames", request_.width, request_.height, request_.frames)},
       {"steps", request_.sampler.num_steps},
       {"guidance", request_.guidance},
-      {"seed", request_.seed},
+      {"seed", std::to_string(request_.seed)},  // JavaScript rounds numbers above 2^53
       {"dtype", request_.dtype}};
   return settings;
 }
