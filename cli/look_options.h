@@ -22,7 +22,7 @@ struct LookOptions {
   bool no_prompt_cache = false, json = false, quiet = false;
 
   void add_to(CLI::App& command);
-  bool names_model() const { return !model.paths.empty() || !model.synthetic.empty(); }
+  bool names_model() const { return !model.is_default(); }
   // What was given, else one default. Throws UsageError on an empty prompt.
   std::vector<std::string> all_prompts() const;
   // Throws Error when the report cannot be written there; better known before the work.

@@ -40,13 +40,15 @@ std::string PipelineSubject::describe() const {
 
 void PipelineSubject::start(int prompt) {
   state_ = {};
-  state_.latents = initial_noise(request_.seed + static_cast<uint64_t>(prompt), latent_.channels,
-                                 latent_.frames, latent_.height, latent_.width);
+  request_of_prompt_ = request_;  // renoise draws from the seed at every step
+  request_of_prompt_.seed += static_cast<uint64_t>(prompt);
+  state_.latents = initial_noise(request_of_prompt_.seed, latent_.channels, latent_.frames,
+                                 latent_.height, latent_.width);
   denoiser_.reset();
-  inputs_.reset(
-      new SamplingInputs{[this](int expert) -> const WanDit& { return model_.transformer(expert); },
-                         model_.num_experts(), request_, embedded_[static_cast<size_t>(prompt)],
-                         model_.transformer_config().text_len});
+  inputs_.reset(new SamplingInputs{
+      [this](int expert) -> const WanDit& { return model_.transformer(expert); },
+      model_.num_experts(), request_of_prompt_, embedded_[static_cast<size_t>(prompt)],
+      model_.transformer_config().text_len});
 }
 
 void PipelineSubject::begin(int prompt) {

@@ -43,7 +43,7 @@ class PipelineSubject final : public Subject {
 
   Model& model_;
   Context& ctx_;
-  Request request_;
+  Request request_, request_of_prompt_;
   std::vector<std::string> prompts_;
   std::vector<PromptEmbeddings> embedded_;
   ProfileTarget target_;
