@@ -70,7 +70,21 @@ Json call_rows(std::span<const RecordedCall> calls, const std::vector<Looked>& l
   return rows;
 }
 
-// Mass relative to the row's largest.
+// One head, averaged down to what a page shows, relative to the largest of its row.
+std::vector<uint8_t> mass_pixels(const float* mass, int64_t blocks, int64_t& side) {
+  const CellMask all{blocks, kBlock, std::vector<float>(mass, mass + blocks * blocks)};
+  const CellMask small = all.shrunk(64);
+  side = small.cells;
+  std::vector<uint8_t> pixels;
+  for (int64_t row = 0; row < side; ++row) {
+    const float* line = small.share.data() + row * side;
+    const float most = std::max(*std::max_element(line, line + side), 1e-30f);
+    for (int64_t j = 0; j < side; ++j)
+      pixels.push_back(static_cast<uint8_t>(std::lround(255.0f * line[j] / most)));
+  }
+  return pixels;
+}
+
 Json mass_section(std::span<const RecordedCall> calls, const std::vector<Looked>& looked) {
   Json images = Json::object();
   std::set<int> all_steps, all_layers;
@@ -95,20 +109,9 @@ Json mass_section(std::span<const RecordedCall> calls, const std::vector<Looked>
       continue;
     const Tensor& mass = looked[i].mass;
     const int64_t blocks = mass.view().shape[1];
-    for (int64_t h = 0; h < heads; ++h) {
-      CellMask cells{blocks, kBlock, {}};
-      for (int64_t row = 0; row < blocks; ++row) {
-        const float* from = mass.as<float>() + (h * blocks + row) * blocks;
-        const float most = std::max(*std::max_element(from, from + blocks), 1e-30f);
-        for (int64_t j = 0; j < blocks; ++j) cells.share.push_back(from[j] / most);
-      }
-      const CellMask small = cells.shrunk(64);
-      side = small.cells;
-      std::vector<uint8_t> pixels;
-      for (const float share : small.share)
-        pixels.push_back(static_cast<uint8_t>(std::lround(255.0f * share)));
-      images[fmt::format("{}/{}/{}", site.step, site.layer, h)] = base64(pixels);
-    }
+    for (int64_t h = 0; h < heads; ++h)
+      images[fmt::format("{}/{}/{}", site.step, site.layer, h)] =
+          base64(mass_pixels(mass.as<float>() + h * blocks * blocks, blocks, side));
   }
   return {{"kind", "masks"},
           {"title", "Block mass"},
@@ -121,6 +124,7 @@ Json mass_section(std::span<const RecordedCall> calls, const std::vector<Looked>
           {"rows", side},
           {"columns", side},
           {"images", images},
+          {"unit", "mass of the row's largest"},
           {"notes", Json::object()}};
 }
 

@@ -345,9 +345,11 @@ std::vector<std::string> missed_sentences(const Tournament& t) {
 Json tournament_sections(const Tournament& t) {
   std::vector<std::string> paragraphs = tournament_sentences(t);
   for (std::string& line : missed_sentences(t)) paragraphs.push_back(std::move(line));
-  return Json::array({text_section("Result", std::move(paragraphs)), ranking_table(t),
-                      density_table(t), time_table(t), front_section(t, false),
-                      front_section(t, true)});
+  Json sections = Json::array({text_section("Result", std::move(paragraphs)), ranking_table(t),
+                               density_table(t), time_table(t)});
+  if (!t.points.empty())  // nobody reached any density: there is nothing to draw
+    for (const bool time : {false, true}) sections.push_back(front_section(t, time));
+  return sections;
 }
 
 }  // namespace lacuna

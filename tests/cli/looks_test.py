@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import resource
 import signal
 
 from harness import CliTest, TINY, lacuna, main, stopped
@@ -153,6 +154,9 @@ class LooksTest(CliTest):
                 self.assertTrue(clip.pop("image").startswith("data:image/png;base64,iVBOR"))
         self.assertEqual(drawn, report)
         self.assertEqual(video.read_bytes()[4:8], b"ftyp")
+        told = lacuna("info", video, "--json")
+        self.assertEqual(told.returncode, 0, told.stderr)
+        self.assertEqual(json.loads(told.stdout), {"command": report["command"]})
         text = lacuna(*small, "-a", sparse, "--no-floor").stdout
         self.assertRegex(text, "Quality against dense")
         self.assertNotIn("noise floor", text)
@@ -235,6 +239,8 @@ class LooksTest(CliTest):
         (self.dir / "a.y4m").unlink()
         text = lacuna(*args, "--dry-run", "-o", self.dir / "a.y4m").stdout
         self.assertRegex(text, r"1-2 +1-3 +both +12 +- +- +- +-  xattention")
+        planned = json.loads(lacuna(*args, "--dry-run", "--json", "-o", self.dir / "a.y4m").stdout)
+        self.assertEqual((planned["qk_density"], planned["sample_seconds"]), (None, None))
         self.assertEqual(list(self.dir.iterdir()), [])
         made = lacuna(*self.calibrate("haste", "--host", "xattention:block=16,stride=4", "--candidates", "0.3,1", "--intervals", 2))
         self.assertEqual(made.returncode, 0, made.stderr)
@@ -317,6 +323,7 @@ class LooksTest(CliTest):
         self.assertRegex(text, "(?s)Counting selection time.*At equal density.*At equal time")
         left = ["l.safetensors", "qkv.safetensors", "t.html"]
         self.fails(2, "tournament", record, "-p", "x", leaves=left, says="no prompt")
+        self.fails(2, "tournament", record, "--vae", record, leaves=left, says="no model")
         self.fails(2, "tournament", record, "--densities", "0", leaves=left)
         self.fails(1, "tournament", record, "-a", "magic", leaves=left, says="xattention")
         self.fails(1, "tournament", record, "--sites", "layers=77", leaves=left, says="layers=77")
@@ -362,6 +369,17 @@ class LooksTest(CliTest):
         self.fails(1, "doctor", *TINY, "--dense-steps", "77", leaves=left, says="77")
         (self.dir / "none.txt").write_text("# nothing\n")
         self.fails(1, "doctor", *TINY[:-2], "--prompts", self.dir / "none.txt", leaves=[*left, "none.txt"], says="holds none")
+
+    def test_a_full_disk_does_not_eat_the_result(self):
+        def limited():  # no room for a page
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        for command, shows in (("compare", "Quality against dense"), ("tournament", "At equal density")):
+            made = lacuna(command, *TINY, "-a", "xattention:block=16,stride=4", "--report", self.dir / "a.html",
+                          preexec_fn=limited)
+            self.assertEqual(made.returncode, 1, made.stderr)
+            self.assertIn(shows, made.stdout)
+            self.assertEqual(list(self.dir.iterdir()), [])
 
     def test_interrupted_looks_leave_nothing(self):
         for command in (["compare", "-a", "window", "-o", self.dir / "a.mp4"], ["tournament"],

@@ -84,7 +84,7 @@ class SampleTest(unittest.TestCase):
         self.assertEqual(self.page.text(".summary"), self.data["summary"])
         self.assertEqual(self.page.text(".command"), self.data["command"])
         facts = self.page("[...document.querySelectorAll('dt')].map((n) => [n.textContent, n.nextSibling.textContent])")
-        self.assertEqual(facts, [[k, v if isinstance(v, str) else f"{v:g}"] for part in ("settings", "machine")
+        self.assertEqual(facts, [[k, f"{v:g}" if isinstance(v, float) else str(v)] for part in ("settings", "machine")
                                  for k, v in self.data[part].items()])
         self.assertEqual(self.page("[...document.querySelectorAll('nav a')].map((n) => n.textContent)"), titles)
 

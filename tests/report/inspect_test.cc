@@ -149,6 +149,25 @@ TEST_F(InspectTest, BlockMassHasAPictureForEveryHeadItNames) {
   EXPECT_THAT(mass["note"].get<std::string>(), HasSubstr("1 of 2 steps, 30 of 30 layers"));
 }
 
+// 80 blocks, two to a pixel: all mass in the first block is still the most of its row.
+TEST_F(InspectTest, BlockMassOfALongCallIsRelativeToItsRow) {
+  const VideoGrid grid{1, 64, 80};
+  const Tensor q = Tensor::zeros(DType::f32, {1, grid.tokens(), 4}),
+               k = Tensor::zeros(DType::f32, {1, grid.tokens(), 4});
+  for (int64_t token = 0; token < grid.tokens(); ++token) {
+    q.as<float>()[4 * token] = 8.0f;
+    if (token < 64) k.as<float>()[4 * token] = 8.0f;
+  }
+  Recorder recorder(*backend_, {}, 1 << 24);
+  recorder.add({.step = 0, .num_steps = 1, .layer = 0, .num_layers = 1}, grid, 0, q, k, k);
+  recorder.save(inputs_);
+  const Json report = look({inputs_});
+  const Json& mass = section(report, "Block mass");
+  EXPECT_EQ(mass["rows"], 40);
+  EXPECT_EQ(mass["images"]["0/0/0"].get<std::string>().substr(0, 2), "/w") << "255, then 0";
+  EXPECT_EQ(mass["unit"], "mass of the row's largest");
+}
+
 TEST_F(InspectTest, ProfilesShowRulesAndFixedMasks) {
   auto masks = std::make_shared<Selection>();
   masks->q_layout = masks->k_layout = BlockLayout::uniform(256, 32);

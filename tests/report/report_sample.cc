@@ -302,7 +302,8 @@ Json sample() {
   return {{"lacuna_report", 1},
           {"command",
            "lacuna compare --model lacuna-shapes --prompt \"a red disc circles over a grey "
-           "floor\" --methods xattention,svg2,sparge,radial,svg,adaspa,window --steps 20 --seed 7 "
+           "floor\" --methods xattention,svg2,sparge,radial,svg,adaspa,window --steps 20 --seed "
+           "3141592653 "
            "--report compare.html"},
           {"title", "Seven sparse methods against dense attention"},
           {"summary",
@@ -323,7 +324,7 @@ Json sample() {
             {"steps", 20},
             {"guidance", 5.0},
             {"shift", 3.0},
-            {"seed", 7},
+            {"seed", 3141592653},
             {"dense", "steps 0 to 1"},
             {"refresh", "every 4 steps"}}},
           {"sections",
@@ -365,6 +366,7 @@ Json hostile() {
   lines["note"] = wide;
   masks["notes"]["0/0"] = attack;
   masks["images"]["0/1/0"] = "not base64 " + attack;
+  player["fps"] = 1000;
   player["clips"][0]["name"] = attack;
   player["clips"][1]["image"] = "data:image/png;base64,AAAA";
   player["clips"][2]["image"] = "data:image/svg+xml,<svg onload=\"window.broken = 3\"/>";

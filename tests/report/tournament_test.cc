@@ -95,6 +95,20 @@ TEST(Tournament, Sections) {
   EXPECT_EQ(sections[5]["points"][0]["x"], 20.0);
 }
 
+TEST(Tournament, ASelectionMadeOnceIsSharedByTheSteps) {
+  Tournament t = two();
+  t.points[2].row.select_ms = 50.0;
+  t.points[2].row.selections = 0.02;  // 1 ms of each call, as before
+  EXPECT_THAT(tournament_sentences(t)[2], testing::HasSubstr("1.67x dense"));
+  EXPECT_THAT(tournament_sentences(t)[2], testing::HasSubstr("selection 1.0 % of dense"));
+}
+
+TEST(Tournament, NoFrontWithoutPoints) {
+  Tournament t = two();
+  t.points.clear();
+  for (const Json& section : tournament_sections(t)) EXPECT_NE(section["kind"], "front");
+}
+
 TEST(Tournament, RunsEveryCaseAtEveryDensity) {
   const auto backend = make_backend("cpu");
   const LocalCall local;

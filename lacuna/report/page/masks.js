@@ -73,7 +73,8 @@ function maskDialog(section, position, control) {
         Math.floor((event.clientY - frame.top) / frame.height * section.rows), 0, section.rows - 1);
     const share = bytes === undefined ?
         "unreadable" :
-        `${format((bytes ? bytes[r * section.columns + c] : 255) / 2.55, 0)} % kept`;
+        `${format((bytes ? bytes[r * section.columns + c] : 255) / 2.55, 0)} % ${
+            section.unit ? `of the ${section.unit}` : "kept"}`;
     reading.textContent = `query block ${r}, key block ${c}: ${share}`;
   });
   node.addEventListener("click", (event) => {
@@ -166,6 +167,7 @@ kinds.masks = (section) => {
   needCount(section.columns, 1024, "columns");
   need(isObject(section.images), "images must be an object");
   need(section.notes === undefined || isObject(section.notes), "notes must be an object");
+  if (section.unit !== undefined) needText(section.unit, "unit");
   const position = sequence(section.steps.length);
   const options = {
     name: "step",
@@ -176,7 +178,9 @@ kinds.masks = (section) => {
   const dialog = maskDialog(section, position, inner);
   arrowKeys(dialog.node, inner, position.count);
   const box = element(
-      "div", {class: "mask-box"}, control.node, rampLegend("kept pairs", "none", "all"),
+      "div", {class: "mask-box"}, control.node,
+      section.unit ? rampLegend(section.unit, "0 %", "100 %") :
+                     rampLegend("kept pairs", "none", "all"),
       gallery(section, position, dialog), dialog.node);
   position.set(0);
   return [box];

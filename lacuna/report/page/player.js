@@ -71,8 +71,8 @@ async function loadSheet(section, view) {
 
 kinds.player = (section) => {
   need(
-      typeof section.fps === "number" && section.fps > 0 && section.fps <= 240,
-      "fps must be from 0 to 240");
+      typeof section.fps === "number" && section.fps > 0 && section.fps <= 1000,
+      "fps must be above 0 and at most 1000");
   needCount(section.frames, 100000, "frames");
   needCount(section.width, 8192, "width");
   needCount(section.height, 8192, "height");
