@@ -24,7 +24,6 @@
 #include "lacuna/calibrate/probe.h"
 #include "lacuna/calibrate/spectrum.h"
 #include "lacuna/core/error.h"
-#include "lacuna/core/rng.h"
 
 namespace lacuna {
 
@@ -115,9 +114,7 @@ Budget::Budget(const Subject& subject, const HasteSettings& settings)
     for (int layer = 0; layer < num_layers_ && samples > 0; ++layer)
       for (int head = 0; head < static_cast<int>(num_heads); ++head) {
         const std::string key = fmt::format("{}/{}/{}/{}", settings.seed, expert, layer, head);
-        Unit unit{expert, layer, head,
-                  static_cast<int>(fnv1a64("prompt/" + key) %
-                                   static_cast<uint64_t>(subject.num_prompts()))};
+        Unit unit{expert, layer, head, pick(subject.num_prompts(), "prompt/" + key)};
         for (int i = 0; i < samples; ++i) {
           unit.steps.push_back(
               sample_step(steps.begin, steps.end, i, samples, fmt::format("step/{}/{}", key, i)));

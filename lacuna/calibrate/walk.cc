@@ -15,7 +15,7 @@ namespace lacuna {
 
 namespace {
 
-constexpr std::string_view kFormat = "calibration-1";
+constexpr std::string_view kFormat = "calibration-2";
 constexpr std::string_view kStatePrefix = "state.";
 
 // The next thing to do: `step` of `prompt`.
@@ -214,11 +214,17 @@ void walk(Subject& subject, Measurement& measurement, const std::filesystem::pat
   Walker(subject, measurement, progress_file, hooks).run();
 }
 
+// Not fnv1a64 modulo count: its low bits follow from the low bits of the letters, so that all that
+// is picked for one head, an even number of ways each, would move together.
+int pick(int count, const std::string& key) {
+  const double share = 0.5 + 0.5 * hash_uniform(key, 0);
+  return std::min(count - 1, static_cast<int>(share * count));
+}
+
 int sample_step(int begin, int end, int i, int count, const std::string& key) {
   const int64_t steps = end - begin;
   const int64_t first = i * steps / count, last = (i + 1) * steps / count;
-  return begin + static_cast<int>(first + static_cast<int64_t>(
-                                              fnv1a64(key) % static_cast<uint64_t>(last - first)));
+  return begin + static_cast<int>(first) + pick(static_cast<int>(last - first), key);
 }
 
 IndexRange expert_steps(const Subject& subject, int expert) {

@@ -43,6 +43,8 @@ struct WalkHooks {
 void walk(Subject& subject, Measurement& measurement, const std::filesystem::path& progress_file,
           const WalkHooks& hooks);
 
+// 0 to count - 1, picked by hashing `key`; keys that are alike pick independently.
+int pick(int count, const std::string& key);
 // Step of interval `i` of `count` equal intervals of [begin, end), picked by hashing `key`:
 // intervals start at floor(i * steps / count).
 int sample_step(int begin, int end, int i, int count, const std::string& key);

@@ -153,6 +153,25 @@ TEST(Haste, PublishedIntervals) {
   }
 }
 
+// Which prompt a head has says nothing about its steps: 16 heads have far more than one step of an
+// interval per prompt.
+TEST(Haste, PromptsAndStepsAreDrawnApart) {
+  const std::unique_ptr<Backend> backend = make_backend("ref");
+  ToySizes sizes;
+  sizes.num_layers = sizes.num_heads = sizes.num_prompts = 4;
+  sizes.num_steps = 16;
+  ToySubject subject(*backend, sizes);
+  HasteSettings settings = small_settings();
+  settings.candidates = {0.7};
+  settings.intervals = 4;
+  const Json json = calibrate(subject, settings).measurements;
+  std::set<std::pair<int, int>> seen[4];
+  for (const Json& head : json["heads"])
+    for (int i = 0; i < 4; ++i)
+      seen[i].insert({head["prompt"].get<int>(), head["steps"][static_cast<size_t>(i)].get<int>()});
+  for (const auto& pairs : seen) EXPECT_GT(pairs.size(), 6u);  // of 16; 4 when they move together
+}
+
 // Any method can be the host: orders and explicit blocks of one head serve the others densely.
 TEST(OneHead, OtherHeadsStayDense) {
   const std::unique_ptr<Backend> backend = make_backend("ref");
