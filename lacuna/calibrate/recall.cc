@@ -116,13 +116,15 @@ void Kappa::look(const SelectArgs& args, const Tensor& counts) const {
   for (int64_t head = 0; head < num_heads_; ++head) {
     TensorView k = args.k.slice(head, head + 1);
     k.rank = 2, k.shape = {n, args.k.shape[2]}, k.stride = {args.k.stride[1], 1};
-    const int64_t apart = n / wanted;
     for (int64_t begin = 0; begin < wanted; begin += kChunk) {
       const int64_t rows = std::min(kChunk, wanted - begin);
-      TensorView q = args.q.slice(head, head + 1);
-      q.data = static_cast<char*>(q.data) +
-               storage_bytes(q.dtype, (begin * apart + apart / 2) * args.q.stride[1]);
-      q.rank = 2, q.shape = {rows, args.q.shape[2]}, q.stride = {apart * args.q.stride[1], 1};
+      std::vector<int32_t> tokens;
+      for (int64_t i = 0; i < rows; ++i)
+        tokens.push_back(static_cast<int32_t>(spread_row(begin + i, wanted, n)));
+      const TensorView sampled =
+          args.workspace.get("recall.q", args.q.dtype, {1, rows, args.q.shape[2]});
+      args.backend.gather_tokens(args.q.slice(head, head + 1), tokens.data(), 0, sampled);
+      const TensorView q = sampled.reshape({rows, args.q.shape[2]});
       const TensorView logits = args.workspace.host("recall.logits", DType::f32, {rows, n});
       args.backend.linear(q, k, nullptr, Epilogue::none, nullptr, logits);
       parallel_tasks(rows, [&](int64_t i, int) {
@@ -187,6 +189,10 @@ double KappaHistogram::quantile(double quantile) const {
       return std::exp2((static_cast<double>(bin + 1) / kBins - 1.0) * kLogRange);
   }
   return 1.0;
+}
+
+int64_t spread_row(int64_t i, int64_t wanted, int64_t n) {
+  return (2 * i + 1) * n / (2 * wanted);
 }
 
 void piece_ratios(std::span<const float> logits, std::span<double> ratios) {

@@ -39,6 +39,9 @@ class KappaHistogram {
 // kernels judge them: one ratio per piece, the last may be short.
 void piece_ratios(std::span<const float> logits, std::span<double> ratios);
 
+// Row i of `wanted` (at most n) of n: the middle of the i-th of so many equal parts.
+int64_t spread_row(int64_t i, int64_t wanted, int64_t n);
+
 Calibration calibrate_recall(Subject& subject, const RecallSettings& settings,
                              const std::filesystem::path& progress_file, const WalkHooks& hooks);
 

@@ -122,6 +122,21 @@ TEST(RecallKappa, HistogramQuantilesAreNeverBelowTheTruth) {
   EXPECT_EQ(histogram.quantile(1.0), 1.0);
 }
 
+// Also where n is no multiple: 600 of 1000 rows are not the first 600.
+TEST(RecallKappa, RowsAreSpreadOverAllOfThem) {
+  for (const auto& [n, wanted] : {std::pair{72, 64}, {1000, 600}, {8192, 64}, {7, 7}, {5, 1}}) {
+    int64_t before = -1;
+    for (int64_t i = 0; i < wanted; ++i) {
+      const int64_t row = spread_row(i, wanted, n);
+      EXPECT_GT(row, before) << n << " " << wanted;
+      EXPECT_LE(row - before, n / wanted + 1) << n << " " << wanted;
+      before = row;
+    }
+    EXPECT_LT(before, n);
+    EXPECT_GE(before, n - 1 - n / (2 * wanted)) << n << " " << wanted;
+  }
+}
+
 TEST(Recall, WritesKappaPerHeadAndResumes) {
   RecallSettings settings;
   settings.intervals = 2;
