@@ -16,6 +16,7 @@
 #include <cmath>
 
 #include "lacuna/calibrate/probe.h"
+#include "lacuna/calibrate/replay_call.h"
 #include "lacuna/core/error.h"
 #include "lacuna/core/threads.h"
 #include "lacuna/methods/anchors.h"
@@ -302,10 +303,7 @@ double row_similarity(const VideoGrid& grid, int anchors,
       similar.push_back(cosine(a.data(), b.data(), values));
     }
   }
-  if (similar.empty()) return 1.0;
-  const auto middle = similar.begin() + static_cast<int64_t>(similar.size() / 2);
-  std::nth_element(similar.begin(), middle, similar.end());
-  return *middle;
+  return similar.empty() ? 1.0 : median(std::move(similar));
 }
 
 Calibration calibrate_calibatt(Subject& subject, const CalibAttSettings& settings,

@@ -222,6 +222,14 @@ TEST(RowSimilarity, OfEqualAndOrthogonalRows) {
       0.0, 1e-9);
 }
 
+// Rows 0 and 2 have anchor 1; row 0 is like it, row 2 is not.
+TEST(RowSimilarity, OfAnEvenNumberOfRowsIsTheMeanOfTheMiddleTwo) {
+  const auto rows = [](int64_t first, int64_t, float* p) {
+    for (int64_t j = 0; j < 4; ++j) p[j] = j == first / 2 ? 1.0f : 0.0f;
+  };
+  EXPECT_NEAR(row_similarity({1, 4, 1}, 2, rows), 0.5, 1e-9);
+}
+
 TEST(CalibAtt, BadSettingsAreErrorsBeforeStepZero) {
   const std::unique_ptr<Backend> backend = make_backend("ref");
   ToySubject subject(*backend);
