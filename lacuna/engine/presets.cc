@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <utility>
 #include <vector>
 
 #include "lacuna/core/error.h"
@@ -12,7 +13,8 @@ namespace lacuna {
 
 namespace {
 
-// Counts of dense steps are written as shares of the published number of steps.
+// Counts of dense steps and steps of searches are written as shares of the published number of
+// steps.
 constexpr Preset kPresets[] = {
     {"haste", "xattention:stride=16,top_p=0.9,refresh=drift,relative=0,delta=30", "", "10%", "",
      "HASTE v2 (arXiv 2605.14513) on XAttention, Wan2.1: 5 of 50 steps"},
@@ -29,7 +31,7 @@ constexpr Preset kPresets[] = {
      "SVG2 (arXiv 2505.18875) scripts, Wan2.1 T2V 720p: 300 and 1000 clusters at 75600 tokens"},
     {"svg2-hunyuan", "svg2:top_p=0.9,min_kc_ratio=0.1,q_clusters=400,k_clusters=1000", "", "10%",
      "3%", "SVG2 scripts, HunyuanVideo 720p"},
-    {"adaspa-video", "adaspa:density=0.2,refresh=at_steps,at=9+29", "", "18%", "",
+    {"adaspa-video", "adaspa:density=0.2,refresh=at_steps,at=18%+58%", "", "18%", "",
      "AdaSpa (arXiv 2502.21079), HunyuanVideo: searches at steps 10 and 30 of 50, counted from 1; "
      "the first gives a dense output"},
     {"radial-wan", "radial:decay=0.2", "", "24%", "0",
@@ -116,6 +118,32 @@ int share_of(std::string_view who, std::string_view text, int total) {
   return static_cast<int>(percent * total / 100.0 + 1e-9);
 }
 
+// Steps of `at` that are shares of `num_steps`, in the words of a method.
+std::string expand_at(const std::string& attention, int num_steps) {
+  const size_t colon = attention.find(':');
+  if (colon == std::string::npos) return attention;
+  std::string text = attention.substr(0, colon);
+  char separator = ':';
+  for (const Item& item : items_of(std::string_view(attention).substr(colon + 1))) {
+    text += std::exchange(separator, ',');
+    if (!item.text.starts_with("at=")) {
+      text += item.text;
+      continue;
+    }
+    text += "at=";
+    std::string_view rest = item.text.substr(3);
+    while (true) {
+      const std::string_view part = rest.substr(0, rest.find('+'));
+      const int share = share_of("at", part, num_steps);
+      text += share >= 0 ? std::to_string(share) : std::string(part);
+      if (part.size() == rest.size()) break;
+      text += '+';
+      rest.remove_prefix(part.size() + 1);
+    }
+  }
+  return text;
+}
+
 std::string expand_layers(std::string_view text, int num_layers) {
   std::string list;
   if (text.empty()) return list;
@@ -171,6 +199,7 @@ PolicyWords expand_words(PolicyWords words, int num_steps, int num_layers,
     words.attention = colon == std::string::npos
                           ? std::string(preset->attention)
                           : merged(preset->attention, std::string_view(given).substr(colon + 1));
+    words.attention = expand_at(words.attention, num_steps);
     fill(words.skip, preset->skip);
     if (preset->dense_above > 0.0 && !sigmas.empty())
       fill(words.dense_steps,

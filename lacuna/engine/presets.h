@@ -11,7 +11,7 @@ namespace lacuna {
 
 struct Preset {
   std::string_view name;          // differs from every method's
-  std::string_view attention;     // as parse_plan reads it
+  std::string_view attention;     // as parse_plan reads it; `at` may hold shares of the steps
   std::string_view skip;          // as parse_skip reads it; empty = none
   std::string_view dense_steps;   // as in PolicyWords; empty = none
   std::string_view dense_layers;  // as in PolicyWords; empty = none

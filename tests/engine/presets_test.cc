@@ -52,6 +52,17 @@ TEST(Presets, WarmUpScalesWithTheRun) {
   EXPECT_EQ(dense("blasst", 40, 30), "14 | 0-1,28,29");
 }
 
+// AdaSpa's look is the step after its dense ones and its search is at 29 of 50, at any length.
+TEST(Presets, SearchesScaleWithTheRun) {
+  const auto attention = [](const char* name, int steps) {
+    return expand(name, "", "", "", steps).attention;
+  };
+  EXPECT_EQ(attention("adaspa-video", 50), "adaspa:density=0.2,refresh=at_steps,at=9+29");
+  EXPECT_EQ(attention("adaspa-video", 40), "adaspa:density=0.2,refresh=at_steps,at=7+23");
+  EXPECT_EQ(attention("adaspa-video", 20), "adaspa:density=0.2,refresh=at_steps,at=3+11");
+  EXPECT_EQ(attention("adaspa-video:at=5+6", 20), "adaspa:density=0.2,refresh=at_steps,at=5+6");
+}
+
 // t >= 0.86 are 14 of 40 steps at shift 3, where it was published, and 27 at shift 12, the habit of
 // Wan2.2 A14B.
 TEST(Presets, BlasstIsDenseByNoiseLevel) {
