@@ -110,6 +110,7 @@ void Engine::save(StateTensors& to) const {
 
 void Engine::restore(const StateTensors& from, const VideoGrid& grid, int64_t text_tokens,
                      int64_t num_heads) {
+  reset();  // what this engine knew is of another run, whatever `from` turns out to be
   const StateIo io = StateIo::reader(from);
   std::vector<int32_t> sites;
   io.values("sites", sites);
@@ -235,6 +236,7 @@ void Engine::attend(const Site& site, const VideoGrid& grid, int64_t text_tokens
                "attend: grid {}x{}x{} with {} text tokens, expected a positive grid", grid.frames,
                grid.height, grid.width, text_tokens);
   const int64_t seq_len = grid.tokens() + text_tokens;
+  const std::span<float> lse = std::exchange(lse_, {});  // of this call, also if it throws
   const Rule& rule = policy_.at(site, seq_len);
   if (watch_) watch_(site, grid, text_tokens, q, k, v);
   const auto now = [this] {
@@ -273,7 +275,7 @@ void Engine::attend(const Site& site, const VideoGrid& grid, int64_t text_tokens
   const uint64_t* drops = carries || shows_drops ? call.ask_skip_bits() : nullptr;
   Observation seen{site, args.head_ids, &args};
   if (choice.asks) call.ask(choice.masks->selection(), seen);
-  if (!lse_.empty()) call.write_lse(std::exchange(lse_, {}));
+  if (!lse.empty()) call.write_lse(lse);
 
   const auto selected = now();
   call.run();

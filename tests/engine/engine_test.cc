@@ -412,6 +412,20 @@ TEST(Engine, StrictRefusesDenseCallsThatNoRuleAskedFor) {
   EXPECT_EQ(attend(steps, site_at(1), in).rule, 1);
 }
 
+// What was asked of a call that threw is not written by a later one, whose caller may be gone.
+TEST(Engine, WritesLseOnlyInTheNextCall) {
+  SpyBackend backend;
+  const Input in = make_input(kShapes[0]);
+  Engine engine(backend, Policy());
+  std::vector<float> lse(static_cast<size_t>(in.shape.num_heads * in.shape.seq_len()), 7.0f);
+  engine.write_lse(lse);
+  engine.set_strict(true);
+  EXPECT_NE(error_of([&] { attend(engine, site_at(0), in); }), "");
+  engine.set_strict(false);
+  attend(engine, site_at(0), in);
+  EXPECT_THAT(lse, testing::Each(7.0f));
+}
+
 TEST(Engine, RejectsTensorsThatDoNotFit) {
   const std::unique_ptr<Backend> backend = make_backend("ref");
   Engine engine(*backend, Policy());

@@ -142,6 +142,15 @@ TEST_P(StateTest, WhatIsNotAStateIsRefused) {
   restore(*engine(), state);
 }
 
+TEST(State, AFailedRestoreForgetsWhatTheEngineKnew) {
+  const auto backend = make_backend("ref");
+  Engine engine(*backend, policy_of(parse_plan("xattention:block=16,stride=4,refresh=never")));
+  const Input in = make_input(kShape);
+  attend(engine, site_at(0), in);
+  EXPECT_THROW(engine.restore({}, kShape.grid, kShape.text_tokens, kShape.num_heads), Error);
+  EXPECT_EQ(attend(engine, site_at(1), in).heads_refreshed, kShape.num_heads);
+}
+
 TEST(State, NothingIsCarriedWhereStepsStandAlone) {
   const auto backend = make_backend("ref");
   for (const char* attention : {"dense", "radial", "window", "xattention:block=16,stride=4"})
