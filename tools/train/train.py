@@ -271,7 +271,7 @@ def main():
     parser.add_argument("--out", default="out/train", help="folder of checkpoint, log, samples and model")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--init", help="model folder to start from, such as assets/lacuna-shapes")
-    parser.add_argument("--begin", type=float, default=0, help="share of the budget that counts as spent: with --init, 0.55 leaves out "
+    parser.add_argument("--begin", type=float, default=0, help="share of the budget that counts as spent: with --init, 0.5 leaves out "
                         "the CPU recipe's stage of half resolution")
     parser.add_argument("--replay", help="log.csv of an earlier run: the same steps whatever the clock says")
     parser.add_argument("--wall", action="store_true", help="on a CPU too the budget is time on the clock, not processor time")
