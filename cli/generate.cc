@@ -93,19 +93,6 @@ void add_output_options(CLI::App& command, GenerateOptions& o) {
   output->add_flag("-q,--quiet", o.quiet, "Print nothing but errors and what --json asks for");
 }
 
-GenerationFiles make_files(const GenerateOptions& o) {
-  GenerationFiles files;
-  if (!o.no_decode) files.video = o.output;
-  const fs::path beside = o.output + ".latents.safetensors";
-  files.latents = !o.latents.empty()  ? fs::path(o.latents)
-                  : !o.resume.empty() ? fs::path(o.resume)
-                                      : beside;
-  // A file that the user named is the user's; the one beside the output goes with the last frame.
-  files.keep_latents = !o.latents.empty() || o.no_decode || files.latents != beside;
-  if (!o.no_prompt_cache) files.prompt_cache = prompt_cache_folder();
-  return files;
-}
-
 // Two files of one name: the later would replace the earlier without a word.
 void check_files_differ(const GenerateOptions& o, const GenerationFiles& files) {
   const std::pair<const char*, fs::path> all[] = {{"--output", files.video},
@@ -120,6 +107,20 @@ void check_files_differ(const GenerateOptions& o, const GenerationFiles& files) 
       if (!all[j].second.empty() && place(all[i].second) == place(all[j].second))
         throw UsageError(fmt::format("{} and {}: both are {}, expected different files",
                                      all[j].first, all[i].first, all[i].second.string()));
+}
+
+GenerationFiles make_files(const GenerateOptions& o) {
+  GenerationFiles files;
+  if (!o.no_decode) files.video = o.output;
+  const fs::path beside = o.output + ".latents.safetensors";
+  files.latents = !o.latents.empty()  ? fs::path(o.latents)
+                  : !o.resume.empty() ? fs::path(o.resume)
+                                      : beside;
+  // A file that the user named is the user's; the one beside the output goes with the last frame.
+  files.keep_latents = !o.latents.empty() || o.no_decode || files.latents != beside;
+  if (!o.no_prompt_cache) files.prompt_cache = prompt_cache_folder();
+  check_files_differ(o, files);
+  return files;
 }
 
 // Whether the trace goes into a file: its times are worth waiting for a device at every call.
@@ -221,7 +222,6 @@ void run_generate(const GenerateOptions& o) {
   const auto backend = o.machine.open();
   const auto model = o.model.open();
   const GenerationFiles files = make_files(o);
-  check_files_differ(o, files);
   Request request;
   std::optional<SamplingState> resume;
   if (o.resume.empty()) {
