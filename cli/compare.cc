@@ -11,6 +11,7 @@
 #include "cli/options.h"
 #include "cli/progress.h"
 #include "cli/prompts.h"
+#include "cli/remake.h"
 #include "cli/request_options.h"
 #include "lacuna/backend/cpu/cpu_backend.h"
 #include "lacuna/core/atomic_file.h"
@@ -102,7 +103,10 @@ std::unique_ptr<Backend> other_kernels(const Backend& backend) {
 VideoInfo video_info(const CompareTask& task) {
   const Request& r = task.request;
   const SideBySideLayout layout(static_cast<int>(task.candidates.size()) + 1, r.width, r.height);
-  return {.width = layout.width, .height = layout.height, .fps = r.fps, .comment = command_line()};
+  return {.width = layout.width,
+          .height = layout.height,
+          .fps = r.fps,
+          .comment = comment_of_command(command_line())};
 }
 
 // Better known now than after the runs.

@@ -3,10 +3,10 @@
 
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "lacuna/core/error.h"
+#include "lacuna/engine/json_object.h"
 #include "lacuna/models/pipeline/sampling.h"
 #include "lacuna/models/video/video_writer.h"
 
@@ -14,6 +14,11 @@ namespace lacuna::cli {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr std::string_view kCommand = "command";  // the one key of a comment that is no request
+// What Linux passes to a program is less than a quarter of this, and quoting makes four bytes of
+// one at most.
+constexpr size_t kMaxCommand = size_t{32} << 20;
 
 // Keys of Request::to_json and the options that set them, but for `model` and the list of
 // timesteps.
@@ -62,16 +67,28 @@ std::optional<MadeBy> made_by(const fs::path& path) {
   }
   if (!is_video_name(path)) return {};
   const std::string comment = read_video_comment(path);
-  const bool several = !comment.starts_with('{') && comment.find(" compare ") != std::string::npos;
-  if (several) return MadeBy{{}, 0, comment};
   LACUNA_CHECK(comment.starts_with('{'), "{}: says nothing about how it was made", path.string());
+  const Json json = parse_json(comment, path.string());
+  if (json.contains(kCommand)) {
+    std::string command =
+        JsonObject(json, path.string(), {kCommand}, ' ').text(kCommand, kMaxCommand);
+    LACUNA_CHECK(!command.empty(), "{} command: empty, expected how the clip was made",
+                 path.string());
+    return MadeBy{{}, 0, std::move(command)};
+  }
   Request request = Request::from_json(comment);
   const int steps = request.sampler.num_steps;
   return MadeBy{std::move(request), steps};
 }
 
+std::string comment_of_command(const std::string& command) {
+  const Json json = {{std::string(kCommand), command}};
+  // Prompts come from command lines: bytes that are not UTF-8 become U+FFFD.
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
 std::string command_of(const Request& request) {
-  const auto json = nlohmann::ordered_json::parse(request.to_json());
+  const Json json = Json::parse(request.to_json());
   std::string command = "lacuna generate";
   for (const auto& [key, option] : kOptions) {
     const auto& value = json.at(key);

@@ -17,8 +17,11 @@ struct MadeBy {
 };
 
 // Of a clip (is_video_name) or a latents file; nothing for any other file. Throws Error when it is
-// one of these and lacks its settings.
+// one of these and lacks its settings, or when they are not what lacuna writes.
 std::optional<MadeBy> made_by(const std::filesystem::path& path);
+
+// The comment of such clips side by side, which made_by reads.
+std::string comment_of_command(const std::string& command);
 
 // The command that makes the same video with the same model, quoted for a shell. Everything that
 // decides it is said, so that other defaults do not matter.

@@ -383,6 +383,24 @@ class GenerateTest(CliTest):
         self.assertEqual((told.returncode, told.stdout), (1, ""))
         self.assertRegex(told.stderr, r"^lacuna: .*c\.mp4.*\n$")
 
+    def test_a_comment_that_lacuna_did_not_write_is_an_error(self):
+        clip = self.dir / "a.y4m"
+        def tell(comment):
+            coded = "".join(c if "!" <= c <= "~" and c != "%" else f"%{ord(c):02X}" for c in comment)
+            clip.write_text(f"YUV4MPEG2 W2 H2 F1:1 C444 XLACUNA={coded}\n")
+        for comment, says in (("", "says nothing about how"), ("a film to compare with others", "says nothing about how"),
+                              ("lacuna compare -p x -a window", "says nothing about how"), ('["x"]', "says nothing about how"),
+                              ("{", r"a\.y4m: not JSON"), ('{"command": "lacuna compare', r"a\.y4m: not JSON"),
+                              ('{"command": 5}', r"a\.y4m command: 5, expected a string"), ('{"command": ""}', "command: empty"),
+                              ('{"command": "x", "seed": 1}', 'unknown key "seed"'),
+                              ('{"command": "x", "command": "y"}', 'key "command" twice'), ('{"a":' * 99, "nested deeper"),
+                              ("{}", "request: .*model")):
+            tell(comment)
+            self.fails(1, "info", clip, leaves=["a.y4m"], says=says)
+        tell(json.dumps({"command": "lacuna compare -p 'a\nb \u00e9'"}))
+        told = lacuna("info", clip, "--json")
+        self.assertEqual(json.loads(told.stdout), {"command": "lacuna compare -p 'a\nb \u00e9'"}, told.stderr)
+
     def test_files_of_one_name_are_refused(self):
         a, b = self.dir / "a.mp4", self.dir / "b.st"
         for extra, says in ((["-o", a, "--trace", a], "--output and --trace"), (["-o", a, "--latents", a], "--output and --latents"),
