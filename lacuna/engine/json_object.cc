@@ -12,11 +12,13 @@ namespace {
 
 constexpr int kMaxDepth = 16;
 
+std::string shortened(std::string text, size_t most) {
+  return text.size() > most ? text.substr(0, most - 3) + "..." : text;
+}
+
 // A short, printable piece of a value for messages.
 std::string shown(const Json& value) {
-  std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
-  if (text.size() > 40) text = text.substr(0, 37) + "...";
-  return text;
+  return shortened(value.dump(-1, ' ', true, Json::error_handler_t::replace), 40);
 }
 
 std::string joined(std::initializer_list<std::string_view> names) {
@@ -44,7 +46,8 @@ Json parse_json(std::string_view text, std::string_view who) {
   try {
     return Json::parse(text.begin(), text.end(), watch);
   } catch (const Json::exception& error) {
-    fail("{}: not JSON: {}", who, error.what());
+    // It repeats the token it stopped in, which may be megabytes.
+    fail("{}: not JSON: {}", who, shortened(error.what(), 200));
   }
 }
 

@@ -286,6 +286,7 @@ TEST_F(ProfileFile, RejectsWhatIsNotJson) {
   EXPECT_THAT(says("{\"a\": 1, \"a\": 2}"), HasSubstr("key \"a\" twice"));
   EXPECT_THAT(says(std::string(100000, '[')), HasSubstr("nested deeper than 16"));
   EXPECT_THAT(says("{\"schema\": \"\xff\"}"), HasSubstr("not JSON"));
+  EXPECT_LT(says("\"" + std::string(100000, 'a')).size(), path_.string().size() + 250);
   EXPECT_THAT(error_of([&] { load_profile(folder_ / "gone.json"); }), HasSubstr("gone.json"));
 }
 
