@@ -7,6 +7,7 @@
 #include "cli/command.h"
 #include "cli/interrupt.h"
 #include "cli/options.h"
+#include "cli/output_files.h"
 #include "cli/pipeline_subject.h"
 #include "cli/progress.h"
 #include "cli/prompts.h"
@@ -124,6 +125,7 @@ Calibration calibrate(const CalibrateOptions& o, Subject& subject, const fs::pat
 
 void run_calibrate(CalibrateOptions o) {
   const CalibrationFiles files{o.output};
+  check_files_differ({{"--output", files.profile}, {"its masks", profile_masks(files.profile)}});
   const std::vector<std::string> prompts = read_prompts(o.prompts);
   const fs::path folder = fs::absolute(files.profile).parent_path();
   LACUNA_CHECK(fs::is_directory(folder), "output: no folder {}", folder.string());

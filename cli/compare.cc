@@ -9,6 +9,7 @@
 #include "cli/command.h"
 #include "cli/interrupt.h"
 #include "cli/options.h"
+#include "cli/output_files.h"
 #include "cli/progress.h"
 #include "cli/prompts.h"
 #include "cli/remake.h"
@@ -132,6 +133,7 @@ std::string without_pictures(Json report) {
 }
 
 void run_compare(const CompareOptions& o) {
+  check_files_differ({{"--output", o.output}, {"--report", o.report}});
   CompareTask task;
   task.candidates = candidates_of(o);
   task.prompts = prompts_of(o);

@@ -10,6 +10,7 @@
 
 #include "cli/command.h"
 #include "cli/look_options.h"
+#include "cli/output_files.h"
 #include "cli/work.h"
 #include "lacuna/calibrate/calibration.h"
 #include "lacuna/core/atomic_file.h"
@@ -251,6 +252,7 @@ void diagnose_and_report(const DoctorOptions& o, Backend& backend, const Examine
 }
 
 void check_options(const DoctorOptions& o) {
+  check_files_differ({{"--output", o.output}, {"--report", o.look.report}});
   o.look.check_report();
   if (!o.output.empty()) AtomicFile writable(o.output);
   if (o.look.recordings.empty()) return;

@@ -10,6 +10,7 @@
 #include "cli/command.h"
 #include "cli/interrupt.h"
 #include "cli/options.h"
+#include "cli/output_files.h"
 #include "cli/progress.h"
 #include "cli/request_options.h"
 #include "lacuna/core/atomic_file.h"
@@ -93,22 +94,6 @@ void add_output_options(CLI::App& command, GenerateOptions& o) {
   output->add_flag("-q,--quiet", o.quiet, "Print nothing but errors and what --json asks for");
 }
 
-// Two files of one name: the later would replace the earlier without a word.
-void check_files_differ(const GenerateOptions& o, const GenerationFiles& files) {
-  const std::pair<const char*, fs::path> all[] = {{"--output", files.video},
-                                                  {"--latents", files.latents},
-                                                  {"--record", o.record},
-                                                  {"--trace", o.audit.trace},
-                                                  {"--save-masks", o.audit.save_masks},
-                                                  {"--manifest", o.audit.manifest}};
-  const auto place = [](const fs::path& path) { return fs::absolute(path).lexically_normal(); };
-  for (size_t i = 0; i < std::size(all); ++i)
-    for (size_t j = 0; j < i && !all[i].second.empty(); ++j)
-      if (!all[j].second.empty() && place(all[i].second) == place(all[j].second))
-        throw UsageError(fmt::format("{} and {}: both are {}, expected different files",
-                                     all[j].first, all[i].first, all[i].second.string()));
-}
-
 GenerationFiles make_files(const GenerateOptions& o) {
   GenerationFiles files;
   if (!o.no_decode) files.video = o.output;
@@ -119,7 +104,12 @@ GenerationFiles make_files(const GenerateOptions& o) {
   // A file that the user named is the user's; the one beside the output goes with the last frame.
   files.keep_latents = !o.latents.empty() || o.no_decode || files.latents != beside;
   if (!o.no_prompt_cache) files.prompt_cache = prompt_cache_folder();
-  check_files_differ(o, files);
+  check_files_differ({{"--output", files.video},
+                      {"--latents", files.latents},
+                      {"--record", o.record},
+                      {"--trace", o.audit.trace},
+                      {"--save-masks", o.audit.save_masks},
+                      {"--manifest", o.audit.manifest}});
   return files;
 }
 

@@ -186,6 +186,11 @@ void check_profile(const Profile& profile, const ProfileTarget& run) {
   check_target(profile.target, run, "profile");
 }
 
+std::filesystem::path profile_masks(const std::filesystem::path& profile) {
+  std::filesystem::path side = profile;
+  return side.replace_extension(".safetensors");
+}
+
 void save_profile(const Profile& profile, const std::filesystem::path& path) {
   const ProfileTarget& target = profile.target;
   Json json;
@@ -194,8 +199,7 @@ void save_profile(const Profile& profile, const std::filesystem::path& path) {
   json["formulas"] = formulas_json(profile);
   add_target(target, json);
   const auto masks = masks_of(profile);
-  std::filesystem::path side = path;
-  side.replace_extension(".safetensors");
+  const std::filesystem::path side = profile_masks(path);
   if (!masks.empty()) json["masks_file"] = side.filename().string();
   json["rules"] = Json::array();
   for (const ProfileRule& item : profile.rules) json["rules"].push_back(rule_json(item, target));

@@ -45,9 +45,11 @@ Profile load_profile(const std::filesystem::path& path);
 // Throws Error saying what differs unless the run has the profile's model, fingerprint, sizes,
 // grid, number of steps and sigmas (to 1e-6: solvers print them rounded).
 void check_profile(const Profile& profile, const ProfileTarget& run);
-// Writes `path` and, when a rule has fixed masks, `path` with extension .safetensors. Loading it
-// gives the same profile, saving that gives the same bytes. Throws Error on anything load_profile
-// would reject, and on masks with explicit offsets or token orders, which version 1 cannot hold.
+// Where save_profile puts masks: the same name with extension .safetensors.
+std::filesystem::path profile_masks(const std::filesystem::path& profile);
+// Writes `path` and, when a rule has fixed masks, profile_masks(path). Loading it gives the same
+// profile, saving that gives the same bytes. Throws Error on anything load_profile would reject,
+// and on masks with explicit offsets or token orders, which version 1 cannot hold.
 void save_profile(const Profile& profile, const std::filesystem::path& path);
 
 }  // namespace lacuna

@@ -405,8 +405,12 @@ class GenerateTest(CliTest):
         a, b = self.dir / "a.mp4", self.dir / "b.st"
         for extra, says in ((["-o", a, "--trace", a], "--output and --trace"), (["-o", a, "--latents", a], "--output and --latents"),
                             (["--no-decode", "--latents", b, "--record", b], "--latents and --record"),
-                            (["-o", a, "--trace", b, "--manifest", self.dir / "." / "b.st"], "--trace and --manifest")):
+                            (["-o", a, "--trace", b, "--manifest", f"{self.dir}/./b.st"], "--trace and --manifest")):
             self.fails(2, "generate", *TINY, *extra, says=says)
+        (self.dir / "link").symlink_to(self.dir)
+        for other in (os.path.relpath(b), f"{self.dir}/none/../b.st", f"{self.dir}/link/b.st", f"{self.dir}//b.st"):
+            self.fails(2, "generate", *TINY, "-o", a, "--trace", b, "--save-masks", other, leaves=["link"],
+                       says="--trace and --save-masks: both are .*b.st")
 
     def test_info(self):
         text = lacuna("info", "--synthetic", "wan2.1-1.3b").stdout

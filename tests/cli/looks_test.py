@@ -173,6 +173,14 @@ class LooksTest(CliTest):
                             (["--report", self.dir / "none" / "a.html"], "none"), (["--prompt-file", "none.txt"], "none.txt")):
             self.fails(1, "compare", *TINY, "-a", "window", *extra, says=says)
 
+    def test_files_of_one_name_are_refused(self):
+        a = self.dir / "a.mp4"
+        for report in (a, f"{self.dir}/./a.mp4"):
+            self.fails(2, "compare", *TINY, "-a", "window", "-o", a, "--report", report, says="--output and --report: both are ")
+            self.fails(2, "doctor", *TINY, "-o", a, "--report", report, says="--output and --report: both are ")
+        self.fails(2, *self.calibrate("calibatt"), "-o", self.dir / "c.safetensors", leaves=["prompts.txt"],
+                   says="--output and its masks: both are ")
+
     def test_masks_are_saved_and_replayed(self):
         masks, latents = self.dir / "m.safetensors", self.dir / "l.safetensors"
         def made(name, *extra):
