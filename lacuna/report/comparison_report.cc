@@ -56,6 +56,13 @@ constexpr Metric kCost[] = {
      [](const CompareMeasurement& m) { return m.selection_share; }},
 };
 
+// One table of the report.
+struct MetricGroup {
+  std::span<const Metric> metrics;
+  bool against_dense;  // so dense itself has none, and a run may be identical to it
+};
+constexpr MetricGroup kQualityGroup{kQuality, true}, kCostGroup{kCost, false};
+
 Json number(double value) {
   return std::isfinite(value) ? Json(value) : Json();
 }
@@ -127,12 +134,12 @@ void add_cells(const Metric& metric, const CompareSubject& subject, Json& row) {
   row[key + "_max"] = number(spread.high);
 }
 
-Json table(const Comparison& comparison, std::span<const Metric> metrics, bool with_dense,
-           const std::string& title, const std::string& note) {
+Json table(const Comparison& comparison, const MetricGroup& group, const std::string& title,
+           const std::string& note) {
   const bool spread = comparison.subjects.front().runs.size() > 1;
   std::vector<Column> columns = {{"name", "attention"}};
-  for (const Metric& metric : metrics) add_columns(metric, spread, columns);
-  const bool identical = spread && metrics.data() == kQuality &&
+  for (const Metric& metric : group.metrics) add_columns(metric, spread, columns);
+  const bool identical = spread && group.against_dense &&
                          std::any_of(comparison.subjects.begin(), comparison.subjects.end(),
                                      [](const auto& s) { return identical_runs(s) > 0; });
   if (identical)
@@ -141,10 +148,10 @@ Json table(const Comparison& comparison, std::span<const Metric> metrics, bool w
                        0});
   Json rows = Json::array();
   for (const CompareSubject& subject : comparison.subjects) {
-    if (subject.role == CompareRole::dense && !with_dense) continue;
+    if (subject.role == CompareRole::dense && group.against_dense) continue;
     Json row = {{"name", subject.name}};
     if (subject.role == CompareRole::floor) row["floor"] = true;
-    for (const Metric& metric : metrics) add_cells(metric, subject, row);
+    for (const Metric& metric : group.metrics) add_cells(metric, subject, row);
     if (identical) row["identical_runs"] = identical_runs(subject);
     rows.push_back(std::move(row));
   }
@@ -306,11 +313,9 @@ Json every_run(const Comparison& comparison) {
   Json list = Json::array();
   for (const CompareSubject& subject : comparison.subjects) {
     Json one = {{"name", subject.name}};
-    for (const std::span<const Metric> metrics :
-         {std::span<const Metric>(kQuality), std::span<const Metric>(kCost)}) {
-      // Dense is not compared with itself.
-      if (subject.role == CompareRole::dense && metrics.data() == kQuality) continue;
-      for (const Metric& metric : metrics)
+    for (const MetricGroup& group : {kQualityGroup, kCostGroup}) {
+      if (subject.role == CompareRole::dense && group.against_dense) continue;
+      for (const Metric& metric : group.metrics)
         for (const CompareMeasurement& run : subject.runs)
           one[std::string(metric.key)].push_back(number(metric.value(run)));
     }
@@ -369,9 +374,9 @@ Json comparison_report(const Comparison& comparison, const CompareTask& task,
   const std::string over =
       runs == 1 ? "One generation." : fmt::format("Mean over {} generations.", runs);
   Json sections = Json::array();
-  sections.push_back(table(comparison, kQuality, false, "Quality against dense",
+  sections.push_back(table(comparison, kQualityGroup, "Quality against dense",
                            over + " 'identical': frames equal those of dense to the last bit."));
-  sections.push_back(table(comparison, kCost, true, "Cost",
+  sections.push_back(table(comparison, kCostGroup, "Cost",
                            over + " Dense and candidates were measured in turn, in one run."));
   if (!with_role(comparison, CompareRole::floor).empty())
     sections.push_back(floor_text(comparison));

@@ -359,6 +359,8 @@ TEST(CompareReport, RunsThatAreIdenticalAreCounted) {
   EXPECT_EQ(quality["columns"].back()["key"], "identical_runs");
   EXPECT_EQ(quality["rows"][0]["identical_runs"], 0);
   EXPECT_EQ(quality["rows"][1]["identical_runs"], 1);
+  EXPECT_FALSE(report["sections"][1]["rows"][0].contains("identical_runs")) << "cost";
+  EXPECT_EQ(report["runs"][0]["speedup"].size(), 2u) << "dense has costs";
   EXPECT_THAT(report["summary"].get<std::string>(),
               testing::HasSubstr("PSNR 52.0 dB (identical in 1 of 2)"));
   EXPECT_FALSE(report["runs"][0].contains("psnr")) << "dense against itself";
