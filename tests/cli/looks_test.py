@@ -88,6 +88,23 @@ class LooksTest(CliTest):
         for kind in ("profile", "measurements"):
             self.assertEqual((self.dir / f"part.{kind}.json").read_bytes(), (self.dir / f"whole.{kind}.json").read_bytes())
 
+    def test_every_prompt_of_a_calibration_has_its_own_seed(self):
+        """Seed + 1 for the second prompt, also where a sampler draws again after every step."""
+        def heads(name, prompts, seed):
+            listed = self.dir / f"{name}.txt"
+            listed.write_text("\n".join(prompts))
+            made = lacuna(*self.calibrate("haste", "--host", "xattention:block=16,stride=4,top_p=0.7", "--candidates", 0.3,
+                                          "--intervals", 4, "--sampler", "renoise", "--seed", seed, "--prompts", listed, name=name))
+            self.assertEqual(made.returncode, 0, made.stderr)
+            return json.loads((self.dir / f"{name}.measurements.json").read_text())["heads"]
+        both = heads("both", ["a red ball", "a blue box"], 7)
+        alone = heads("first", ["a red ball"], 7), heads("second", ["a blue box"], 8)
+        self.assertEqual({head["prompt"] for head in both}, {0, 1})
+        for i, head in enumerate(both):
+            self.assertEqual(head["steps"], [0, 1, 2, 3])
+            self.assertGreater(max(head["error"]), 0)
+            self.assertEqual(head["error"], alone[head["prompt"]][i]["error"], head)
+
     def test_bad_calibrations(self):
         left = ["prompts.txt"]
         self.fails(2, *self.calibrate("magic"), leaves=left)
