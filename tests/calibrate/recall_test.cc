@@ -7,6 +7,7 @@
 #include <cmath>
 #include <vector>
 
+#include "lacuna/calibrate/probe.h"
 #include "lacuna/core/error.h"
 #include "tests/calibrate/support.h"
 #include "tests/support/attend_case.h"
@@ -135,6 +136,58 @@ TEST(RecallKappa, RowsAreSpreadOverAllOfThem) {
     EXPECT_LT(before, n);
     EXPECT_GE(before, n - 1 - n / (2 * wanted)) << n << " " << wanted;
   }
+}
+
+// Of the ratios of these rows of one head, all keys in one piece.
+double largest_ratio(const SelectArgs& args, int64_t head, std::initializer_list<int64_t> rows) {
+  const int64_t n = args.seq_len(), d = args.q.shape[2];
+  double largest = 0.0;
+  for (const int64_t row : rows) {
+    std::vector<float> logits;
+    for (int64_t key = 0; key < n; ++key) {
+      double sum = 0.0;
+      for (int64_t i = 0; i < d; ++i)
+        sum += double{args.q.as<float>()[head * args.q.stride[0] + row * args.q.stride[1] + i]} *
+               args.k.as<float>()[head * args.k.stride[0] + key * args.k.stride[1] + i];
+      logits.push_back(static_cast<float>(sum * args.sm_scale));
+    }
+    double ratio = 0.0;
+    piece_ratios(logits, {&ratio, 1});
+    largest = std::max(largest, ratio);
+  }
+  return largest;
+}
+
+// Three of 72 rows are the middles of its thirds, not the first ones.
+TEST(Recall, LooksAtRowsUpToTheEndOfTheClip) {
+  const std::unique_ptr<Backend> backend = make_backend("ref");
+  ToySizes sizes;
+  sizes.num_steps = sizes.num_prompts = 1;
+  ToySubject subject(*backend, sizes);
+  RecallSettings settings;
+  settings.quantile = 1.0;
+  settings.rows = 3;
+  const Calibration made = calibrate_recall(subject, settings, temporary_folder() / "p", {});
+  ASSERT_EQ(made.profile.rules.size(), 3u);
+  int compared = 0, others = 0;
+  const Observer observer({.inputs = [&](const SelectArgs& args) {
+    ASSERT_EQ(args.seq_len(), 72);
+    const Plan& plan = made.profile.rules[static_cast<size_t>(args.site.layer)].rule.plan;
+    for (int64_t head = 0; head < sizes.num_heads; ++head, ++compared) {
+      const double spread = largest_ratio(args, head, {12, 36, 60});
+      const double kappa = plan.skip.kappa[static_cast<size_t>(head)];
+      EXPECT_GE(kappa, spread * (1 - 1e-4)) << args.site.layer << " " << head;
+      EXPECT_LE(kappa, spread * 1.006) << args.site.layer << " " << head;  // a bin is 0.5 %
+      others += std::abs(largest_ratio(args, head, {0, 1, 2}) / spread - 1.0) > 0.02;
+    }
+  }});
+  Engine engine(*backend, probe_policy(observer, Params()));
+  const Tensor residual(DType::f32, {72, subject.width()});
+  const Tensor velocity(DType::f32, subject.latent_shape());
+  subject.begin(0);
+  subject.run(engine, {0, sizes.num_layers}, residual, velocity);
+  EXPECT_EQ(compared, 6);
+  EXPECT_GT(others, 0) << "the first rows would have done";
 }
 
 TEST(Recall, WritesKappaPerHeadAndResumes) {
