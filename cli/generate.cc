@@ -208,6 +208,40 @@ int stopped_step(const fs::path& latents) {
   }
 }
 
+// The files that were asked for and will lack steps, because an earlier run did them.
+std::string files_in_part(const GenerateOptions& o, int first_step) {
+  const std::vector<int> steps = parse_record_sites(o.record_sites).steps;
+  const bool records_in_part =
+      steps.empty() || *std::min_element(steps.begin(), steps.end()) < first_step;
+  const std::pair<const char*, bool> all[] = {{"--record", !o.record.empty() && records_in_part},
+                                              {"--trace", !o.audit.trace.empty()},
+                                              {"--save-masks", !o.audit.save_masks.empty()},
+                                              {"--manifest", !o.audit.manifest.empty()}};
+  std::string names;
+  for (const auto& [option, in_part] : all)
+    if (in_part) names += (names.empty() ? "" : ", ") + std::string(option);
+  return names;
+}
+
+void note_start(const GenerateOptions& o, const Model& model, const Backend& backend,
+                const Request& request, const fs::path& latents, int left_step, int first_step,
+                const NoteHook& note) {
+  const int num_steps = request.sampler.num_steps;
+  note(fmt::format("{} on {}; {}x{}, {} frames, {} steps", model.name(), backend.description(),
+                   request.width, request.height, request.frames, num_steps));
+  if (model.is_synthetic()) note("made-up weights: the picture means nothing");
+  if (left_step > 0)
+    note(
+        fmt::format("note: {0} holds {1} steps of an earlier run and will be replaced; to go on "
+                    "with it: --resume {0}",
+                    latents.string(), left_step));
+  if (first_step == 0) return;
+  if (const std::string names = files_in_part(o, first_step); !names.empty())
+    note(fmt::format(
+        "note: the run goes on at step {} of {}; the steps before it are left out of {}",
+        first_step, num_steps, names));
+}
+
 void run_generate(const GenerateOptions& o) {
   const auto backend = o.machine.open();
   const auto model = o.model.open();
@@ -237,15 +271,8 @@ void run_generate(const GenerateOptions& o) {
   GenerationHooks hooks;
   if (!o.quiet) {
     hooks.note = [](const std::string& line) { fmt::print(stderr, "{}\n", line); };
-    hooks.note(fmt::format("{} on {}; {}x{}, {} frames, {} steps", model->name(),
-                           backend->description(), request.width, request.height, request.frames,
-                           request.sampler.num_steps));
-    if (model->is_synthetic()) hooks.note("made-up weights: the picture means nothing");
-    if (left_step > 0)
-      hooks.note(
-          fmt::format("note: {0} holds {1} steps of an earlier run and will be replaced; to "
-                      "go on with it: --resume {0}",
-                      files.latents.string(), left_step));
+    note_start(o, *model, *backend, request, files.latents, left_step,
+               resume ? resume->next_step : 0, hooks.note);
     hooks.decode = [&](int64_t done, int64_t total) {
       sampling.reset();
       if (!decoding) decoding.emplace("decoding", static_cast<int>(total));

@@ -198,9 +198,18 @@ class GenerateTest(CliTest):
         preview = lacuna("decode", latents, "--synthetic", "tiny", "-o", self.dir / "preview.y4m")
         self.assertEqual(preview.returncode, 0, preview.stderr)
         self.assertIn(f"stopped at step {steps} of 40; this is a preview", preview.stderr)
-        resumed = lacuna("generate", "--synthetic", "tiny", "--resume", latents, "-o", part)
+        trace = self.dir / "t.json"
+        again = ["generate", "--synthetic", "tiny", "--resume", latents, "-o", part]
+        files = [*again, "--trace", trace, "--record", self.dir / "q.st", "--record-sites"]
+        for words, names in ((again, None), ([*files, "steps=39"], "--trace"), ([*files, "steps=0,39"], "--record, --trace")):
+            planned = lacuna(*words, "--dry-run")
+            self.assertEqual(planned.returncode, 0, planned.stderr)
+            told = f"goes on at step {steps} of 40; the steps before it are left out of {names}\n"
+            self.assertEqual((told in planned.stderr, "left out" in planned.stderr), (bool(names), bool(names)), planned.stderr)
+        resumed = lacuna(*files, "steps=0,39")
         self.assertEqual(resumed.returncode, 0, resumed.stderr)
         self.assertEqual(part.read_bytes(), whole.read_bytes())
+        self.assertEqual(min(call["step"] for call in json.loads(trace.read_text())["calls"]), steps)
 
     def test_a_request_to_end_keeps_what_is_done(self):
         latents = self.dir / "l.safetensors"
