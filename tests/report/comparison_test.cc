@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -300,6 +301,39 @@ TEST(CompareReport, HasEverySection) {
   EXPECT_THAT(floor, testing::HasSubstr("identical bit for bit"));
 }
 
+// Every column from the field it is named after: all of them differ.
+TEST(CompareReport, EveryMetricHasItsOwnValue) {
+  CompareMeasurement m;
+  m.quality.psnr = 31.0, m.quality.ssim = 0.5, m.quality.flicker = 0.25;
+  m.quality.frame_psnr = {31.0};
+  m.latents_error = 0.125;
+  m.step_ms = 100.0, m.attend_ms = 60.0, m.select_ms = 6.0;
+  m.qk_density = 0.75, m.pv_density = 0.625;
+  m.speedup = 1.5, m.selection_share = 0.0625;
+  m.layers.resize(1);
+  m.density = {{0.5}};
+  Comparison comparison;
+  comparison.subjects = {{"dense", CompareRole::dense, {m}, {}},
+                         {"a", CompareRole::candidate, {m}, {}}};
+  const std::map<std::string, double> quality = {
+      {"psnr", 31.0}, {"ssim", 0.5}, {"flicker", 0.25}, {"latents_error", 0.125}};
+  const std::map<std::string, double> cost = {{"step_ms", 100.0},         {"attention_ms", 60.0},
+                                              {"selection_ms", 6.0},      {"qk_density", 0.75},
+                                              {"pv_density", 0.625},      {"speedup", 1.5},
+                                              {"selection_share", 0.0625}};
+  const auto report = report_of(comparison, small_task(), 0);
+  const auto expect_all = [&](const std::map<std::string, double>& values, size_t section) {
+    const auto& table = report["sections"][section];
+    EXPECT_EQ(table["columns"].size(), values.size() + 1) << "name and metrics";
+    for (const auto& [key, value] : values) {
+      EXPECT_EQ(table["rows"].back()[key], value) << key;
+      EXPECT_EQ(report["runs"][1][key], std::vector<double>{value}) << key;
+    }
+  };
+  expect_all(quality, 0);
+  expect_all(cost, 1);
+}
+
 TEST(CompareReport, ASingleFrameHasNoFlicker) {
   Comparison comparison;
   comparison.subjects = {{"dense", CompareRole::dense, {}, {}},
@@ -342,7 +376,8 @@ TEST(CompareReport, RunsThatAreIdenticalAreCounted) {
   comparison.subjects = {{"dense", CompareRole::dense, {}, {}},
                          {"a", CompareRole::candidate, {}, {}},
                          {"floor", CompareRole::floor, {}, {}}};
-  for (const double psnr : {std::numeric_limits<double>::infinity(), 52.0}) {
+  const double same = std::numeric_limits<double>::infinity();
+  for (const double psnr : {same, 52.0, same}) {
     CompareMeasurement m;
     m.layers.resize(1);
     m.density = {{0.5}};
@@ -358,11 +393,11 @@ TEST(CompareReport, RunsThatAreIdenticalAreCounted) {
   const auto& quality = report["sections"][0];
   EXPECT_EQ(quality["columns"].back()["key"], "identical_runs");
   EXPECT_EQ(quality["rows"][0]["identical_runs"], 0);
-  EXPECT_EQ(quality["rows"][1]["identical_runs"], 1);
+  EXPECT_EQ(quality["rows"][1]["identical_runs"], 2);
   EXPECT_FALSE(report["sections"][1]["rows"][0].contains("identical_runs")) << "cost";
-  EXPECT_EQ(report["runs"][0]["speedup"].size(), 2u) << "dense has costs";
+  EXPECT_EQ(report["runs"][0]["speedup"].size(), 3u) << "dense has costs";
   EXPECT_THAT(report["summary"].get<std::string>(),
-              testing::HasSubstr("PSNR 52.0 dB (identical in 1 of 2)"));
+              testing::HasSubstr("PSNR 52.0 dB (identical in 2 of 3)"));
   EXPECT_FALSE(report["runs"][0].contains("psnr")) << "dense against itself";
   EXPECT_TRUE(report["runs"][2]["psnr"][0].is_null());
 }
