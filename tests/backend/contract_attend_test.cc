@@ -36,6 +36,40 @@ TEST_P(AttendContract, SharedShapes) {
   for (const AttendSpec& spec : attend_shapes()) expect_ref_in_both_dtypes(spec);
 }
 
+// One optional output at a time, of heads out of order: what it is made from has no place then.
+TEST_P(AttendContract, EveryOutputAlone) {
+  for (DType dtype : {DType::f32, DType::bf16}) {
+    const AttendCase c({.dtype = dtype,
+                        .heads = 3,
+                        .head_ids = {2, 0},
+                        .q_len = 70,
+                        .k_len = 150,
+                        .block_q = 64,
+                        .block_k = 32,
+                        .density = 0.8});
+    const AttendResult expected = c.run(*ref_);
+    const double peak = lse_peak(expected);
+    const auto with = [&](bool lse, bool mass, bool bits, bool pairs) {
+      AttendResult r = c.run_with([&](AttendParams p) {
+        if (!lse) p.lse = nullptr;
+        if (!mass) p.block_mass = nullptr;
+        if (!bits) p.skip_bits = nullptr;
+        if (!pairs) p.pv_pairs = nullptr;
+        backend_->attend(p);
+      });
+      const int64_t shape[] = {3, 70, 64};
+      EXPECT_TRUE(close(r.out, expected.out, attend_out(dtype, peak), shape, "out"));
+      return r;
+    };
+    EXPECT_TRUE(near_abs(with(true, false, false, false).lse, expected.lse, lse_abs(dtype, peak),
+                         c.spec().describe() + " lse"));
+    EXPECT_TRUE(near_abs(with(false, true, false, false).block_mass, expected.block_mass,
+                         mass_abs(dtype, peak), c.spec().describe() + " block_mass"));
+    EXPECT_EQ(with(false, false, true, false).skip_bits, expected.skip_bits);
+    EXPECT_EQ(with(false, false, false, true).pv_pairs, expected.pv_pairs);
+  }
+}
+
 TEST_P(AttendContract, OddHeadDimsRunOrAreRefused) {
   for (const AttendSpec& spec : odd_head_dims()) {
     AttendCase c(spec);
