@@ -26,7 +26,7 @@ constexpr RefreshInfo kRefreshRules[] = {
     {RefreshKind::every_step, "every_step", "Selects in every step", {}, 1},
     {RefreshKind::at_steps,
      "at_steps",
-     "Selects at the steps in `at`, e.g. `at=10+30` (AdaSpa)",
+     "Selects at the steps in `at`: `at=10+30`, or as shares, `at=18%+58%` (AdaSpa)",
      {},
      1},
     {RefreshKind::drift, "drift",

@@ -199,7 +199,6 @@ PolicyWords expand_words(PolicyWords words, int num_steps, int num_layers,
     words.attention = colon == std::string::npos
                           ? std::string(preset->attention)
                           : merged(preset->attention, std::string_view(given).substr(colon + 1));
-    words.attention = expand_at(words.attention, num_steps);
     fill(words.skip, preset->skip);
     if (preset->dense_above > 0.0 && !sigmas.empty())
       fill(words.dense_steps,
@@ -212,6 +211,7 @@ PolicyWords expand_words(PolicyWords words, int num_steps, int num_layers,
                           [&](const Method* method) { return method->name() == name; })) {
     fail_unknown(name);
   }
+  words.attention = expand_at(words.attention, num_steps);
   fill(words.skip, "none");
   const int steps = share_of("dense-steps", words.dense_steps, num_steps);
   if (steps >= 0) words.dense_steps = std::to_string(steps);

@@ -26,7 +26,8 @@ const Preset* find_preset(std::string_view name);
 
 // A policy in the words of a command line; an empty word was not given.
 struct PolicyWords {
-  std::string attention;     // METHOD[:key=value,...] or PRESET[:key=value,...]
+  // METHOD[:key=value,...] or PRESET[:key=value,...]; `at` may hold shares of the steps.
+  std::string attention;
   std::string skip;          // as parse_skip reads it
   std::string dense_steps;   // as make_policy reads it, or `20%`: the first 20 % of the steps
   std::string dense_layers;  // as make_policy reads it; `3%` is the first 3 %, `-1` the last layer

@@ -61,6 +61,19 @@ TEST(Presets, SearchesScaleWithTheRun) {
   EXPECT_EQ(attention("adaspa-video", 40), "adaspa:density=0.2,refresh=at_steps,at=7+23");
   EXPECT_EQ(attention("adaspa-video", 20), "adaspa:density=0.2,refresh=at_steps,at=3+11");
   EXPECT_EQ(attention("adaspa-video:at=5+6", 20), "adaspa:density=0.2,refresh=at_steps,at=5+6");
+  EXPECT_EQ(attention("adaspa-video:at=50%", 20), "adaspa:density=0.2,refresh=at_steps,at=10");
+}
+
+// As a preset's line in `lacuna methods` is typed again.
+TEST(Presets, SearchesOfAMethodMayBeSharesToo) {
+  const auto attention = [](const char* words) { return expand(words, "", "", "", 40).attention; };
+  EXPECT_EQ(attention("adaspa:density=0.2,refresh=at_steps,at=18%+58%"),
+            "adaspa:density=0.2,refresh=at_steps,at=7+23");
+  EXPECT_EQ(attention("xattention:at=0-2+27.5%,refresh=at_steps"),
+            "xattention:at=0-2+11,refresh=at_steps");
+  EXPECT_EQ(attention("xattention:at=3,refresh=at_steps"), "xattention:at=3,refresh=at_steps");
+  EXPECT_EQ(error_of([&] { attention("xattention:refresh=at_steps,at=1-10%"); }),
+            "at: '1-10%', expected a share such as 20%");
 }
 
 // t >= 0.86 are 14 of 40 steps at shift 3, where it was published, and 27 at shift 12, the habit of
