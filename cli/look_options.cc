@@ -88,7 +88,7 @@ Json LookedModel::settings() const {
       {"size", fmt::format("{}x{}, {} frames", request_.width, request_.height, request_.frames)},
       {"steps", request_.sampler.num_steps},
       {"guidance", request_.guidance},
-      {"seed", std::to_string(request_.seed)},  // JavaScript rounds numbers above 2^53
+      {"seed", std::to_string(request_.seed)},  // a page rounds large numbers
       {"dtype", request_.dtype}};
   return settings;
 }

@@ -88,7 +88,7 @@ void add_request(const Json& request, Json& settings) {
   for (const auto& [key, value] : request.items()) {
     const bool empty = value.is_string() && value.get_ref<const std::string&>().empty();
     if ((value.is_string() || value.is_number()) && !empty && !settings.contains(key))
-      settings[key] = key == "seed" ? Json(value.dump()) : value;  // a page rounds above 2^53
+      settings[key] = key == "seed" ? Json(value.dump()) : value;  // a page rounds large numbers
   }
 }
 

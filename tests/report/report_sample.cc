@@ -324,7 +324,7 @@ Json sample() {
             {"steps", 20},
             {"guidance", 5.0},
             {"shift", 3.0},
-            {"seed", 3141592653},
+            {"seed", "3141592653"},
             {"dense", "steps 0 to 1"},
             {"refresh", "every 4 steps"}}},
           {"sections",

@@ -12,11 +12,8 @@ function facts(title, object) {
   if (!isObject(object) || Object.keys(object).length === 0) return null;
   const list = element("dl");
   for (const [key, value] of Object.entries(object)) {
-    // A seed is said whole: it must be typed again.
-    const whole = Number.isSafeInteger(value) && value >= 1e9;
-    const shown = value !== null && typeof value === "object" ? JSON.stringify(value) :
-        whole                                                 ? String(value) :
-                                                                format(value);
+    const shown =
+        value !== null && typeof value === "object" ? JSON.stringify(value) : format(value);
     list.append(element("dt", {}, key), element("dd", {}, shown));
   }
   return element("div", {class: "facts"}, element("h2", {}, title), list);
