@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <map>
 #include <optional>
 
 #include "lacuna/core/error.h"
@@ -92,19 +94,55 @@ void add_request(const Json& request, Json& settings) {
   }
 }
 
-// What the trace knows of a call of the log.
-std::string note_of(const MaskLog::Call& call, const std::optional<TraceFile>& trace) {
-  const std::string what =
-      call.reason.empty() ? call.method : fmt::format("{} ({})", call.method, call.reason);
-  if (!trace) return what;
-  for (const TraceEntry& e : trace->calls)
-    if (e.site.step == call.site.step && e.site.layer == call.site.layer &&
-        e.site.branch == call.site.branch)
-      return fmt::format("{}, refreshed {} of {} heads, density {:.3f}", what, e.heads_refreshed,
-                         e.num_heads, e.pv_density);
-  fail("inspect: the trace has no call at step {} layer {}; it is of another run than the masks",
-       call.site.step, call.site.layer);
+std::string what_ran(const std::string& method, const std::string& reason) {
+  return reason.empty() ? method : fmt::format("{} ({})", method, reason);
 }
+
+// The trace's entry of a call of the log. A log does not hold its request: that both are of one run
+// shows in what ran, and in the masks (MaskProof). A replay ran what the log says.
+const TraceEntry& entry_of(const MaskLog::Call& call, const TraceFile& trace) {
+  const Site& site = call.site;
+  const auto entry = std::find_if(trace.calls.begin(), trace.calls.end(), [&](const TraceEntry& e) {
+    return e.site.step == site.step && e.site.layer == site.layer && e.site.branch == site.branch;
+  });
+  LACUNA_CHECK(entry != trace.calls.end(),
+               "inspect: the trace has no call at step {} layer {}; it is of another run than the "
+               "masks",
+               site.step, site.layer);
+  const bool same_method = entry->method == call.method || entry->method == "replay";
+  LACUNA_CHECK(same_method && entry->reason == call.reason,
+               "inspect: step {} layer {} {} ran {} by the trace and {} by the masks; they are of "
+               "two runs",
+               site.step, site.layer, branch_name(site.branch),
+               what_ran(entry->method, entry->reason), what_ran(call.method, call.reason));
+  return *entry;
+}
+
+// Holds selections against the hashes that the trace has of them.
+class MaskProof {
+ public:
+  void add(size_t selection, const TraceEntry& entry) {
+    // Without the blocks that a skip rule dropped, the log has another mask than was selected.
+    constexpr double kRounding = 1e-12;
+    if (entry.pv_density < entry.qk_density - kRounding) return;
+    const auto [known, fresh] = entries_.try_emplace(selection, &entry);
+    check(known->second->mask_hash == entry.mask_hash, entry);
+  }
+  void check_mask(size_t selection, const BlockMask& mask) const {
+    const auto known = entries_.find(selection);
+    if (known != entries_.end())
+      check((mask.empty() ? 0 : mask.hash()) == known->second->mask_hash, *known->second);
+  }
+
+ private:
+  static void check(bool equal, const TraceEntry& entry) {
+    LACUNA_CHECK(equal,
+                 "inspect: step {} layer {} {} has another mask in the trace than in the masks; "
+                 "they are of two runs",
+                 entry.site.step, entry.site.layer, branch_name(entry.site.branch));
+  }
+  std::map<size_t, const TraceEntry*> entries_;
+};
 
 void add_masks(const Found& found, Json& sections) {
   const MaskLog& log = *found.masks;
@@ -113,13 +151,26 @@ void add_masks(const Found& found, Json& sections) {
   MaskSeries series;
   series.num_heads = log.target().num_heads;
   series.grid = log.target().grid;
-  for (const MaskLog::Call& call : log.calls())
-    series.places.push_back({call.site.step, call.site.layer, call.site.branch, call.selection,
-                             note_of(call, found.trace)});
+  MaskProof proof;
+  for (const MaskLog::Call& call : log.calls()) {
+    std::string note = what_ran(call.method, call.reason);
+    if (found.trace) {
+      const TraceEntry& e = entry_of(call, *found.trace);
+      proof.add(call.selection, e);
+      note += fmt::format(", refreshed {} of {} heads, density {:.3f}", e.heads_refreshed,
+                          e.num_heads, e.pv_density);
+    }
+    series.places.push_back(
+        {call.site.step, call.site.layer, call.site.branch, call.selection, std::move(note)});
+  }
+  LACUNA_CHECK(!found.trace || found.trace->calls.size() == log.calls().size(),
+               "inspect: the trace has {} calls, the masks have {}; they are of two runs",
+               found.trace->calls.size(), log.calls().size());
   series.selection = [&](size_t index) {
     Selection s = log.selection(index);
     check_selection(s, "inspect", log.target().num_heads,
                     log.target().grid.tokens() + log.target().text_tokens, 0);
+    proof.check_mask(index, s.mask);
     return s;
   };
   add_mask_sections(series, sections);

@@ -275,6 +275,58 @@ TEST_F(InspectTest, OneLineForWhatItIsNot) {
   EXPECT_THAT(error_of([&] { look({trace_, masks_}); }), HasSubstr("made for weights abc"));
 }
 
+// Model and sizes agree: the calls tell.
+TEST_F(InspectTest, ATraceAndMasksOfTwoRunsAreRefused) {
+  const TraceFile file = load_trace(trace_);
+  const auto error = [&](auto change) {
+    std::vector<TraceEntry> calls = file.calls;
+    change(calls);
+    Trace trace;
+    for (TraceEntry& call : calls) trace.add(std::move(call));
+    save_trace(trace_, file.header, trace);
+    return error_of([&] { look({trace_, masks_}); });
+  };
+  using Calls = std::vector<TraceEntry>;
+  EXPECT_EQ(error([](Calls&) {}), "");
+  EXPECT_EQ(error([](Calls& calls) {
+              for (TraceEntry& call : calls) call.method = "replay";
+            }),
+            "");
+  EXPECT_EQ(
+      error([](Calls& calls) { calls[3].method = "sparge"; }),
+      "inspect: step 1 layer 1 cond ran sparge by the trace and xattention by the masks; they "
+      "are of two runs");
+  EXPECT_EQ(error([](Calls& calls) { calls[0].reason = "dense-layers"; }),
+            "inspect: step 0 layer 0 cond ran dense (dense-layers) by the trace and dense "
+            "(dense-steps) by the masks; they are of two runs");
+  EXPECT_EQ(
+      error([](Calls& calls) { calls[4].mask_hash ^= 1; }),
+      "inspect: step 2 layer 0 cond has another mask in the trace than in the masks; they are "
+      "of two runs");
+  EXPECT_EQ(
+      error([](Calls& calls) {
+        calls[2].mask_hash ^= 1;
+        calls[4].mask_hash ^= 1;
+      }),
+      "inspect: step 1 layer 0 cond has another mask in the trace than in the masks; they are "
+      "of two runs");
+  EXPECT_THAT(error([](Calls& calls) { calls.pop_back(); }),
+              HasSubstr("the trace has no call at step 2 layer 1"));
+  EXPECT_EQ(error([](Calls& calls) {
+              calls.push_back(calls.back());
+              calls.back().site.branch = Branch::uncond;
+            }),
+            "inspect: the trace has 7 calls, the masks have 6; they are of two runs");
+  // What a skip rule dropped is out of the log's mask, not of the trace's.
+  EXPECT_EQ(error([](Calls& calls) {
+              for (TraceEntry* call : {&calls[2], &calls[4]}) {
+                call->mask_hash ^= 1;
+                call->pv_density *= 0.9;
+              }
+            }),
+            "");
+}
+
 TEST_F(InspectTest, TextHoldsEverySection) {
   const Json report = look({trace_, masks_});
   const std::string text = report_text(report, ReportFigures::draw);
