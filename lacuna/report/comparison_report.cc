@@ -79,6 +79,15 @@ double mean_psnr(const CompareSubject& subject) {
   return spread.count == 0 ? std::numeric_limits<double>::infinity() : spread.mean;
 }
 
+// Mean squared error of frames, white being 1, over all generations: identical frames count as 0,
+// where a mean of PSNR leaves them out.
+double mean_squared_error(const CompareSubject& subject) {
+  return spread_over(
+             subject,
+             [](const CompareMeasurement& m) { return std::pow(10.0, -m.quality.psnr / 10.0); })
+      .mean;
+}
+
 // Generations that no mean of PSNR counts.
 int identical_runs(const CompareSubject& subject) {
   return spread_over(subject, kQuality[0].value).infinite;
@@ -256,8 +265,8 @@ Json floor_text(const Comparison& comparison) {
   std::vector<std::string> paragraphs = {
       "The floor is dense attention against dense attention of the same noise: the same "
       "mathematics, sums rounded in another order. A diffusion model amplifies such differences, "
-      "so "
-      "a candidate that is no farther from dense than the floor cannot be told from it."};
+      "so a candidate that is no farther from dense than the floor, in the squared error of frames "
+      "(identical ones: 0) and in latents, cannot be told from it."};
   const auto floors = with_role(comparison, CompareRole::floor);
   if (floors.size() == 1)
     paragraphs.push_back(
@@ -286,9 +295,9 @@ std::string summary(const Comparison& comparison) {
                                            [](const CompareSubject* a, const CompareSubject* b) {
                                              return mean_speedup(*a) < mean_speedup(*b);
                                            });
-  const auto& closest = **std::max_element(candidates.begin(), candidates.end(),
+  const auto& closest = **std::min_element(candidates.begin(), candidates.end(),
                                            [](const CompareSubject* a, const CompareSubject* b) {
-                                             return mean_psnr(*a) < mean_psnr(*b);
+                                             return mean_squared_error(*a) < mean_squared_error(*b);
                                            });
   std::string text =
       fmt::format("{} {}: {}.",
@@ -350,13 +359,13 @@ Json settings(const Comparison& comparison, const CompareTask& task,
 
 bool within_floor(const Comparison& comparison, const CompareSubject& candidate) {
   const auto floors = with_role(comparison, CompareRole::floor);
-  double psnr = std::numeric_limits<double>::infinity(), error = 0.0;
+  double frames = 0.0, latents = 0.0;
   for (const CompareSubject* floor : floors) {
-    psnr = std::min(psnr, mean_psnr(*floor));
-    error = std::max(error, mean_of(*floor, kQuality[3].value));
+    frames = std::max(frames, mean_squared_error(*floor));
+    latents = std::max(latents, mean_of(*floor, kQuality[3].value));
   }
-  return !floors.empty() && mean_psnr(candidate) >= psnr &&
-         mean_of(candidate, kQuality[3].value) <= error;
+  return !floors.empty() && mean_squared_error(candidate) <= frames &&
+         mean_of(candidate, kQuality[3].value) <= latents;
 }
 
 std::vector<std::string> clip_label(const CompareSubject& subject) {

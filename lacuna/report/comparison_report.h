@@ -19,8 +19,8 @@ nlohmann::ordered_json comparison_report(const Comparison& comparison, const Com
                                          const nlohmann::ordered_json& machine,
                                          size_t max_picture_bytes);
 
-// True when the candidate's mean latents error and PSNR are no worse than those of the worst row of
-// the floor; false without a floor.
+// True when the candidate's squared error of frames (identical ones: 0) and latents error, means
+// over the runs, are no worse than those of the worst row of the floor; false without a floor.
 bool within_floor(const Comparison& comparison, const CompareSubject& candidate);
 
 // Name and measurements over all runs, for the strip above a clip.

@@ -371,6 +371,43 @@ TEST(CompareReport, WithinTheFloorIsNoFartherThanTheWorstFloorInBoth) {
   EXPECT_FALSE(within(70.0, 1.1e-3));
 }
 
+// A mean of PSNR leaves identical runs out: it would judge by the others alone.
+TEST(CompareReport, IdenticalRunsCountForTheFloor) {
+  const double inf = std::numeric_limits<double>::infinity();
+  const auto subject = [](const char* name, CompareRole role, std::vector<double> psnr) {
+    CompareSubject made{name, role, {}, {}};
+    for (const double value : psnr) {
+      CompareMeasurement m;
+      m.quality.psnr = value;
+      m.layers.resize(1);
+      m.density = {{0.5}};
+      made.runs.push_back(std::move(m));
+    }
+    return made;
+  };
+  const auto judged = [&](const std::vector<double>& a, const std::vector<double>& b,
+                          const std::vector<double>& floor) {
+    Comparison comparison;
+    comparison.subjects = {
+        subject("dense", CompareRole::dense, {0, 0, 0, 0}), subject("a", CompareRole::candidate, a),
+        subject("b", CompareRole::candidate, b), subject("floor", CompareRole::floor, floor)};
+    comparison.subjects[2].runs[0].speedup = 2.0;
+    const auto report = report_of(comparison, small_task(), 0);
+    return report["summary"].get<std::string>();
+  };
+  const std::vector<double> even(4, 50.0), lower(4, 49.0);
+  // One run at 45 dB and three at none are 51 dB.
+  EXPECT_THAT(judged({inf, inf, 45.0, inf}, lower, even),
+              testing::HasSubstr("within that floor: a."));
+  EXPECT_THAT(judged({inf, inf, 45.0, inf}, lower, even), testing::HasSubstr("to dense is a:"));
+  EXPECT_THAT(judged({inf, inf, 20.0, inf}, lower, even),
+              testing::HasSubstr("within that floor: none."));
+  EXPECT_THAT(judged(even, lower, {inf, inf, 45.0, inf}),
+              testing::HasSubstr("within that floor: none."));
+  EXPECT_THAT(judged({inf, inf, inf, inf}, lower, even),
+              testing::HasSubstr("within that floor: a."));
+}
+
 TEST(CompareReport, RunsThatAreIdenticalAreCounted) {
   Comparison comparison;
   comparison.subjects = {{"dense", CompareRole::dense, {}, {}},
