@@ -179,6 +179,24 @@ class SampleTest(unittest.TestCase):
             const d = c.getContext("2d").getImageData(0, 0, c.width, c.height).data;
             return [c.width, c.height, ...d.filter((_, i) => i % 4 === 3)]; }})()""")
 
+    def test_heatmap_cells_are_one_canvas(self):
+        at, section = self.section("heatmap")
+        values, canvas = sum(section["values"], []), f"{at} canvas.cells"
+        size = [len(section["columns"]["labels"]), len(section["rows"]["labels"])]
+        self.assertEqual(self.alphas(canvas), size + [0 if v is None else int(255 * v + .5) for v in values])
+        # Nothing per cell but where one is missing, and the canvas keeps its place at every width.
+        nodes = f"document.querySelectorAll('{at} svg.chart *').length"
+        outline = f"""(() => {{ const r = document.querySelector("{at} .outline").getBoundingClientRect(),
+            c = document.querySelector("{canvas}").getBoundingClientRect(); return [r.left - c.left, r.top - c.top]; }})()"""
+        for width in (900, 1280):
+            self.page.resize(width)
+            self.assertLess(self.page(nodes), len(values) / 2)
+            self.page.focus(f"{at} svg.chart")
+            self.page.key("Home")
+            for there in self.page(outline):
+                self.assertAlmostEqual(there, -1, delta=1.5)
+            self.page.key("Escape")
+
     def test_masks_follow_the_slider(self):
         at, section = self.section("masks")
         canvas = f"{at} .layer:nth-child(3) .mask:nth-child(2) canvas"

@@ -154,8 +154,9 @@ function rampLegend(name, low, high, note) {
 
 // A figure that is drawn again at every width. draw(svg, width) fills the svg and returns {height,
 // count, stop, nearest, columns}: `count` places to read, stop(i) -> {x, y, title, rows, overlay:
-// [nodes]}, nearest(x, y) -> i or -1; `columns` makes the up and down keys move by a row.
-function figure(label, draw) {
+// [nodes]}, nearest(x, y) -> i or -1; `columns` makes the up and down keys move by a row. `under`,
+// a node, lies behind the svg.
+function figure(label, draw, under = null) {
   const svg = shape("svg", {
     class: "chart",
     tabindex: 0,
@@ -163,7 +164,7 @@ function figure(label, draw) {
     "aria-roledescription": "chart",
     "aria-label": `${label}. Arrow keys read the values.`
   });
-  const host = element("div", {class: "chart-box"}, svg);
+  const host = element("div", {class: "chart-box"}, under, svg);
   let plot = null, width = 0, cursor = -1, overlay = null;
 
   function clear() {
