@@ -86,6 +86,12 @@ class AdaSpa final : public Method {
   std::string_view density_parameter(const Params& /*params*/) const override { return "density"; }
   bool looks() const override { return true; }
   std::unique_ptr<State> make_state() const override { return std::make_unique<AdaSpaState>(); }
+  // `found` is the mask in force, until it is taken.
+  int64_t held_bytes(const HoldArgs& args) const override {
+    return Method::held_bytes(args) +
+           args.sizes.num_heads * (args.sizes.seq_len() * static_cast<int64_t>(sizeof(float)) +
+                                   2 * static_cast<int64_t>(sizeof(double)));
+  }
 
   void check(const Params& params) const override {
     for (const ParamSpec& spec : kAdaSpaSpecs)

@@ -81,6 +81,11 @@ class CalibAtt final : public Method {
     const std::span<const double> anchors = params.values("anchors");
     return std::any_of(anchors.begin(), anchors.end(), [](double count) { return count > 0; });
   }
+  int64_t held_bytes(const HoldArgs& args) const override {
+    const int64_t moved = order_bytes(args.sizes.num_heads, args.sizes.seq_len());
+    return (args.fixed != nullptr ? selection_bytes(*args.fixed) : 0) +
+           (moves_tokens(args.params) ? 2 * moved : 0);
+  }
 
   Selection select(const SelectArgs& args, State* /*state*/) const override {
     LACUNA_CHECK(args.fixed != nullptr, "calibatt: no masks given, expected them from a profile");

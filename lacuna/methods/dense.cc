@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Dense: every block is kept. The yardstick, and with a skip rule the host of BLASST
 // (arXiv 2512.12087) and cumulative-energy filtering (arXiv 2606.16317), which have no mask.
-#include "lacuna/methods/method.h"
+#include "lacuna/methods/selection.h"
 
 namespace lacuna {
 
@@ -15,6 +15,10 @@ class Dense final : public Method {
   std::string_view summary() const override { return "Keeps every block"; }
   std::span<const ParamSpec> specs() const override { return {}; }
   bool static_mask() const override { return true; }
+  int64_t held_bytes(const HoldArgs& args) const override {
+    const int64_t blocks = BlockLayout::uniform(args.sizes.seq_len(), kBlock).num_blocks;
+    return args.drops ? mask_bytes(args.sizes.num_heads, blocks, blocks) : 0;
+  }
 
   Selection select(const SelectArgs& args, State* /*state*/) const override {
     Selection selection;

@@ -17,6 +17,14 @@ class Fixed final : public Method {
   std::span<const ParamSpec> specs() const override { return {}; }
   bool static_mask() const override { return true; }
   bool takes_masks() const override { return true; }
+  int64_t held_bytes(const HoldArgs& args) const override {
+    if (args.fixed == nullptr) return 0;
+    const Selection& s = *args.fixed;
+    const bool made = s.mask.empty() && args.drops;
+    return selection_bytes(s) +
+           (made ? mask_bytes(args.sizes.num_heads, s.q_layout.num_blocks, s.k_layout.num_blocks)
+                 : 0);
+  }
 
   Selection select(const SelectArgs& args, State* /*state*/) const override {
     LACUNA_CHECK(args.fixed != nullptr,

@@ -105,6 +105,25 @@ class State {
   virtual void transfer(const StateIo& io, int64_t num_heads, int64_t seq_len) = 0;
 };
 
+// The sizes of one site's attention.
+struct SiteSizes {
+  VideoGrid grid;
+  int64_t text_tokens = 0;
+  int64_t num_heads = 0, head_dim = 0;
+  DType dtype = DType::f32;  // of q and k
+  int64_t seq_len() const { return grid.tokens() + text_tokens; }
+};
+
+// What decides how much a site holds of a method.
+struct HoldArgs {
+  SiteSizes sizes;
+  const Params& params;
+  const Selection* fixed = nullptr;  // as in SelectArgs
+  // What the kernel skips is taken out of the selection in force: there is a mask then also where
+  // the method gives none.
+  bool drops = false;
+};
+
 class Method {
  public:
   virtual ~Method() = default;
@@ -125,6 +144,9 @@ class Method {
   // True when select() may put tokens in another order or let rows stand for others: attention then
   // holds q, k, v and out twice. What SelectArgs::fixed says by itself needs no word here.
   virtual bool moves_tokens(const Params& /*params*/) const { return false; }
+  // Bytes that one site holds from call to call, at most: the selection in force and what the State
+  // saves. By default a mask in blocks of the parameter `block`, or of `block_q` and `block_k`.
+  virtual int64_t held_bytes(const HoldArgs& args) const;
   // Throws Error when values that are each in range do not fit together.
   virtual void check(const Params& /*params*/) const {}
   virtual std::unique_ptr<State> make_state() const { return nullptr; }

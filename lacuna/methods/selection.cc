@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lacuna/methods/selection.h"
 
+#include <algorithm>
+
 #include "lacuna/core/error.h"
 
 namespace lacuna {
@@ -195,6 +197,36 @@ void check_selection(const Selection& selection, std::string_view who, int64_t n
         LACUNA_CHECK(mask.get(h, qb, kb), "{}: head {} drops text block pair ({}, {})", who, h, qb,
                      kb);
   }
+}
+
+int64_t mask_bytes(int64_t num_heads, int64_t num_q_blocks, int64_t num_k_blocks) {
+  return num_heads * num_q_blocks * ((num_k_blocks + 63) / 64) *
+         static_cast<int64_t>(sizeof(uint64_t));
+}
+
+int64_t order_bytes(int64_t rows, int64_t seq_len) {
+  return rows * seq_len * static_cast<int64_t>(sizeof(int32_t));
+}
+
+int64_t selection_bytes(const Selection& s) {
+  const auto bytes = [](const std::vector<int32_t>& values) {
+    return static_cast<int64_t>(values.size() * sizeof(int32_t));
+  };
+  return bytes(s.q_layout.offsets) + bytes(s.k_layout.offsets) + bytes(s.q_order.order) +
+         bytes(s.k_order.order) + bytes(s.row_source.order) +
+         mask_bytes(s.mask.num_heads(), s.mask.num_q_blocks(), s.mask.num_k_blocks());
+}
+
+int64_t Method::held_bytes(const HoldArgs& args) const {
+  const auto blocks = [&](std::string_view side) -> int64_t {
+    for (const ParamSpec& spec : specs())
+      if (spec.name == "block" || spec.name == side)
+        return BlockLayout::uniform(args.sizes.seq_len(),
+                                    static_cast<int32_t>(args.params.get_int(spec.name)))
+            .num_blocks;
+    return 0;
+  };
+  return mask_bytes(args.sizes.num_heads, blocks("block_q"), blocks("block_k"));
 }
 
 void transfer(const StateIo& io, BlockMask& mask) {

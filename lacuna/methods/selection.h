@@ -25,6 +25,11 @@ Selection pick_heads(const Selection& all, std::span<const int32_t> heads);
 void check_selection(const Selection& selection, std::string_view who, int64_t num_heads,
                      int64_t video_tokens, int64_t text_tokens);
 
+// For Method::held_bytes: a mask, one order for each of `rows` heads, and a whole selection.
+int64_t mask_bytes(int64_t num_heads, int64_t num_q_blocks, int64_t num_k_blocks);
+int64_t order_bytes(int64_t rows, int64_t seq_len);
+int64_t selection_bytes(const Selection& selection);
+
 // Saves or restores a mask of any sizes, which the caller checks. Empty stays empty.
 void transfer(const StateIo& io, BlockMask& mask);
 // The same of a selection of all heads; one that is restored passed check_selection.

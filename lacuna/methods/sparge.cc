@@ -212,6 +212,10 @@ class Sparge final : public Method {
     return params.get("top_k") > 0.0 ? "top_k" : "top_cdf";
   }
   bool moves_tokens(const Params& params) const override { return params.get_int("hilbert") != 0; }
+  int64_t held_bytes(const HoldArgs& args) const override {
+    return Method::held_bytes(args) +
+           (moves_tokens(args.params) ? 2 * order_bytes(1, args.sizes.seq_len()) : 0);
+  }
 
   void check(const Params& params) const override {
     for (const char* name : {"block_q", "block_k", "sink", "hilbert"})

@@ -192,6 +192,9 @@ class Svg final : public Method {
   std::span<const ParamSpec> specs() const override { return kSvgSpecs; }
   std::string_view density_parameter(const Params& /*params*/) const override { return "density"; }
   bool moves_tokens(const Params& /*params*/) const override { return true; }
+  int64_t held_bytes(const HoldArgs& args) const override {
+    return Method::held_bytes(args) + 2 * order_bytes(args.sizes.num_heads, args.sizes.seq_len());
+  }
 
   void check(const Params& params) const override {
     for (const ParamSpec& spec : kSvgSpecs)

@@ -153,6 +153,15 @@ class Svg2 final : public Method {
   std::string_view density_parameter(const Params& /*params*/) const override { return "top_p"; }
   bool moves_tokens(const Params& /*params*/) const override { return true; }
   std::unique_ptr<State> make_state() const override { return std::make_unique<Centroids>(); }
+  int64_t held_bytes(const HoldArgs& args) const override {
+    const SiteSizes& s = args.sizes;
+    const int64_t video = s.grid.tokens(), text = s.text_tokens > 0 ? 1 : 0;
+    const int64_t q = cluster_count(args.params, "q_clusters", kPublishedQuery, video);
+    const int64_t k = cluster_count(args.params, "k_clusters", kPublishedKey, video);
+    const int64_t offsets = (q + text + 1 + k + text + 1) * static_cast<int64_t>(sizeof(int32_t));
+    return mask_bytes(s.num_heads, q + text, k + text) + 2 * order_bytes(s.num_heads, s.seq_len()) +
+           s.num_heads * (offsets + storage_bytes(s.dtype, (q + k) * s.head_dim));
+  }
 
   void check(const Params& params) const override {
     for (const ParamSpec& spec : kSvg2Specs)

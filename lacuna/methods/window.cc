@@ -37,6 +37,19 @@ Box read_box(const Params& params, std::string_view prefix, int64_t head) {
           params.get_int(name + "_width", head)};
 }
 
+// A grid in tiles of at most its size.
+struct Tiling3d {
+  Box grid, tile, tiles;
+
+  Tiling3d(const VideoGrid& g, const Params& params)
+      : grid{g.frames, g.height, g.width}, tile(read_box(params, "tile", 0)) {
+    for (int axis = 0; axis < 3; ++axis) {
+      tile[axis] = std::min(tile[axis], grid[axis]);
+      tiles[axis] = (grid[axis] + tile[axis] - 1) / tile[axis];
+    }
+  }
+};
+
 struct Range {
   int64_t begin, end;
 };
@@ -51,13 +64,13 @@ Range window_range(int64_t tile, int64_t tiles, int64_t window) {
 
 // Block boundaries of tile order, then text in pieces of one full tile. Empty when uniform blocks
 // of a full tile say the same.
-std::vector<int32_t> tile_offsets(const Box& grid, const Box& tile, const Box& tiles,
-                                  int64_t text_tokens) {
+std::vector<int32_t> tile_offsets(const Tiling3d& cut, int64_t text_tokens) {
+  const Box &tile = cut.tile, &tiles = cut.tiles;
   const int64_t volume = tile[0] * tile[1] * tile[2];
   std::vector<int32_t> offsets{0};
   bool uniform = true;
   const auto extent = [&](int axis, int64_t index) {
-    return std::min(tile[axis], grid[axis] - index * tile[axis]);
+    return std::min(tile[axis], cut.grid[axis] - index * tile[axis]);
   };
   const auto add = [&](int64_t size) {
     offsets.push_back(offsets.back() + static_cast<int32_t>(size));
@@ -69,6 +82,32 @@ std::vector<int32_t> tile_offsets(const Box& grid, const Box& tile, const Box& t
   if (uniform) return {};  // the last text block may be short, as in any uniform layout
   for (int64_t t = 0; t < text_tokens; t += volume) add(std::min(volume, text_tokens - t));
   return offsets;
+}
+
+BlockLayout tile_layout(const Tiling3d& cut, int64_t text_tokens, int64_t num_heads) {
+  const Box &grid = cut.grid, &tile = cut.tile;
+  const int64_t seq_len = grid[0] * grid[1] * grid[2] + text_tokens;
+  const std::vector<int32_t> one = tile_offsets(cut, text_tokens);
+  if (one.empty())
+    return BlockLayout::uniform(seq_len, static_cast<int32_t>(tile[0] * tile[1] * tile[2]));
+  std::vector<int32_t> all;
+  all.reserve(one.size() * static_cast<size_t>(num_heads));
+  for (int64_t i = 0; i < num_heads; ++i) all.insert(all.end(), one.begin(), one.end());
+  return BlockLayout::explicit_offsets(seq_len, num_heads, std::move(all));
+}
+
+// Blocks and orders; the mask is still to come.
+Selection tile_selection(const VideoGrid& grid, const Tiling3d& cut, int64_t text_tokens,
+                         int64_t num_heads) {
+  Selection selection;
+  selection.q_order = tile_order(grid, cut.tile[0], cut.tile[1], cut.tile[2]);
+  // Tiles that span whole frames leave raster order as it is: spare the gather.
+  if (std::is_sorted(selection.q_order.order.begin(), selection.q_order.order.end()))
+    selection.q_order = {};
+  append_text(selection.q_order, text_tokens);
+  selection.k_order = selection.q_order;
+  selection.q_layout = selection.k_layout = tile_layout(cut, text_tokens, num_heads);
+  return selection;
 }
 
 void keep_window(BlockMask& mask, int64_t row, const Box& tiles, const Box& window) {
@@ -95,6 +134,13 @@ class Window final : public Method {
   std::span<const ParamSpec> specs() const override { return kWindowSpecs; }
   bool static_mask() const override { return true; }
   bool moves_tokens(const Params& /*params*/) const override { return true; }
+  int64_t held_bytes(const HoldArgs& args) const override {
+    const SiteSizes& s = args.sizes;
+    const Selection made =
+        tile_selection(s.grid, Tiling3d(s.grid, args.params), s.text_tokens, s.num_heads);
+    return selection_bytes(made) +
+           mask_bytes(s.num_heads, made.q_layout.num_blocks, made.k_layout.num_blocks);
+  }
 
   void check(const Params& params) const override {
     for (const char* name : {"tile_frames", "tile_height", "tile_width"})
@@ -104,23 +150,9 @@ class Window final : public Method {
 
   Selection select(const SelectArgs& args, State* /*state*/) const override {
     check(args.params);
-    const Box grid{args.grid.frames, args.grid.height, args.grid.width};
-    Box tile = read_box(args.params, "tile", 0);
-    Box tiles;
-    for (int axis = 0; axis < 3; ++axis) {
-      tile[axis] = std::min(tile[axis], grid[axis]);
-      tiles[axis] = (grid[axis] + tile[axis] - 1) / tile[axis];
-    }
-    Selection selection;
-    selection.q_order = tile_order(args.grid, tile[0], tile[1], tile[2]);
-    // Tiles that span whole frames leave raster order as it is: spare the gather.
-    if (std::is_sorted(selection.q_order.order.begin(), selection.q_order.order.end()))
-      selection.q_order = {};
-    append_text(selection.q_order, args.text_tokens);
-    selection.k_order = selection.q_order;
-    selection.q_layout = selection.k_layout = layout(args, grid, tile, tiles);
-
+    const Tiling3d cut(args.grid, args.params);
     const auto num_heads = static_cast<int64_t>(args.head_ids.size());
+    Selection selection = tile_selection(args.grid, cut, args.text_tokens, num_heads);
     selection.mask =
         BlockMask(num_heads, selection.q_layout.num_blocks, selection.k_layout.num_blocks);
     for (int64_t i = 0; i < num_heads; ++i) {
@@ -128,25 +160,11 @@ class Window final : public Method {
       if (i > 0 && window == read_box(args.params, "window", args.head_ids[i - 1])) {
         selection.mask.copy_head(i, selection.mask, i - 1);
       } else {
-        keep_window(selection.mask, i, tiles, window);
+        keep_window(selection.mask, i, cut.tiles, window);
       }
     }
     keep_text(selection, args.grid.tokens());
     return selection;
-  }
-
- private:
-  static BlockLayout layout(const SelectArgs& args, const Box& grid, const Box& tile,
-                            const Box& tiles) {
-    const std::vector<int32_t> one = tile_offsets(grid, tile, tiles, args.text_tokens);
-    if (one.empty())
-      return BlockLayout::uniform(args.seq_len(),
-                                  static_cast<int32_t>(tile[0] * tile[1] * tile[2]));
-    std::vector<int32_t> all;
-    all.reserve(one.size() * args.head_ids.size());
-    for (size_t i = 0; i < args.head_ids.size(); ++i) all.insert(all.end(), one.begin(), one.end());
-    return BlockLayout::explicit_offsets(args.seq_len(), static_cast<int64_t>(args.head_ids.size()),
-                                         std::move(all));
   }
 };
 

@@ -86,6 +86,33 @@ TEST_P(MethodContract, SaysWhenItMovesTokens) {
     }
 }
 
+// What is saved between steps, but for single numbers, is no more than planned, nor far less.
+TEST_P(MethodContract, HoldsWhatItSays) {
+  Params moved = small_blocks(method_);
+  if (has_param(method_, "hilbert")) moved.set("hilbert", 1);
+  if (has_param(method_, "anchors")) moved.set("anchors", 2);
+  for (const Shape& shape : {kShapes[1], kShapes[2]})
+    for (const Params& params : {Params(method_.specs()), small_blocks(method_), moved}) {
+      const Selection masks = checkers(shape);
+      Steps steps(method_, params, *ref_, &masks);
+      Selection last;
+      for (const char* seed : {"first", "second", "third"})
+        last = steps.select(make_input(shape, seed));
+      StateTensors saved;
+      const StateIo io = StateIo::writer(saved);
+      transfer(io.in("masks"), last, shape.num_heads, shape.grid.tokens(), shape.text_tokens);
+      if (steps.state() != nullptr)
+        steps.state()->transfer(io.in("method"), shape.num_heads, shape.seq_len());
+      int64_t bytes = 0;
+      for (const auto& [name, tensor] : saved)
+        if (tensor.numel() > 1) bytes += storage_bytes(tensor.view().dtype, tensor.numel());
+      const SiteSizes sizes{shape.grid, shape.text_tokens, shape.num_heads, shape.head_dim};
+      const int64_t held = method_.held_bytes({sizes, params, &masks});
+      EXPECT_LE(bytes, held) << shape;
+      EXPECT_GE(2 * bytes, held) << shape;
+    }
+}
+
 TEST_P(MethodContract, DropsSomething) {
   const Shape shape{{4, 16, 16}, 0, 1};
   const Selection s = run(make_input(shape), small_blocks(method_));

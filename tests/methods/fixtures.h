@@ -124,6 +124,8 @@ class Steps {
     return method_.select(args, state_.get());
   }
 
+  State* state() { return state_.get(); }
+
   int looks = 0;
   std::vector<float> mass, lse;  // of the last look
 
