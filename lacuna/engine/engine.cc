@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lacuna/engine/engine.h"
 
-#include <algorithm>
 #include <chrono>
 #include <map>
 #include <numeric>
@@ -68,15 +67,6 @@ Engine::~Engine() = default;
 
 void Engine::reset() {
   impl_->sites.clear();
-}
-
-bool Engine::carries() const {
-  return std::any_of(policy_.rules().begin(), policy_.rules().end(), [](const Rule& rule) {
-    const Method* method = rule.plan.method;
-    const RefreshKind refresh = rule.plan.refresh.kind;
-    return method != nullptr && (refresh == RefreshKind::carry || method->make_state() != nullptr ||
-                                 (!method->static_mask() && refresh != RefreshKind::every_step));
-  });
 }
 
 // Grid, text and heads are the caller's to set before a restore.

@@ -63,10 +63,8 @@ class Engine {
 
   // Forgets masks and method states: call between generations.
   void reset();
-  // True when masks or method states live from step to step, so that a run cannot go on without
-  // them.
-  bool carries() const;
-  // All of it between two steps, for restore() of an engine with the same policy; replaces `to`.
+  // All of it between two steps, for restore() of an engine with the same policy, which must begin
+  // with it where Policy::carries; replaces `to`.
   void save(StateTensors& to) const;
   // Throws Error, and knows nothing then, unless `from` is such a state of sites of this grid and
   // head count.

@@ -5,8 +5,13 @@
 #include <array>
 #include <charconv>
 #include <cmath>
+#include <map>
+#include <set>
+#include <tuple>
 
 #include "lacuna/core/error.h"
+#include "lacuna/engine/refresh.h"
+#include "lacuna/methods/selection.h"
 
 namespace lacuna {
 
@@ -351,6 +356,42 @@ bool Policy::moves_tokens() const {
            (given != nullptr &&
             !(given->q_order.empty() && given->k_order.empty() && given->row_source.empty()));
   });
+}
+
+bool Policy::carries() const {
+  return std::any_of(rules_.begin(), rules_.end(), [](const Rule& rule) {
+    const Method* method = rule.plan.method;
+    const RefreshKind refresh = rule.plan.refresh.kind;
+    return method != nullptr && (refresh == RefreshKind::carry || method->make_state() != nullptr ||
+                                 (!method->static_mask() && refresh != RefreshKind::every_step));
+  });
+}
+
+int64_t Policy::held_bytes(std::span<const Site> sites, const SiteSizes& sizes) const {
+  std::vector<int64_t> of_rule;
+  std::set<const Selection*> given;
+  int64_t total = 0;
+  for (const Rule& rule : rules_) {
+    const Plan& plan = rule.plan;
+    const bool drops = plan.refresh.kind == RefreshKind::carry;
+    of_rule.push_back(plan.method == nullptr
+                          ? 0
+                          : plan.method->held_bytes({sizes, plan.params, plan.fixed.get(), drops}) +
+                                anchor_bytes(plan.refresh, sizes));
+    if (plan.fixed != nullptr && given.insert(plan.fixed.get()).second)
+      total += selection_bytes(*plan.fixed);
+  }
+  // A site holds what its last sparse rule left.
+  std::map<std::tuple<int, Branch, int>, int64_t> most;
+  for (const Site& site : sites) {
+    const int rule = index(at(site, sizes.seq_len()));
+    if (rule < 0) continue;
+    int64_t& bytes = most[{site.layer, site.branch, site.expert}];
+    bytes = std::max(bytes, of_rule[static_cast<size_t>(rule)]);
+  }
+  const int64_t copies = carries() ? 2 : 1;
+  for (const auto& [site, bytes] : most) total += copies * bytes;
+  return total;
 }
 
 std::string dense_reason(const Rule& rule) {

@@ -106,6 +106,13 @@ class Policy {
   int index(const Rule& rule) const;
   // Whether attention under any rule may put tokens in another order (Method::moves_tokens).
   bool moves_tokens() const;
+  // True when masks or method states live from step to step, so that a run cannot go on without
+  // them.
+  bool carries() const;
+  // Bytes that an engine holds from call to call when it has run at all of `sites`: selections,
+  // method states and drift anchors, a second time where the policy carries them (Engine::save),
+  // and the masks that rules were given.
+  int64_t held_bytes(std::span<const Site> sites, const SiteSizes& sizes) const;
 
  private:
   std::vector<Rule> rules_;

@@ -16,7 +16,18 @@ double ratio(const L1Distance& d) {
   return d.difference / d.norm;  // infinity at a zero anchor: any move selects
 }
 
+BlockLayout mean_layout(const Refresh& rule, int64_t seq_len) {
+  const int64_t pool = rule.pool == 0 ? seq_len : rule.pool;
+  return BlockLayout::uniform(seq_len, static_cast<int32_t>(pool));
+}
+
 }  // namespace
+
+int64_t anchor_bytes(const Refresh& rule, const SiteSizes& sizes) {
+  if (rule.kind != RefreshKind::drift) return 0;
+  const int64_t means = mean_layout(rule, sizes.seq_len()).num_blocks;
+  return 2 * sizes.num_heads * means * sizes.head_dim * static_cast<int64_t>(sizeof(float));
+}
 
 L1Distance l1_distance(std::span<const float> a, std::span<const float> b) {
   L1Distance sum;
@@ -84,8 +95,7 @@ void RefreshState::transfer(const StateIo& io, int64_t num_heads) {
 void RefreshState::measure(const Refresh& rule, const TensorView& q, const TensorView& k,
                            Backend& backend, Workspace& workspace) {
   const int64_t num_heads = q.shape[0], seq_len = q.shape[1], head_dim = q.shape[2];
-  const int64_t pool = rule.pool == 0 ? seq_len : rule.pool;
-  const BlockLayout layout = BlockLayout::uniform(seq_len, static_cast<int32_t>(pool));
+  const BlockLayout layout = mean_layout(rule, seq_len);
   head_size_ = layout.num_blocks * head_dim;
   q_mean_ = workspace.host("refresh.q_mean", DType::f32, {num_heads, layout.num_blocks, head_dim});
   k_mean_ = workspace.host("refresh.k_mean", DType::f32, {num_heads, layout.num_blocks, head_dim});

@@ -20,6 +20,9 @@ struct L1Distance {
 };
 L1Distance l1_distance(std::span<const float> a, std::span<const float> b);
 
+// What the anchors of one site take, below.
+int64_t anchor_bytes(const Refresh& rule, const SiteSizes& sizes);
+
 // State of one (layer, branch, expert). Source: HASTE Temporal Mask Reuse (arXiv 2605.14513, Eq. 5
 // and Algorithm 1).
 //

@@ -179,6 +179,8 @@ void Comparer::check_room() const {
     return runner.policy.moves_tokens();
   });
   MemoryPlan plan = plan_memory(model_, r, task_.tiling, moves_tokens);
+  for (const Runner& runner : runners_)  // one at a time
+    plan.attention = std::max(plan.attention, attention_bytes(model_, r, runner.policy));
   const auto subjects = static_cast<int64_t>(runners_.size());
   const int64_t clip = int64_t{3} * r.width * r.height * r.frames;
   const int64_t latents =

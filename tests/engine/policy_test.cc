@@ -205,6 +205,36 @@ TEST(Policy, SaysWhetherTokensMayMove) {
   EXPECT_TRUE(given("calibatt", false, 2));
 }
 
+// The largest rule of each site; sites of dense rules hold nothing, masks that are shared are held
+// once beside their copies.
+TEST(Policy, HoldsTheMostOfWhatRunsAtASite) {
+  const SiteSizes sizes{{1, 8, 16}, 0, 2, 32};
+  Policy policy = make_policy(parse_plan("radial:block=64"), {}, "2", "0", 0, 50);
+  const int64_t mask = 2 * 2 * 8;
+  const auto held = [&](std::initializer_list<Site> sites) {
+    return policy.held_bytes({sites.begin(), sites.size()}, sizes);
+  };
+  EXPECT_EQ(held({}), 0);
+  EXPECT_EQ(held({site_at(1, 1), site_at(2, 0)}), 0);
+  EXPECT_EQ(held({site_at(2, 1), site_at(3, 1)}), mask);
+  EXPECT_EQ(held({site_at(2, 1), site_at(2, 2), site_at(2, 1, Branch::uncond)}), 3 * mask);
+  EXPECT_EQ(held({site_at(2, 1), site_at(2, 1, Branch::cond, 1)}), 2 * mask);
+
+  const auto given = std::make_shared<Selection>();
+  given->q_layout = given->k_layout = BlockLayout::uniform(128, 32);
+  given->mask = BlockMask(2, 4, 4);
+  policy = {};
+  for (const int layer : {1, 2}) {
+    Rule rule;
+    rule.match.layers = {layer};
+    rule.plan = parse_plan("fixed");
+    rule.plan.fixed = given;
+    policy.add(rule);
+  }
+  EXPECT_EQ(held({}), 2 * 4 * 8);
+  EXPECT_EQ(held({site_at(0, 1), site_at(0, 2), site_at(0, 3)}), 3 * 2 * 4 * 8);
+}
+
 TEST(MakePolicy, DenseStepsLayersAndShortSequences) {
   const Policy policy =
       make_policy(parse_plan("radial"), parse_skip("running_lse"), "3", "0,2-3", 1000, 50);

@@ -81,7 +81,7 @@ TEST_P(StateTest, ARestoredEngineGoesOnBitForBit) {
   std::vector<std::vector<std::vector<float>>> outputs;
   std::vector<StateTensors> states(kSteps);  // before each step
   const auto whole = engine();
-  EXPECT_TRUE(whole->carries());
+  EXPECT_TRUE(whole->policy().carries());
   for (int i = 0; i < kSteps; ++i) {
     whole->save(states[i]);
     outputs.push_back(step(*whole, i));
@@ -91,6 +91,48 @@ TEST_P(StateTest, ARestoredEngineGoesOnBitForBit) {
     restore(*part, states[stop]);
     for (int i = stop; i < kSteps; ++i) EXPECT_EQ(step(*part, i), outputs[i]) << stop << " " << i;
   }
+}
+
+// Bytes of what an engine saves, but for single numbers and what names sites and heads.
+int64_t saved_bytes(const Engine& engine) {
+  StateTensors saved;
+  engine.save(saved);
+  int64_t bytes = 0;
+  for (const auto& [name, tensor] : saved)
+    if (tensor.numel() > 1 && name != "sites" && !name.ends_with("refresh.heads"))
+      bytes += storage_bytes(tensor.view().dtype, tensor.numel());
+  return bytes;
+}
+
+constexpr SiteSizes kSizes{kShape.grid, kShape.text_tokens, kShape.num_heads, kShape.head_dim};
+
+// The plan counts both sites twice: what the engine holds, and what it saves of it.
+TEST_P(StateTest, HoldsWhatThePolicySays) {
+  const auto whole = engine();
+  std::vector<Site> sites;
+  for (int i = 0; i < kSteps; ++i) {
+    step(*whole, i);
+    for (const Branch branch : {Branch::cond, Branch::uncond})
+      sites.push_back(site_at(kFirstStep + i, 1, branch));
+  }
+  const int64_t held = whole->policy().held_bytes(sites, kSizes);
+  EXPECT_LE(2 * saved_bytes(*whole), held);
+  EXPECT_GE(4 * saved_bytes(*whole), held);
+}
+
+TEST(State, ASkipRuleThatIsCarriedMakesAMaskOfDense) {
+  const auto backend = make_backend("cpu");
+  Plan plan = parse_plan("dense:refresh=carry,retest=3");
+  plan.skip = parse_skip("running_max:lambda=0.9");
+  Engine engine(*backend, policy_of(std::move(plan)));
+  const Input in = make_input(kShape);
+  attend(engine, site_at(0), in);
+  attend(engine, site_at(1), in);
+  const Site sites[] = {site_at(0), site_at(1)};
+  EXPECT_EQ(engine.policy().held_bytes(sites, kSizes), 2 * 2 * 8) << "two heads of one block";
+  StateTensors saved;
+  engine.save(saved);
+  EXPECT_EQ(saved.at("0.masks.mask.words").numel(), 2);
 }
 
 // What is carried matters: without it, outputs differ.
@@ -154,7 +196,7 @@ TEST(State, AFailedRestoreForgetsWhatTheEngineKnew) {
 TEST(State, NothingIsCarriedWhereStepsStandAlone) {
   const auto backend = make_backend("ref");
   for (const char* attention : {"dense", "radial", "window", "xattention:block=16,stride=4"})
-    EXPECT_FALSE(Engine(*backend, policy_of(parse_plan(attention))).carries()) << attention;
+    EXPECT_FALSE(policy_of(parse_plan(attention)).carries()) << attention;
 }
 
 }  // namespace

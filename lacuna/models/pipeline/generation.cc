@@ -36,6 +36,7 @@ std::string memory_parts(const MemoryPlan& plan) {
   std::string parts;
   for (const auto& [name, bytes] : {std::pair{"weights", plan.weights},
                                     {"activations", plan.activations},
+                                    {"attention state", plan.attention},
                                     {"decoder", plan.decoder}})
     if (bytes > 0)
       parts += fmt::format("{}{} {}", parts.empty() ? "" : ", ", name, memory_size(bytes));
@@ -56,13 +57,20 @@ void check_content(const Request& request) {
 void restore_attention(Engine& engine, Model& model, const Request& request,
                        const SamplingState& state) {
   const bool finished = state.next_step == make_sampler(request.sampler)->num_steps();
-  if (state.next_step == 0 || finished || !engine.carries()) return;
+  if (state.next_step == 0 || finished || !engine.policy().carries()) return;
   LACUNA_CHECK(!state.attention.empty(),
                "resume: {} carries masks from step to step, which the latents file does not hold; "
                "start again",
                request.profile.empty() ? request.attention : request.profile);
   const ProfileTarget target = profile_target(model, request);
   engine.restore(state.attention, target.grid, target.text_tokens, target.num_heads);
+}
+
+int64_t bytes_of(const StateTensors& tensors) {
+  int64_t bytes = 0;
+  for (const auto& [name, tensor] : tensors)
+    bytes += storage_bytes(tensor.view().dtype, tensor.numel());
+  return bytes;
 }
 
 // Where attention will run from `first_step` on.
@@ -262,6 +270,14 @@ MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tilin
   return plan;
 }
 
+int64_t attention_bytes(Model& model, const Request& request, const Policy& policy) {
+  const WanConfig& config = model.transformer_config();
+  const VideoGrid grid =
+      model.grid(model.latent_shape(request.width, request.height, request.frames));
+  return policy.held_bytes(planned_sites(model, request, 0),
+                           {grid, 0, config.num_heads, config.head_dim, compute_dtype(request)});
+}
+
 namespace {
 
 // Within the limit of a backend with memory of its own; ops there take some for themselves.
@@ -290,13 +306,16 @@ void check_own_memory(const MemoryPlan& plan, int64_t limit, const NoteHook& not
 
 }  // namespace
 
-void check_memory(const MemoryPlan& plan, const Backend& backend, int64_t max_memory,
+void check_memory(const MemoryPlan& whole, const Backend& backend, int64_t max_memory,
                   const NoteHook& note) {
+  const bool on_host = backend.device() == Device::cpu;
+  MemoryPlan plan = whole;
+  if (!on_host) plan.attention = 0;
   if (const int64_t limit = backend.memory_use().limit; limit > 0)
     return check_own_memory(plan, limit, note);
   // A device without a limit says itself when it has no more.
-  const bool on_host = backend.device() == Device::cpu;
-  const int64_t available = on_host ? available_memory() : 0;
+  int64_t available = on_host ? available_memory() : 0;
+  if (available > 0) available += plan.loaded;
   if (note) {
     note(fmt::format("memory: {}; peak {} {}", memory_parts(plan), memory_size(plan.peak()),
                      on_host ? "of " + memory_size(available) + " available" : "on the device"));
@@ -318,12 +337,14 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   const int first_step = resume ? resume->next_step : 0;
   set_up(engine, model, request, hooks, first_step);
   check_content(request);
-  if (resume) restore_attention(engine, model, request, *resume);
   if (max_memory > 0) ctx.backend.limit_memory(max_memory);
   const bool moves_tokens = engine.policy().moves_tokens() || !request.replay_masks.empty();
   MemoryPlan memory = plan_memory(model, request, tiling, moves_tokens);
+  memory.attention = attention_bytes(model, request, engine.policy());
+  if (resume) memory.loaded = bytes_of(resume->attention);
   if (files.video.empty()) memory.decoder = 0;
   check_memory(memory, ctx.backend, max_memory, hooks.note);
+  if (resume) restore_attention(engine, model, request, *resume);
   if (!files.video.empty()) {
     // Opened and dropped: an unwritable output is better known now than after an hour.
     open_video(files.video, {.width = request.width, .height = request.height, .fps = request.fps});

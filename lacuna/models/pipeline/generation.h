@@ -66,22 +66,29 @@ struct GenerationHooks {
 struct MemoryPlan {
   int64_t weights = 0;      // one expert as stored (memory-mapped pages)
   int64_t activations = 0;  // of one forward, with the prompts' keys and values
+  int64_t attention = 0;    // on the host: what attention holds from step to step
+  int64_t loaded = 0;       // of that, what a resumed run has loaded already
   int64_t decoder = 0;      // activations of the video decoder
   int64_t passing = 0;      // weights that pass one by one where not all have room
-  int64_t peak() const { return std::max(weights + activations, decoder); }
+  int64_t peak() const { return std::max(weights + activations + attention, decoder); }
+  // On a device.
   int64_t least() const { return std::max(std::min(weights, passing) + activations, decoder); }
 };
 
 // `moves_tokens`: attention may put tokens in another order, so that it holds q, k, v and out
-// twice.
+// twice. Without MemoryPlan::attention, which is attention_bytes().
 MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tiling,
                        bool moves_tokens);
+// Bytes of masks, token orders and method states under `policy`, of all layers, guidance branches
+// and experts, with the copy that a stopped run goes on from.
+int64_t attention_bytes(Model& model, const Request& request, const Policy& policy);
 // Bytes this machine can still give out (MemAvailable), 0 when unknown.
 int64_t available_memory();
 // Throws Error when the plan needs more than what is available or than max_memory (0 = no own
 // limit). Where the backend has memory of its own, the plan is of that, within the backend's limit,
-// and weights need not have room all at once. `note`, if any, gets one line with the plan.
-void check_memory(const MemoryPlan& plan, const Backend& backend, int64_t max_memory,
+// without MemoryPlan::attention, and weights need not have room all at once. `note`, if any, gets
+// one line with the plan.
+void check_memory(const MemoryPlan& whole, const Backend& backend, int64_t max_memory,
                   const NoteHook& note);
 
 struct GenerationResult {

@@ -57,7 +57,7 @@ void snapshot(const Sampler& sampler, const Engine& engine, const TensorView& x,
     state.sampler.emplace_back(s.name, copy_of(s.values));
   }
   state.attention.clear();
-  if (engine.carries() && next_step < sampler.num_steps()) engine.save(state.attention);
+  if (engine.policy().carries() && next_step < sampler.num_steps()) engine.save(state.attention);
 }
 
 std::unique_ptr<Sampler> restored_sampler(const Request& request, const SamplingState& state) {

@@ -417,7 +417,8 @@ TEST_F(GenerationTest, PlansForTokensInAnotherOrder) {
   const auto begin = [&](const char* attention) {
     r.attention = attention;
     Context ctx{*backend_, DType::bf16};
-    generate(*model, ctx, r, only_latents, {}, dense.weights + dense.activations, hooks);
+    constexpr int64_t kState = 64 << 10;  // what attention holds is less
+    generate(*model, ctx, r, only_latents, {}, dense.weights + dense.activations + kState, hooks);
   };
   for (const char* attention : {"dense", "xattention", "sparge"})
     EXPECT_NO_THROW(begin(attention)) << attention;
@@ -425,6 +426,51 @@ TEST_F(GenerationTest, PlansForTokensInAnotherOrder) {
     EXPECT_THROW(begin(attention), Error) << attention;
   EXPECT_EQ(plan_memory(*model, r, {}, true).activations - dense.activations,
             4 * 3 * 4 * 6 * 256 * 2);
+}
+
+// Before step 0: masks, orders and states of 4 layers and 2 guidance branches, of 4 heads of 64
+// channels over 72 tokens, and the copy that a stopped run goes on from.
+TEST_F(GenerationTest, PlansForWhatAttentionHolds) {
+  const auto model = Model::synthetic("tiny", DType::bf16);
+  Request r = request();
+  r.guidance = r.guidance_low = 5.0;
+  const auto site = [&](const char* attention, const char* skip = "none") {
+    r.attention = attention;
+    r.skip = skip;
+    return attention_bytes(*model, r, request_policy(*model, r)) / 8.0;
+  };
+  constexpr int64_t kMask = 4 * 5 * 8;  // 5 blocks: a word for each row
+  EXPECT_EQ(site("dense"), 0);
+  EXPECT_EQ(site("xattention:block=16,stride=4"), kMask);
+  EXPECT_EQ(site("xattention:block=16,stride=4,refresh=never"), 2 * kMask);
+  EXPECT_EQ(site("xattention:block=16,stride=4,refresh=drift,pool=16"),
+            2 * (kMask + 2 * 4 * 5 * 64 * 4));
+  EXPECT_EQ(site("dense:refresh=carry", "running_max:lambda=0.9"), 2 * 4 * 8);
+  EXPECT_EQ(site("svg2:q_clusters=3,k_clusters=5"),
+            2 * (4 * 3 * 8 + 2 * 4 * 72 * 4 + 4 * (4 + 6) * 4 + 4 * (3 + 5) * 64 * 2));
+  const double adaspa = site("adaspa:block=16");
+  EXPECT_EQ(adaspa, 2 * (kMask + 4 * (72 * 4 + 2 * 8)));
+  r.dense_layers = "0";
+  EXPECT_EQ(site("adaspa:block=16"), adaspa * 3 / 4);
+  r.dense_layers = "";
+  r.guidance = r.guidance_low = 1.0;
+  EXPECT_EQ(site("adaspa:block=16"), adaspa / 2);
+
+  const MemoryPlan plan = plan_memory(*model, r, {}, false);
+  const int64_t most = plan.weights + plan.activations + static_cast<int64_t>(4 * adaspa);
+  GenerationFiles only_latents = files("h");
+  only_latents.video.clear();
+  GenerationHooks hooks;
+  hooks.plan_only = true;
+  std::string line;
+  hooks.note = [&](const std::string& note) { line = note; };
+  const auto begin = [&](int64_t max_memory) {
+    Context ctx{*backend_, DType::bf16};
+    generate(*model, ctx, r, only_latents, {}, max_memory, hooks);
+  };
+  EXPECT_NO_THROW(begin(most));
+  EXPECT_THAT(line, testing::HasSubstr(", attention state 0.0 MiB; peak "));
+  EXPECT_THROW(begin(most - 1), Error);
 }
 
 TEST_F(GenerationTest, RefusesHostileLatentsFiles) {
