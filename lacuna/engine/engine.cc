@@ -67,6 +67,8 @@ Engine::~Engine() = default;
 
 void Engine::reset() {
   impl_->sites.clear();
+  impl_->followed = {};
+  impl_->workspace.release();
 }
 
 // Grid, text and heads are the caller's to set before a restore.

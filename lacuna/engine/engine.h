@@ -61,7 +61,7 @@ class Engine {
   // lse [num_heads, seq_len], raster order, natural log; -inf where a row kept nothing.
   void write_lse(std::span<float> lse) { lse_ = lse; }
 
-  // Forgets masks and method states: call between generations.
+  // Forgets masks and method states and gives scratch memory back: call between generations.
   void reset();
   // All of it between two steps, for restore() of an engine with the same policy, which must begin
   // with it where Policy::carries; replaces `to`.

@@ -166,6 +166,28 @@ TEST_P(Guarded, FollowsSelections) {
   EXPECT_TRUE(same_bytes(on_host(guarded, out), in.out));
 }
 
+TEST_P(Guarded, AResetGivesMemoryBackAndBeginsAnew) {
+  GuardedBackend guarded(make_backend(std::get<1>(GetParam())));
+  Engine engine(guarded, policy_of(plan_));
+  const Input in = make_input(kShape);
+  const Tensor q = on_backend(guarded, in.q), k = on_backend(guarded, in.k),
+               v = on_backend(guarded, in.v), out = on_backend(guarded, in.out);
+  const size_t inputs = guarded.allocations();
+  const auto outputs = [&] {
+    std::vector<Tensor> made;
+    for (int step = 0; step < 2; ++step) {
+      engine.attend(site_at(step), kShape.grid, kShape.text_tokens, q, k, v, out);
+      made.push_back(on_host(guarded, out));
+    }
+    return made;
+  };
+  const std::vector<Tensor> first = outputs();
+  engine.reset();
+  EXPECT_EQ(guarded.allocations(), inputs);
+  const std::vector<Tensor> again = outputs();
+  for (size_t step = 0; step < 2; ++step) EXPECT_TRUE(same_bytes(again[step], first[step])) << step;
+}
+
 INSTANTIATE_TEST_SUITE_P(AllMethods, Guarded,
                          testing::Combine(testing::ValuesIn(all_methods().begin(),
                                                             all_methods().end()),

@@ -394,6 +394,7 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
 
   if (!files.video.empty()) {
     // The decoder needs the room.
+    engine.reset();
     ctx.workspace.release();
     model.release_transformer();
     start = Clock::now();
