@@ -18,10 +18,13 @@ namespace {
 // Its functions, by their names. They stay loaded.
 struct Api {
   decltype(&cublasLtCreate) create;
+  decltype(&cublasLtDestroy) destroy;
   decltype(&cublasLtGetVersion) version;
   decltype(&cublasLtMatmulDescCreate) create_matmul;
   decltype(&cublasLtMatmulDescSetAttribute) set_matmul;
+  decltype(&cublasLtMatmulDescDestroy) destroy_matmul;
   decltype(&cublasLtMatrixLayoutCreate) create_layout;
+  decltype(&cublasLtMatrixLayoutDestroy) destroy_layout;
   decltype(&cublasLtMatmulPreferenceCreate) create_preference;
   decltype(&cublasLtMatmulPreferenceSetAttribute) set_preference;
   decltype(&cublasLtMatmulPreferenceDestroy) destroy_preference;
@@ -37,10 +40,13 @@ bool find(void* library, const char* name, F* function) {
 
 bool find_all(void* library, Api* a) {
   return find(library, "cublasLtCreate", &a->create) &&
+         find(library, "cublasLtDestroy", &a->destroy) &&
          find(library, "cublasLtGetVersion", &a->version) &&
          find(library, "cublasLtMatmulDescCreate", &a->create_matmul) &&
          find(library, "cublasLtMatmulDescSetAttribute", &a->set_matmul) &&
+         find(library, "cublasLtMatmulDescDestroy", &a->destroy_matmul) &&
          find(library, "cublasLtMatrixLayoutCreate", &a->create_layout) &&
+         find(library, "cublasLtMatrixLayoutDestroy", &a->destroy_layout) &&
          find(library, "cublasLtMatmulPreferenceCreate", &a->create_preference) &&
          find(library, "cublasLtMatmulPreferenceSetAttribute", &a->set_preference) &&
          find(library, "cublasLtMatmulPreferenceDestroy", &a->destroy_preference) &&
@@ -76,6 +82,18 @@ class CublasLt final : public MatrixLibrary {
   CublasLt(const Api& api, void* workspace) : api_(api), workspace_(workspace) {
     check(api_.create(&handle_), "cublasLtCreate");
   }
+  CublasLt(const CublasLt&) = delete;
+  CublasLt& operator=(const CublasLt&) = delete;
+  // With the context current, as in gemm().
+  ~CublasLt() override {
+    for (const auto& [key, plan] : plans_) {
+      if (plan.matmul != nullptr) api_.destroy_matmul(plan.matmul);
+      if (plan.base != plan.out && plan.base != nullptr) api_.destroy_layout(plan.base);
+      for (const cublasLtMatrixLayout_t layout : {plan.w, plan.x, plan.out})
+        if (layout != nullptr) api_.destroy_layout(layout);
+    }
+    api_.destroy(handle_);
+  }
   std::string name() const override {
     const size_t v = api_.version();
     return fmt::format("cuBLASLt {}.{}.{}", v / 10000, v / 100 % 100, v % 100);
@@ -97,7 +115,7 @@ class CublasLt final : public MatrixLibrary {
  private:
   // All that the choice of an algorithm may depend on.
   using Key = std::tuple<int32_t, int32_t, int32_t, int64_t, int64_t, int64_t, int64_t, int,
-                         std::array<uint32_t, 4>>;
+                         std::array<uint32_t, 5>>;
   static Key key_of(const Gemm& g) {
     const int flags = (g.bf16 ? 1 : 0) | (g.out_bf16 ? 2 : 0) | (g.bias != nullptr ? 4 : 0) |
                       (g.base == nullptr ? 0
@@ -113,7 +131,8 @@ class CublasLt final : public MatrixLibrary {
             g.base_stride,
             flags,
             {alignment(g.x), alignment(g.w), alignment(g.out),
-             alignment(g.base == nullptr ? g.out : g.base)}};
+             alignment(g.base == nullptr ? g.out : g.base),
+             alignment(g.bias == nullptr ? g.out : g.bias)}};
   }
 
   Plan& plan_of(const Gemm& g) {
@@ -172,6 +191,9 @@ class CublasLt final : public MatrixLibrary {
       check(api_.set_preference(preference, what, &value, sizeof(value)), "preference");
     };
     set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{kMatrixWorkspaceBytes});
+    // Sums are f32 also where a product is cut along its channels: not in the type of the result.
+    set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+        uint32_t{CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE});
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment(g.w));
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment(g.x));
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment(g.base == nullptr ? g.out : g.base));
@@ -189,7 +211,6 @@ class CublasLt final : public MatrixLibrary {
 
   const Api api_;
   void* workspace_;
-  // These live as long as the process.
   cublasLtHandle_t handle_ = nullptr;
   std::map<Key, Plan> plans_;
 };
@@ -205,11 +226,10 @@ std::unique_ptr<MatrixLibrary> open_matrix_library(void* workspace, std::string*
     try {
       return std::make_unique<CublasLt>(api, workspace);
     } catch (const Error& e) {
-      *why = e.what();
-      return nullptr;
+      *why = e.what();  // a driver older than this library: perhaps the other one
     }
   }
-  *why = "libcublasLt.so.13 or .12 cannot be opened";
+  if (why->empty()) *why = "libcublasLt.so.13 or .12 cannot be opened";
   return nullptr;
 }
 

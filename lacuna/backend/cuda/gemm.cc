@@ -35,8 +35,9 @@ Gemm rows_of(const Gemm& g, int32_t begin, int32_t count) {
 // As Device::gemm asks, but for the type of the bias.
 bool library_can(const Gemm& g) {
   const bool types = g.bf16 || !g.out_bf16;
+  // How exact its tanh is, nobody says: enough for bf16, perhaps not for f32.
   const bool end = g.activation == Activation::none ||
-                   (g.activation == Activation::gelu_tanh && g.base == nullptr);
+                   (g.activation == Activation::gelu_tanh && g.base == nullptr && g.out_bf16);
   return types && end && g.gate == nullptr && g.k > 0;
 }
 
