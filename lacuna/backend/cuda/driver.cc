@@ -230,6 +230,7 @@ class DriverDevice final : public Device {
 
   TensorMap tensor_map(const void* base, int64_t channels, int64_t tokens, int64_t heads,
                        int64_t token_stride, int64_t head_stride) override {
+    enter();
     CUtensorMap map;
     const cuuint64_t size[] = {static_cast<cuuint64_t>(channels), static_cast<cuuint64_t>(tokens),
                                static_cast<cuuint64_t>(heads)};
@@ -422,8 +423,10 @@ class DriverDevice final : public Device {
     // One that is gone, as when the process ends, or that a fault broke, has taken all of it along.
     if (context_ == nullptr || api_.set_context(context_) != CUDA_SUCCESS ||
         api_.synchronize(stream_) != CUDA_SUCCESS ||
-        (copies_ != nullptr && api_.synchronize(copies_) != CUDA_SUCCESS))
+        (copies_ != nullptr && api_.synchronize(copies_) != CUDA_SUCCESS)) {
+      static_cast<void>(library_.release());  // its end would call into what is gone
       return;
+    }
     library_.reset();  // it works in workspace_
     release(workspace_);
     if (pooled_) {
@@ -458,6 +461,10 @@ class DriverDevice final : public Device {
     check(api_.memory_pool(&pool_, device_), "cuDeviceGetDefaultMemPool");
     cuuint64_t keep = UINT64_MAX;
     check(api_.set_pool_attribute(pool_, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, &keep),
+          "cuMemPoolSetAttribute");
+    // Nor may it make the stream of copies wait for kernels, so as to give out what they hold.
+    int none = 0;
+    check(api_.set_pool_attribute(pool_, CU_MEMPOOL_ATTR_REUSE_ALLOW_INTERNAL_DEPENDENCIES, &none),
           "cuMemPoolSetAttribute");
     pooled_ = true;
   }
