@@ -371,8 +371,12 @@ class GenerateTest(CliTest):
         check.stages["compile"] = {"ok": True}
         check.save()
         self.assertFalse(json.loads(out.read_text())["ok"])
+        check.stages["racecheck"] = {"ok": False, "informs": True}
         check.save(finished=True)
         self.assertTrue(json.loads(out.read_text())["ok"])
+        check.stages["tests"] = {"ok": False}
+        check.save(finished=True)
+        self.assertFalse(json.loads(out.read_text())["ok"])
 
     def test_a_clip_says_how_it_was_made(self):
         for name in ("a.mp4", "a.y4m", "a.png"):
