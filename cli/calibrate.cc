@@ -125,12 +125,16 @@ Calibration calibrate(const CalibrateOptions& o, Subject& subject, const fs::pat
 
 void run_calibrate(CalibrateOptions o) {
   const CalibrationFiles files{o.output};
-  check_files_differ({{"--output", files.profile}, {"its masks", profile_masks(files.profile)}});
+  const std::vector<NamedFile> outputs = {{"--output", files.profile},
+                                          {"its masks", profile_masks(files.profile)},
+                                          {"its measurements", files.measurements()},
+                                          {"its progress", files.progress()}};
+  check_files_differ(outputs, {{"--prompts", o.prompts}});
   const std::vector<std::string> prompts = read_prompts(o.prompts);
   const fs::path folder = fs::absolute(files.profile).parent_path();
   LACUNA_CHECK(fs::is_directory(folder), "output: no folder {}", folder.string());
   const auto backend = o.machine.open();
-  const auto model = o.model.open();
+  const auto model = o.model.open(outputs);
   Request request = o.request.make(*model);
   request.dtype = o.model.dtype;
   const int num_layers = static_cast<int>(model->transformer_config().num_layers);

@@ -17,6 +17,7 @@
 #include "lacuna/backend/cpu/cpu_backend.h"
 #include "lacuna/core/atomic_file.h"
 #include "lacuna/core/error.h"
+#include "lacuna/engine/profile.h"
 #include "lacuna/models/video/video_writer.h"
 #include "lacuna/report/comparison.h"
 #include "lacuna/report/comparison_report.h"
@@ -81,6 +82,15 @@ std::vector<CompareCandidate> candidates_of(const CompareOptions& o) {
   return list;
 }
 
+std::vector<NamedFile> files_compared(const CompareOptions& o, const CompareTask& task) {
+  std::vector<NamedFile> files = {{"--prompt-file", o.prompt_file}};
+  for (const CompareCandidate& candidate : task.candidates) {
+    files.push_back({"--profile", candidate.request.profile});
+    files.push_back({"the profile's masks", named_masks_file(candidate.request.profile)});
+  }
+  return files;
+}
+
 std::vector<std::string> prompts_of(const CompareOptions& o) {
   std::vector<std::string> prompts;
   if (!o.prompt.empty()) prompts.push_back(o.prompt);
@@ -133,12 +143,13 @@ std::string without_pictures(Json report) {
 }
 
 void run_compare(const CompareOptions& o) {
-  check_files_differ({{"--output", o.output}, {"--report", o.report}});
+  const std::vector<NamedFile> outputs = {{"--output", o.output}, {"--report", o.report}};
   CompareTask task;
   task.candidates = candidates_of(o);
+  check_files_differ(outputs, files_compared(o, task));
   task.prompts = prompts_of(o);
   const auto backend = o.machine.open();
-  const auto model = o.model.open();
+  const auto model = o.model.open(outputs);
   task.request = o.request.make(*model);
   task.request.dtype = o.model.dtype;
   task.seeds = o.seeds;

@@ -4,10 +4,12 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "cli/command.h"
 #include "cli/interrupt.h"
 #include "cli/options.h"
+#include "cli/output_files.h"
 #include "cli/progress.h"
 #include "lacuna/core/error.h"
 #include "lacuna/models/pipeline/generation.h"
@@ -25,8 +27,10 @@ struct DecodeOptions {
 };
 
 void run_decode(const DecodeOptions& o) {
+  const std::vector<NamedFile> outputs = {{"--output", o.output}};
+  check_files_differ(outputs, {{"latents", o.latents}});
   const auto backend = o.machine.open();
-  const auto model = o.model.open();
+  const auto model = o.model.open(outputs);
   LoadedState loaded = load_state(o.latents);
   if (o.fps) loaded.request.fps = *o.fps;
   if (loaded.state.next_step < loaded.request.sampler.num_steps) {

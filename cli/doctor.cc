@@ -13,7 +13,6 @@
 #include "cli/output_files.h"
 #include "cli/work.h"
 #include "lacuna/calibrate/calibration.h"
-#include "lacuna/core/atomic_file.h"
 #include "lacuna/core/error.h"
 #include "lacuna/engine/presets.h"
 #include "lacuna/engine/recording.h"
@@ -31,6 +30,10 @@ struct DoctorOptions {
   double target = 0.05, seconds = 5.0;
   bool check = false;
 };
+
+std::vector<NamedFile> files_of_doctor(const DoctorOptions& o) {
+  return {{"--output", o.output}, {"--report", o.look.report}};
+}
 
 // What was found, and what it holds for.
 struct Case {
@@ -154,7 +157,7 @@ Case examine_recordings(const DoctorOptions& o, Backend& backend, Examination& e
                         Work& work) {
   Case found;
   if (o.look.names_model()) {
-    const auto model = o.look.model.open();
+    const auto model = o.look.model.open(files_of_doctor(o));
     const Request request = o.look.request.make(*model);
     found.target = profile_target(*model, request);
     const auto sampler = make_sampler(request.sampler);
@@ -252,9 +255,7 @@ void diagnose_and_report(const DoctorOptions& o, Backend& backend, const Examine
 }
 
 void check_options(const DoctorOptions& o) {
-  check_files_differ({{"--output", o.output}, {"--report", o.look.report}});
-  o.look.check_report();
-  if (!o.output.empty()) AtomicFile writable(o.output);
+  o.look.check_outputs(files_of_doctor(o));
   if (o.look.recordings.empty()) return;
   if (!o.look.prompts.empty() || !o.look.prompt_file.empty())
     throw UsageError("recordings: take no prompt beside them");
@@ -270,7 +271,8 @@ void run_doctor(const DoctorOptions& o) {
   try {
     Examination examination(*backend, replay_case(o.method, "none"), o.target, check_interrupt);
     std::unique_ptr<LookedModel> model;
-    if (o.look.recordings.empty()) model = std::make_unique<LookedModel>(o.look, *backend);
+    if (o.look.recordings.empty())
+      model = std::make_unique<LookedModel>(o.look, *backend, files_of_doctor(o));
     Case found = model ? examine_model(o, *backend, *model, examination, work)
                        : examine_recordings(o, *backend, examination, work);
     work.end();

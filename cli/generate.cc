@@ -15,6 +15,7 @@
 #include "cli/request_options.h"
 #include "lacuna/core/atomic_file.h"
 #include "lacuna/core/error.h"
+#include "lacuna/engine/profile.h"
 #include "lacuna/engine/recording.h"
 #include "lacuna/models/pipeline/generation.h"
 #include "lacuna/models/video/video_writer.h"
@@ -104,13 +105,30 @@ GenerationFiles make_files(const GenerateOptions& o) {
   // A file that the user named is the user's; the one beside the output goes with the last frame.
   files.keep_latents = !o.latents.empty() || o.no_decode || files.latents != beside;
   if (!o.no_prompt_cache) files.prompt_cache = prompt_cache_folder();
-  check_files_differ({{"--output", files.video},
-                      {"--latents", files.latents},
-                      {"--record", o.record},
-                      {"--trace", o.audit.trace},
-                      {"--save-masks", o.audit.save_masks},
-                      {"--manifest", o.audit.manifest}});
   return files;
+}
+
+// What will be written. Throws UsageError when two are one file, or one is the file to go on from:
+// that only the latents may be, which then replace it by intent.
+std::vector<NamedFile> files_of_run(const GenerateOptions& o, const GenerationFiles& files) {
+  std::vector<NamedFile> outputs = {{"--output", files.video},
+                                    {"--record", o.record},
+                                    {"--trace", o.audit.trace},
+                                    {"--save-masks", o.audit.save_masks},
+                                    {"--manifest", o.audit.manifest}};
+  check_files_differ(outputs, {{"--resume", o.resume}});
+  outputs.insert(outputs.begin() + 1, {"--latents", files.latents});
+  check_files_differ(outputs);
+  return outputs;
+}
+
+// What the run reads beside its model; a request that goes on names its own policy.
+void check_inputs_differ(const GenerateOptions& o, const Request& request,
+                         const std::vector<NamedFile>& outputs) {
+  check_files_differ(outputs, {{"--prompt-file", o.prompt_file},
+                               {"--profile", request.profile},
+                               {"the profile's masks", named_masks_file(request.profile)},
+                               {"--replay-masks", request.replay_masks}});
 }
 
 // Whether the trace goes into a file: its times are worth waiting for a device at every call.
@@ -242,26 +260,32 @@ void note_start(const GenerateOptions& o, const Model& model, const Backend& bac
         first_step, num_steps, names));
 }
 
-void run_generate(const GenerateOptions& o) {
-  const auto backend = o.machine.open();
-  const auto model = o.model.open();
-  const GenerationFiles files = make_files(o);
-  Request request;
-  std::optional<SamplingState> resume;
+// The request of the options, or that of a stopped run, which comes with its state.
+Request starting_request(const GenerateOptions& o, const Model& model,
+                         std::optional<SamplingState>& resume) {
   if (o.resume.empty()) {
     if (o.prompt.empty() && o.prompt_file.empty()) throw UsageError("no prompt: -p \"...\"");
     if (!o.prompt.empty() && !o.prompt_file.empty())
       throw UsageError("--prompt-file: takes no --prompt beside it");
-    request = make_request(o, *model);
-  } else {
-    LoadedState loaded = load_state(o.resume);
-    request = loaded.request;
-    LACUNA_CHECK(request.model == model->identity(),
-                 "resume: {} was made with {}, this model is {}", o.resume, request.model,
-                 model->identity());
-    check_resumed(o, *model, request);
-    resume = std::move(loaded.state);
+    return make_request(o, model);
   }
+  LoadedState loaded = load_state(o.resume);
+  LACUNA_CHECK(loaded.request.model == model.identity(),
+               "resume: {} was made with {}, this model is {}", o.resume, loaded.request.model,
+               model.identity());
+  check_resumed(o, model, loaded.request);
+  resume = std::move(loaded.state);
+  return std::move(loaded.request);
+}
+
+void run_generate(const GenerateOptions& o) {
+  const auto backend = o.machine.open();
+  const GenerationFiles files = make_files(o);
+  const std::vector<NamedFile> outputs = files_of_run(o, files);
+  const auto model = o.model.open(outputs);
+  std::optional<SamplingState> resume;
+  const Request request = starting_request(o, *model, resume);
+  check_inputs_differ(o, request, outputs);
   const int left_step = resume ? 0 : stopped_step(files.latents);
   bool begun = false;
 

@@ -6,6 +6,8 @@
 
 #include "cli/command.h"
 #include "cli/options.h"
+#include "cli/output_files.h"
+#include "lacuna/engine/profile.h"
 #include "lacuna/report/page.h"
 #include "lacuna/report/text.h"
 
@@ -19,7 +21,18 @@ struct InspectOptions {
   bool json = false;
 };
 
+void check_report_file(const InspectOptions& o) {
+  if (o.report.empty()) return;
+  std::vector<NamedFile> inputs;
+  for (const std::string& file : o.files) {
+    inputs.push_back({"files", file});
+    inputs.push_back({"the profile's masks", named_masks_file(file)});
+  }
+  check_files_differ({{"--report", o.report}}, inputs);
+}
+
 void run_inspect(const InspectOptions& o) {
+  check_report_file(o);
   const auto backend = o.machine.open();
   const std::vector<std::filesystem::path> files(o.files.begin(), o.files.end());
   const nlohmann::ordered_json report = inspect(files, *backend);

@@ -48,8 +48,12 @@ std::vector<std::string> LookOptions::all_prompts() const {
   return prompts;
 }
 
-void LookOptions::check_report() const {
-  if (!report.empty()) AtomicFile writable(report);
+void LookOptions::check_outputs(const std::vector<NamedFile>& outputs) const {
+  std::vector<NamedFile> inputs = {{"--prompts", prompt_file}};
+  for (const std::string& recording : recordings) inputs.push_back({"recording", recording});
+  check_files_differ(outputs, inputs);
+  for (const NamedFile& output : outputs)
+    if (!output.path.empty()) AtomicFile writable(output.path);
 }
 
 void LookOptions::finish(const Json& made) const {
@@ -63,8 +67,9 @@ void LookOptions::finish(const Json& made) const {
   if (!report.empty()) write_report(report, made);
 }
 
-LookedModel::LookedModel(const LookOptions& o, Backend& backend)
-    : prompts_(o.all_prompts()), model_(o.model.open()), ctx_{backend} {
+LookedModel::LookedModel(const LookOptions& o, Backend& backend,
+                         const std::vector<NamedFile>& outputs)
+    : prompts_(o.all_prompts()), model_(o.model.open(outputs)), ctx_{backend} {
   request_ = o.request.make(*model_);
   request_.dtype = o.model.dtype;
   ctx_.cancel = &interrupt_flag();

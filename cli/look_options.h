@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cli/options.h"
+#include "cli/output_files.h"
 #include "cli/pipeline_subject.h"
 #include "cli/request_options.h"
 #include "lacuna/engine/json_object.h"
@@ -25,8 +26,9 @@ struct LookOptions {
   bool names_model() const { return !model.is_default(); }
   // What was given, else one default. Throws UsageError on an empty prompt.
   std::vector<std::string> all_prompts() const;
-  // Throws Error when the report cannot be written there; better known before the work.
-  void check_report() const;
+  // Throws UsageError when a file that will be written is read too, Error when it cannot be written
+  // there; better known before the work.
+  void check_outputs(const std::vector<NamedFile>& outputs) const;
   // Writes the page, and prints the object, or as text when not --json.
   void finish(const Json& report) const;
 };
@@ -34,8 +36,8 @@ struct LookOptions {
 // A model that is ready to be run, and what a report says of it.
 class LookedModel {
  public:
-  // Says on stderr what runs, unless quiet.
-  LookedModel(const LookOptions& o, Backend& backend);
+  // Says on stderr what runs, unless quiet. `outputs` as in ModelOptions::open.
+  LookedModel(const LookOptions& o, Backend& backend, const std::vector<NamedFile>& outputs);
   PipelineSubject& subject() { return *subject_; }
   const Request& request() const { return request_; }
   Json settings() const;

@@ -58,7 +58,7 @@ bool ModelOptions::is_default() const {
          text_encoder.empty();
 }
 
-std::unique_ptr<Model> ModelOptions::open() const {
+std::unique_ptr<Model> ModelOptions::open(const std::vector<NamedFile>& outputs) const {
   std::vector<std::filesystem::path> files;
   // The high-noise expert comes first: the order decides when names do not tell.
   if (!high_noise.empty()) files.emplace_back(high_noise);
@@ -71,7 +71,12 @@ std::unique_ptr<Model> ModelOptions::open() const {
     return Model::synthetic(synthetic, dtype == "f32" ? DType::f32 : DType::bf16);
   }
   if (files.empty()) files.push_back(default_model());
-  return Model::open(files);
+  auto model = Model::open(files);
+  std::vector<NamedFile> inputs;
+  for (const auto& read : {files, model->files()})
+    for (const std::filesystem::path& file : read) inputs.push_back({"a file of the model", file});
+  check_files_differ(outputs, inputs);
+  return model;
 }
 
 void AttentionOptions::add_to(CLI::App& command) {

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/output_files.h"
 #include "lacuna/backend/backend.h"
 #include "lacuna/models/context.h"
 #include "lacuna/models/pipeline/model.h"
@@ -33,7 +34,8 @@ struct ModelOptions {
   std::string dtype = "bf16";
   void add_to(CLI::App& command);
   bool is_default() const;  // nothing was named: the small model that ships
-  std::unique_ptr<Model> open() const;
+  // Throws UsageError when one of the files that the command will write is the model's.
+  std::unique_ptr<Model> open(const std::vector<NamedFile>& outputs = {}) const;
 };
 
 // Which policy of attention.

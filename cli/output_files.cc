@@ -20,16 +20,22 @@ fs::path place_of(const fs::path& path) {
   return error ? whole.lexically_normal() : place;
 }
 
+void refuse_one_place(const NamedFile& first, const NamedFile& second) {
+  if (first.path.empty() || second.path.empty()) return;
+  if (place_of(first.path) == place_of(second.path))
+    throw UsageError(fmt::format("{} and {}: both are {}, expected different files", first.name,
+                                 second.name, second.path.string()));
+}
+
 }  // namespace
 
-void check_files_differ(std::initializer_list<OutputFile> files) {
-  for (const OutputFile& later : files)
-    for (const OutputFile* earlier = files.begin(); earlier != &later; ++earlier) {
-      if (later.path.empty() || earlier->path.empty()) continue;
-      if (place_of(later.path) == place_of(earlier->path))
-        throw UsageError(fmt::format("{} and {}: both are {}, expected different files",
-                                     earlier->option, later.option, later.path.string()));
-    }
+void check_files_differ(const std::vector<NamedFile>& outputs,
+                        const std::vector<NamedFile>& inputs) {
+  for (auto output = outputs.begin(); output != outputs.end(); ++output) {
+    for (auto earlier = outputs.begin(); earlier != output; ++earlier)
+      refuse_one_place(*earlier, *output);
+    for (const NamedFile& input : inputs) refuse_one_place(*output, input);
+  }
 }
 
 }  // namespace lacuna::cli

@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a command that writes several files checks before any work.
+// What a command that writes files checks before any work.
 #pragma once
 
 #include <filesystem>
-#include <initializer_list>
+#include <vector>
 
 namespace lacuna::cli {
 
-// A file that will be written and the option that names it; an empty name is none.
-struct OutputFile {
-  const char* option;
+// A file and the option that names it, or words for it; an empty path is none.
+struct NamedFile {
+  const char* name;
   std::filesystem::path path;
 };
 
-// Throws UsageError when two of them are one file: the later would replace the earlier without a
-// word.
-void check_files_differ(std::initializer_list<OutputFile> files);
+// Throws UsageError when two of `outputs` are one file, or one of them is an input too: the later
+// would replace the earlier, or what was read, without a word.
+void check_files_differ(const std::vector<NamedFile>& outputs,
+                        const std::vector<NamedFile>& inputs = {});
 
 }  // namespace lacuna::cli

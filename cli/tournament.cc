@@ -56,7 +56,7 @@ void read_recordings(const LookOptions& o, Inputs& inputs) {
 }
 
 void record_model(const LookOptions& o, Backend& backend, Work& work, Inputs& inputs) {
-  LookedModel model(o, backend);
+  LookedModel model(o, backend, {{"--report", o.report}});
   const ProfileTarget& target = model.subject().target();
   RecordFilter filter = parse_record_sites(o.sites);
   check_record_sites(filter, target.num_steps(), target.num_layers);
@@ -80,7 +80,7 @@ void record_model(const LookOptions& o, Backend& backend, Work& work, Inputs& in
 }
 
 void run_tournament(const TournamentOptions& o) {
-  o.look.check_report();
+  o.look.check_outputs({{"--report", o.look.report}});
   const std::vector<ReplayCase> cases = replay_cases(o.attention, o.skip);
   const auto backend = o.look.machine.open();
   Work work(o.look.quiet);

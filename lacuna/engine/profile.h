@@ -47,6 +47,9 @@ Profile load_profile(const std::filesystem::path& path);
 void check_profile(const Profile& profile, const ProfileTarget& run);
 // Where save_profile puts masks: the same name with extension .safetensors.
 std::filesystem::path profile_masks(const std::filesystem::path& profile);
+// The file that a profile to be read says its masks are in. Empty where it names none or is no
+// profile: whoever loads it says so.
+std::filesystem::path named_masks_file(const std::filesystem::path& profile);
 // Writes `path` and, when a rule has fixed masks, profile_masks(path). Loading it gives the same
 // profile, saving that gives the same bytes. Throws Error on anything load_profile would reject,
 // and on masks with explicit offsets or token orders, which version 1 cannot hold.

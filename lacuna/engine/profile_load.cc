@@ -244,6 +244,15 @@ Profile read_profile(const Json& json, const std::string& who,
   return profile;
 }
 
+Json read_profile_json(const std::filesystem::path& path) {
+  const MappedFile file(path);
+  LACUNA_CHECK(file.bytes().size() <= kMaxProfileBytes, "{}: {} bytes, expected at most {}",
+               path.string(), file.bytes().size(), kMaxProfileBytes);
+  const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()),
+                              file.bytes().size());
+  return parse_json(text, path.string());
+}
+
 }  // namespace
 
 void check_profile_json(const Json& json, std::string_view who) {
@@ -251,14 +260,19 @@ void check_profile_json(const Json& json, std::string_view who) {
 }
 
 Profile load_profile(const std::filesystem::path& path) {
-  const std::string who = path.string();
-  const MappedFile file(path);
-  LACUNA_CHECK(file.bytes().size() <= kMaxProfileBytes, "{}: {} bytes, expected at most {}", who,
-               file.bytes().size(), kMaxProfileBytes);
-  const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()),
-                              file.bytes().size());
   const std::filesystem::path folder = path.parent_path();
-  return read_profile(parse_json(text, who), who, &folder);
+  return read_profile(read_profile_json(path), path.string(), &folder);
+}
+
+std::filesystem::path named_masks_file(const std::filesystem::path& profile) {
+  try {
+    const Json json = read_profile_json(profile);
+    const auto name = json.find("masks_file");
+    if (name != json.end() && name->is_string())
+      return profile.parent_path() / name->get<std::string>();
+  } catch (const Error&) {
+  }
+  return {};
 }
 
 }  // namespace lacuna

@@ -507,4 +507,20 @@ Checkpoint find_checkpoint(std::span<const fs::path> paths) {
   }
 }
 
+std::vector<fs::path> checkpoint_files(const Checkpoint& checkpoint) {
+  std::set<fs::path> files;
+  for (const CheckpointPart* part : {&checkpoint.transformer, &checkpoint.transformer_2,
+                                     &checkpoint.vae, &checkpoint.text_encoder}) {
+    files.insert(part->files.begin(), part->files.end());
+    if (part->config) files.insert(part->config_file);
+    for (const fs::path& file : part->files)
+      if (const auto shard = parse_shard_name(file))
+        files.insert(file.parent_path() / (shard->stem + ".safetensors.index.json"));
+  }
+  if (checkpoint.model_index) files.insert(checkpoint.root / "model_index.json");
+  if (checkpoint.scheduler) files.insert(checkpoint.root / "scheduler" / "scheduler_config.json");
+  if (!checkpoint.tokenizer.empty()) files.insert(checkpoint.tokenizer);
+  return {files.begin(), files.end()};
+}
+
 }  // namespace lacuna

@@ -69,6 +69,10 @@ struct Checkpoint {
 // conditioning, VACE, camera and frame-rate embeddings, LoRA), each by name.
 Checkpoint find_checkpoint(std::span<const std::filesystem::path> paths);
 
+// Every file that these parts come from: weights and the index of their shards, settings,
+// tokenizer. Each once; not all need exist.
+std::vector<std::filesystem::path> checkpoint_files(const Checkpoint& checkpoint);
+
 // By tensor names alone, prefixes already stripped.
 TensorSet classify_tensors(std::span<const std::string> names);
 

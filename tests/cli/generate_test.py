@@ -7,6 +7,7 @@ import pathlib
 import resource
 import runpy
 import shlex
+import shutil
 import signal
 import struct
 import subprocess
@@ -424,6 +425,33 @@ class GenerateTest(CliTest):
         for other in (os.path.relpath(b), f"{self.dir}/none/../b.st", f"{self.dir}/link/b.st", f"{self.dir}//b.st"):
             self.fails(2, "generate", *TINY, "-o", a, "--trace", b, "--save-masks", other, leaves=["link"],
                        says="--trace and --save-masks: both are .*b.st")
+
+    def test_an_input_is_not_an_output(self):
+        prompt, latents, profile, model = (self.dir / name for name in ("p.txt", "l.mp4", "f.json", "model"))
+        prompt.write_text("a red ball")
+        profile.write_text('{"masks_file": "m.st"}')
+        shutil.copytree(pathlib.Path(__file__).parents[2] / "assets" / "lacuna-shapes", model)
+        made = lacuna("generate", *TINY, "--no-decode", "--latents", latents)
+        self.assertEqual(made.returncode, 0, made.stderr)
+        left, kept = ["f.json", "l.mp4", "model", "p.txt"], latents.read_bytes()
+        own = ["generate", "--model", model, "-p", "x", "--no-decode", "--latents", self.dir / "n.st"]
+        resume = ["generate", "--synthetic", "tiny", "--resume", latents]
+        for words, says in (
+                (["generate", *TINY[:-2], "--prompt-file", prompt, "--trace", prompt], "--trace and --prompt-file: both are .*p.txt"),
+                (["generate", *TINY, "--profile", profile, "--save-masks", profile], "--save-masks and --profile: both are "),
+                (["generate", *TINY, "--profile", profile, "--record", self.dir / "m.st"], "--record and the profile's masks: both"),
+                (["generate", *TINY, "--replay-masks", latents, "--manifest", latents], "--manifest and --replay-masks: both are "),
+                ([*resume, "--record", f"{self.dir}//l.mp4"], "--record and --resume: both are "),
+                ([*resume, "--latents", self.dir / "n.st", "-o", latents], "--output and --resume: both are "),
+                (["decode", latents, "--synthetic", "tiny", "-o", latents], "--output and latents: both are .*l.mp4"),
+                ([*own, "--latents", model / "vae" / "diffusion_pytorch_model.safetensors"], "--latents and a file of the model: "),
+                ([*own, "--trace", model / "transformer" / "config.json"], "--trace and a file of the model: both are ")):
+            self.fails(2, *words, leaves=left, says=says)
+        self.assertEqual(latents.read_bytes(), kept)
+        for again in ([], ["--latents", latents], ["--latents", f"{self.dir}/./l.mp4"]):  # goes on in its file
+            made = lacuna(*resume, *again, "-o", self.dir / "a.y4m")
+            self.assertEqual(made.returncode, 0, made.stderr)
+            self.assertTrue(latents.exists())
 
     def test_info(self):
         text = lacuna("info", "--synthetic", "wan2.1-1.3b").stdout

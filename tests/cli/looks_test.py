@@ -198,6 +198,23 @@ class LooksTest(CliTest):
         self.fails(2, *self.calibrate("calibatt"), "-o", self.dir / "c.safetensors", leaves=["prompts.txt"],
                    says="--output and its masks: both are ")
 
+    def test_an_input_is_not_an_output(self):
+        text, other = self.dir / "c.measurements.json", self.dir / "prompts.txt"
+        text.write_text("a red ball\n")
+        calibrate = [*self.calibrate("haste"), "--prompts", text]
+        compare = ["compare", *TINY, "-a", "window"]
+        for words, says in (
+                ([*calibrate, "-o", text], "--output and --prompts: both are .*c.measurements.json"),
+                (calibrate, "its measurements and --prompts: both are "),
+                ([*compare, "--prompt-file", text, "--report", text], "--report and --prompt-file: both are "),
+                ([*compare, "--candidate", f"--profile {other}", "--report", other], "--report and --profile: both are "),
+                (["inspect", text, other, "--report", f"{self.dir}/./prompts.txt"], "--report and files: both are .*prompts.txt"),
+                (["tournament", text, "--report", text], "--report and recording: both are "),
+                (["doctor", text, other, "-o", other], "--output and recording: both are "),
+                (["doctor", *TINY[:-2], "--prompts", text, "--report", text], "--report and --prompts: both are ")):
+            self.fails(2, *words, leaves=["c.measurements.json", "prompts.txt"], says=says)
+        self.assertEqual(text.read_text(), "a red ball\n")
+
     def test_masks_are_saved_and_replayed(self):
         masks, latents = self.dir / "m.safetensors", self.dir / "l.safetensors"
         def made(name, *extra):

@@ -119,6 +119,9 @@ TEST_F(ProfileFile, RoundTripsBitForBit) {
   save_profile(loaded, path_);
   EXPECT_EQ(read(path_), text);
   EXPECT_EQ(read(folder_ / "p.safetensors"), side);
+  EXPECT_EQ(named_masks_file(path_), folder_ / "p.safetensors");
+  EXPECT_EQ(named_masks_file(folder_ / "p.safetensors"), "");
+  EXPECT_EQ(named_masks_file(folder_ / "gone.json"), "");
 }
 
 TEST_F(ProfileFile, SkipCalibrationIsReadAndKept) {
@@ -140,6 +143,7 @@ TEST_F(ProfileFile, WithoutMasksThereIsNoSideFile) {
   save_profile(p, path_);
   EXPECT_FALSE(std::filesystem::exists(folder_ / "p.safetensors"));
   EXPECT_EQ(load_profile(path_).rules.size(), 4u);
+  EXPECT_EQ(named_masks_file(path_), "");
 }
 
 // In memory a mask is as large once as on disk, however many rules name it.

@@ -18,6 +18,7 @@ namespace fs = std::filesystem;
 using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::UnorderedElementsAre;
 
 using Names = std::vector<std::string>;
 const Names kDitDiffusers = {"blocks.0.attn1.norm_q.weight", "condition_embedder.time_proj.weight"};
@@ -99,6 +100,14 @@ TEST_F(CheckpointTest, ReadsADiffusersFolderWithTwoExpertsAndShards) {
   EXPECT_EQ(c.tokenizer, tokenizer);
   EXPECT_EQ(c.model_index->at("boundary_ratio"), 0.875);
   EXPECT_EQ(c.scheduler->at("flow_shift"), 3.0);
+  EXPECT_THAT(checkpoint_files(c),
+              UnorderedElementsAre(
+                  one, two, tokenizer, root_ / "model_index.json",
+                  root_ / "scheduler/scheduler_config.json", root_ / "transformer/config.json",
+                  root_ / "transformer/diffusion_pytorch_model.safetensors.index.json",
+                  root_ / "transformer_2/diffusion_pytorch_model.safetensors",
+                  root_ / "vae/diffusion_pytorch_model.safetensors",
+                  root_ / "text_encoder/model.safetensors"));
 }
 
 TEST_F(CheckpointTest, DiffusersFoldersThatDoNotFitAreRefused) {

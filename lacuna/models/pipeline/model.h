@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "lacuna/models/checkpoint.h"
 #include "lacuna/models/context.h"
@@ -29,6 +30,8 @@ class Model {
   static std::unique_ptr<Model> synthetic(std::string_view preset, DType storage);
   ~Model();
 
+  // Every file it is read from, now or later (checkpoint_files); none of a synthetic one.
+  std::vector<std::filesystem::path> files() const { return checkpoint_files(checkpoint_); }
   const std::string& name() const { return name_; }  // "Wan2.1 T2V 1.3B", "synthetic tiny", ...
   bool is_synthetic() const { return !synthetic_.empty(); }
   // Of tensor names, shapes and sampled bytes.
