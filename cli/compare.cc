@@ -143,7 +143,7 @@ std::string without_pictures(Json report) {
 }
 
 void run_compare(const CompareOptions& o) {
-  const std::vector<NamedFile> outputs = {{"--output", o.output}, {"--report", o.report}};
+  const std::vector<NamedFile> outputs = {{"--output", o.output, true}, {"--report", o.report}};
   CompareTask task;
   task.candidates = candidates_of(o);
   check_files_differ(outputs, files_compared(o, task));

@@ -27,7 +27,7 @@ struct DecodeOptions {
 };
 
 void run_decode(const DecodeOptions& o) {
-  const std::vector<NamedFile> outputs = {{"--output", o.output}};
+  const std::vector<NamedFile> outputs = {{"--output", o.output, true}};
   check_files_differ(outputs, {{"latents", o.latents}});
   const auto backend = o.machine.open();
   const auto model = o.model.open(outputs);

@@ -111,7 +111,7 @@ GenerationFiles make_files(const GenerateOptions& o) {
 // What will be written. Throws UsageError when two are one file, or one is the file to go on from:
 // that only the latents may be, which then replace it by intent.
 std::vector<NamedFile> files_of_run(const GenerateOptions& o, const GenerationFiles& files) {
-  std::vector<NamedFile> outputs = {{"--output", files.video},
+  std::vector<NamedFile> outputs = {{"--output", files.video, true},
                                     {"--record", o.record},
                                     {"--trace", o.audit.trace},
                                     {"--save-masks", o.audit.save_masks},

@@ -6,6 +6,7 @@
 #include <system_error>
 
 #include "cli/command.h"
+#include "lacuna/models/video/video_writer.h"
 
 namespace lacuna::cli {
 namespace {
@@ -20,9 +21,16 @@ fs::path place_of(const fs::path& path) {
   return error ? whole.lexically_normal() : place;
 }
 
+bool has_frame(const NamedFile& video, const NamedFile& file) {
+  if (!video.is_video) return false;
+  const fs::path folder = place_of(fs::absolute(video.path).parent_path());
+  return is_png_frame(folder / video.path.filename(), place_of(file.path));
+}
+
 void refuse_one_place(const NamedFile& first, const NamedFile& second) {
   if (first.path.empty() || second.path.empty()) return;
-  if (place_of(first.path) == place_of(second.path))
+  if (place_of(first.path) == place_of(second.path) || has_frame(first, second) ||
+      has_frame(second, first))
     throw UsageError(fmt::format("{} and {}: both are {}, expected different files", first.name,
                                  second.name, second.path.string()));
 }

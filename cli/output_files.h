@@ -11,6 +11,7 @@ namespace lacuna::cli {
 struct NamedFile {
   const char* name;
   std::filesystem::path path;
+  bool is_video = false;  // PNG frames of other names where this one ends so
 };
 
 // Throws UsageError when two of `outputs` are one file, or one of them is an input too: the later

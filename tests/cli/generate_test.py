@@ -419,7 +419,9 @@ class GenerateTest(CliTest):
         a, b = self.dir / "a.mp4", self.dir / "b.st"
         for extra, says in ((["-o", a, "--trace", a], "--output and --trace"), (["-o", a, "--latents", a], "--output and --latents"),
                             (["--no-decode", "--latents", b, "--record", b], "--latents and --record"),
-                            (["-o", a, "--trace", b, "--manifest", f"{self.dir}/./b.st"], "--trace and --manifest")):
+                            (["-o", a, "--trace", b, "--manifest", f"{self.dir}/./b.st"], "--trace and --manifest"),
+                            (["-o", self.dir / "a.png", "--trace", f"{self.dir}/./a-0001.png"], "--output and --trace: both .*a-0001"),
+                            (["-o", self.dir / "%d.png", "--manifest", self.dir / "7.png"], "--output and --manifest: both are .*7.png")):
             self.fails(2, "generate", *TINY, *extra, says=says)
         (self.dir / "link").symlink_to(self.dir)
         for other in (os.path.relpath(b), f"{self.dir}/none/../b.st", f"{self.dir}/link/b.st", f"{self.dir}//b.st"):

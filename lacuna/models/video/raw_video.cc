@@ -165,6 +165,19 @@ std::filesystem::path png_frame(const std::filesystem::path& path, int frame) {
   return frame_path(png_pattern(path), frame + 1);
 }
 
+bool is_png_frame(const std::filesystem::path& path, const std::filesystem::path& file) {
+  if (path.extension() != ".png" || path.parent_path() != file.parent_path()) return false;
+  const std::string pattern = png_pattern(path.filename()), name = file.filename().string();
+  const size_t percent = pattern.find('%'), tail = pattern.size() - pattern.find('d', percent) - 1;
+  const size_t fewest = frame_path(pattern, 0).size() - percent - tail;  // digits
+  if (name.size() < percent + fewest + tail) return false;
+  const std::string digits = name.substr(percent, name.size() - percent - tail);
+  return name.starts_with(pattern.substr(0, percent)) &&
+         name.ends_with(pattern.substr(pattern.size() - tail)) &&
+         digits.find_first_not_of("0123456789") == std::string::npos &&
+         (digits.size() == fewest || digits.front() != '0');
+}
+
 std::string png_pattern(const std::filesystem::path& path) {
   std::string text = path.string();
   const size_t percent = text.find('%');

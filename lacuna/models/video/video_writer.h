@@ -39,6 +39,8 @@ std::string video_endings();
 
 // The file of frame 0, 1, ... of a PNG sequence that was opened as `path`.
 std::filesystem::path png_frame(const std::filesystem::path& path, int frame);
+// Whether `file` is the name of any frame of it; names of one folder that is spelt alike.
+bool is_png_frame(const std::filesystem::path& path, const std::filesystem::path& file);
 
 // The comment of a file made by open_video (for a PNG sequence: of its first frame); empty if none.
 // Throws Error when the file cannot be read.

@@ -76,6 +76,22 @@ TEST_F(VideoTest, EveryEndingIsOneThatMayBeOpened) {
   EXPECT_EQ(video_endings(), ".mp4, .webm, .y4m or .png");
 }
 
+TEST(PngFrames, TellTheirNames) {
+  for (const char* name : {"x/a-0001.png", "x/a-0999.png", "x/a-12345.png"})
+    EXPECT_TRUE(is_png_frame("x/a.png", name)) << name;
+  for (const char* name :
+       {"x/a.png", "x/a-001.png", "x/a-01234.png", "x/a-0001.jpg", "x/b-0001.png", "a-0001.png",
+        "y/a-0001.png", "x/a-00x1.png", "x/a-.png", "x/0001", "x/", ""})
+    EXPECT_FALSE(is_png_frame("x/a.png", name)) << name;
+  EXPECT_TRUE(is_png_frame("f%dx.png", "f17x.png"));
+  EXPECT_FALSE(is_png_frame("f%dx.png", "f07x.png"));
+  EXPECT_FALSE(is_png_frame("f%dx.png", "f17xx.png"));
+  EXPECT_TRUE(is_png_frame("%02d.png", "07.png"));
+  EXPECT_TRUE(is_png_frame("1%/a.png", "1%/a-0001.png"));
+  EXPECT_FALSE(is_png_frame("x/a.mp4", "x/a-0001.mp4"));
+  EXPECT_EQ(png_frame("x/a.png", 12344), "x/a-12345.png");
+}
+
 TEST_F(VideoTest, LongCommentsAreKept) {
   VideoInfo info = kInfo;
   info.comment = std::string(100'000, '\xff');  // three bytes each in y4m
