@@ -76,7 +76,7 @@ std::optional<MadeBy> made_by(const fs::path& path) {
                  path.string());
     return MadeBy{{}, 0, std::move(command)};
   }
-  Request request = Request::from_json(comment);
+  Request request = Request::from_json(comment, path.string() + " request");
   const int steps = request.sampler.num_steps;
   return MadeBy{std::move(request), steps};
 }

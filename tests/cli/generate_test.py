@@ -408,7 +408,7 @@ class GenerateTest(CliTest):
                               ('{"command": 5}', r"a\.y4m command: 5, expected a string"), ('{"command": ""}', "command: empty"),
                               ('{"command": "x", "seed": 1}', 'unknown key "seed"'),
                               ('{"command": "x", "command": "y"}', 'key "command" twice'), ('{"a":' * 99, "nested deeper"),
-                              ("{}", "request: .*model")):
+                              ("{}", r"a\.y4m request: .*model")):
             tell(comment)
             self.fails(1, "info", clip, leaves=["a.y4m"], says=says)
         tell(json.dumps({"command": "lacuna compare -p 'a\nb \u00e9'"}))

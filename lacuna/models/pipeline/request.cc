@@ -1,22 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lacuna/models/pipeline/request.h"
 
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "lacuna/core/error.h"
+#include "lacuna/engine/json_object.h"
 
 namespace lacuna {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 constexpr std::string_view kConventions[] = {"diffusers", "wan", "flow_matching"};
 
 SigmaConvention parse_convention(const std::string& name) {
   for (int i = 0; i < 3; ++i)
     if (name == kConventions[i]) return static_cast<SigmaConvention>(i);
-  fail("request: sigma_convention {}, expected diffusers, wan or flow_matching", name);
+  fail("sigma_convention: {}, expected diffusers, wan or flow_matching", name);
 }
 
 // Reads or writes every field with one list, so that the two cannot drift apart.
@@ -61,11 +59,11 @@ std::string Request::to_json() const {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
-Request Request::from_json(const std::string& text) {
+Request Request::from_json(const std::string& text, const std::string& who) {
+  const Json json = parse_json(text, who);
+  LACUNA_CHECK(json.is_object(), "{}: not a JSON object", who);
   Request r;
   try {
-    const Json json = Json::parse(text);
-    LACUNA_CHECK(json.is_object(), "request: not a JSON object");
     std::set<std::string> known{"sampler", "sigma_convention"};
     visit_fields(r, [&](const char* key, auto& value) {
       known.insert(key);
@@ -78,9 +76,11 @@ Request Request::from_json(const std::string& text) {
     r.sampler.convention = parse_convention(json.at("sigma_convention").get<std::string>());
     r.sampler.seed = r.seed;
     for (const auto& [key, value] : json.items())
-      LACUNA_CHECK(known.contains(key), "request: unknown key {}", key);
+      LACUNA_CHECK(known.contains(key), "unknown key {}", key);
   } catch (const Json::exception& error) {
-    fail("request: {}", error.what());
+    fail("{}: {}", who, error.what());
+  } catch (const Error& error) {  // of a word, which does not know where it stands
+    fail("{}: {}", who, error.what());
   }
   return r;
 }

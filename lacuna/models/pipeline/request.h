@@ -36,8 +36,9 @@ struct Request {
   bool guided() const { return guidance != 1.0 || guidance_low != 1.0; }
   // One JSON object, keys in a fixed order: travels in latents files and video metadata.
   std::string to_json() const;
-  // Throws Error on malformed text or wrong types; unknown keys are refused by name.
-  static Request from_json(const std::string& text);
+  // Throws Error naming `who`, such as the file, on malformed text or wrong types; unknown keys are
+  // refused by name.
+  static Request from_json(const std::string& text, const std::string& who = "request");
 };
 
 // Steps, shift, guidance and the like that the authors of a family recommend.

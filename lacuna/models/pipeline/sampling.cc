@@ -237,7 +237,7 @@ LoadedState load_state(const std::filesystem::path& path) {
   LACUNA_CHECK(format == kFormat, "latents file: {} has format {}, expected {}", path.string(),
                format, kFormat);
   LoadedState loaded;
-  loaded.request = Request::from_json(metadata_value(file, "request"));
+  loaded.request = Request::from_json(metadata_value(file, "request"), path.string() + " request");
   const std::string& next = metadata_value(file, "next_step");
   const auto [end, error] =
       std::from_chars(next.data(), next.data() + next.size(), loaded.state.next_step);

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <fstream>
@@ -479,14 +480,15 @@ TEST_F(GenerationTest, RefusesHostileLatentsFiles) {
   const fs::path bad = folder_ / "bad.safetensors";
   const auto write = [&](const std::string& text) {
     std::ofstream(bad, std::ios::binary) << text;
-    EXPECT_THROW(load_state(bad), Error);
+    const std::string error = test::error_of([&] { load_state(bad); });
+    EXPECT_THAT(error, testing::HasSubstr(bad.string()));
+    return error;
   };
   write("");
   write(good.substr(0, good.size() / 2));
   for (const auto& [from, to] : {std::pair<std::string, std::string>{"latents-1", "latents-9"},
                                  {"\"next_step\":\"4\"", "\"next_step\":\"5\""},
-                                 {"\"next_step\":\"4\"", "\"next_step\":\"x\""},
-                                 {"unipc", "unipq"}}) {
+                                 {"\"next_step\":\"4\"", "\"next_step\":\"x\""}}) {
     std::string text = good;
     const size_t at = text.find(from);
     ASSERT_NE(at, std::string::npos) << from;
@@ -498,6 +500,21 @@ TEST_F(GenerationTest, RefusesHostileLatentsFiles) {
   ASSERT_NE(at, std::string::npos);
   text[at + prompts.size()] = 'g';
   write(text);
+  // Keys and values of the request, as long as before.
+  for (const auto& [from, to, says] :
+       {std::array{"unipc", "unipq", "sampler: unipq, expected unipc"},
+        {"diffusers", "diffusern", "sigma_convention: diffusern, expected diffusers"},
+        {"\\\"width\\\":96", "\\\"widht\\\":96", "'width' not found"},
+        {"\\\"width\\\":96", "\\\"width\\\":[]", "must be number"},
+        {"\\\"width\\\":96", "\\\"width\\\":9]", "not JSON"},
+        {"\\\"frames\\\":9", "\\\"height\\\":9", "key \"height\" twice"}}) {
+    text = good;
+    const size_t place = text.find(from);
+    ASSERT_NE(place, std::string::npos) << from;
+    EXPECT_THAT(
+        write(text.replace(place, std::string_view(from).size(), to)),
+        testing::AllOf(testing::HasSubstr("bad.safetensors request: "), testing::HasSubstr(says)));
+  }
 }
 
 TEST(Request, RoundTripsThroughJson) {
@@ -519,7 +536,8 @@ TEST(Request, RoundTripsThroughJson) {
   EXPECT_THROW(Request::from_json("[1]"), Error);
   std::string extra = r.to_json();
   extra.insert(extra.size() - 1, ",\"more\":1");
-  EXPECT_THROW(Request::from_json(extra), Error);
+  EXPECT_EQ(test::error_of([&] { Request::from_json(extra, "a.mp4 request"); }),
+            "a.mp4 request: unknown key more");
 }
 
 }  // namespace
