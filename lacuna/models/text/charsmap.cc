@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "lacuna/core/error.h"
+#include "lacuna/core/utf8.h"
 #include "lacuna/models/text/unicode.h"
 
 namespace lacuna {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <iterator>
 
+#include "lacuna/core/utf8.h"
 #include "lacuna/models/text/html_entities.h"
 #include "lacuna/models/text/unicode.h"
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "lacuna/core/error.h"
+#include "lacuna/core/utf8.h"
 #include "lacuna/models/text/unicode.h"
 
 namespace lacuna {

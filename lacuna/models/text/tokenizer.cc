@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "lacuna/core/error.h"
-#include "lacuna/models/text/unicode.h"
+#include "lacuna/core/utf8.h"
 
 namespace lacuna {
 

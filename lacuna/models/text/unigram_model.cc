@@ -9,7 +9,7 @@
 #include <unordered_set>
 
 #include "lacuna/core/error.h"
-#include "lacuna/models/text/unicode.h"
+#include "lacuna/core/utf8.h"
 
 namespace lacuna {
 namespace {
