@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "lacuna/core/atomic_file.h"
+#include "lacuna/core/printable.h"
 #include "lacuna/engine/explain.h"
 #include "lacuna/report/manifest.h"
 
@@ -64,11 +65,12 @@ std::string explain_text(const GenerationResult& result, bool planned) {
     const auto density = [&](double value) {
       return planned ? std::string("-") : fmt::format("{:.3f}", value);
     };
-    text += fmt::format(
-        "{:<9} {:<9} {:<7} {:>6} {:>10} {:>7} {:>6} {:>6}  {}{}\n",
-        range_text(row.step_begin, row.step_end), range_text(row.layer_begin, row.layer_end),
-        row.branch, row.calls, count(row.refreshed), count(row.reused), density(row.qk_density),
-        density(row.pv_density), row.what, row.why.empty() ? "" : fmt::format(" ({})", row.why));
+    text += fmt::format("{:<9} {:<9} {:<7} {:>6} {:>10} {:>7} {:>6} {:>6}  {}{}\n",
+                        range_text(row.step_begin, row.step_end),
+                        range_text(row.layer_begin, row.layer_end), row.branch, row.calls,
+                        count(row.refreshed), count(row.reused), density(row.qk_density),
+                        density(row.pv_density), one_line(row.what),
+                        row.why.empty() ? "" : fmt::format(" ({})", one_line(row.why)));
   }
   return text;
 }

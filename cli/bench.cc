@@ -12,6 +12,7 @@
 #include "cli/command.h"
 #include "cli/interrupt.h"
 #include "cli/options.h"
+#include "cli/say.h"
 #include "lacuna/core/error.h"
 #include "lacuna/core/metrics.h"
 #include "lacuna/core/safetensors.h"
@@ -128,8 +129,8 @@ void run_bench(const BenchOptions& given) {
   const BenchOptions o = with_size(given, *model);
   const ScratchFile latents;
   if (!o.json) {
-    fmt::print("{} on {}, {}x{}, {} frames, {} steps, guidance {}\n", model->name(),
-               backend->description(), *o.width, *o.height, *o.frames, o.steps, o.guidance);
+    say("{} on {}, {}x{}, {} frames, {} steps, guidance {}\n", one_line(model->name()),
+        backend->description(), *o.width, *o.height, *o.frames, o.steps, o.guidance);
     fmt::print("{:<34} {:>9} {:>11} {:>11} {:>8} {:>8} {:>9} {:>10}\n", "attention", "forward s",
                "attention s", "selection s", "QK dens", "PV dens", "speed-up", "rel L2");
   }

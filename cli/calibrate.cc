@@ -12,6 +12,7 @@
 #include "cli/progress.h"
 #include "cli/prompts.h"
 #include "cli/request_options.h"
+#include "cli/say.h"
 #include "lacuna/calibrate/calibatt.h"
 #include "lacuna/calibrate/haste.h"
 #include "lacuna/calibrate/recall.h"
@@ -146,11 +147,11 @@ void run_calibrate(CalibrateOptions o) {
 
   const bool resumed = fs::exists(files.progress());
   if (!o.quiet) {
-    fmt::print(stderr, "{} on {}; {}x{}, {} frames, {} steps, {} prompts{}\n", model->name(),
-               backend->description(), request.width, request.height, request.frames,
-               request.sampler.num_steps, prompts.size(),
-               resumed ? "; going on from " + files.progress().string() : "");
-    if (model->is_synthetic()) fmt::print(stderr, "made-up weights: the profile means nothing\n");
+    say_note(fmt::format("{} on {}; {}x{}, {} frames, {} steps, {} prompts{}", model->name(),
+                         backend->description(), request.width, request.height, request.frames,
+                         request.sampler.num_steps, prompts.size(),
+                         resumed ? "; going on from " + files.progress().string() : ""));
+    if (model->is_synthetic()) say_note("made-up weights: the profile means nothing");
   }
   std::optional<ProgressBar> bar;
   WalkHooks hooks;
@@ -166,7 +167,8 @@ void run_calibrate(CalibrateOptions o) {
     const Calibration result = calibrate(o, subject, files.progress(), hooks);
     bar.reset();
     save_calibration(result, files);
-    if (!o.quiet) fmt::print("{} and {}\n", files.profile.string(), files.measurements().string());
+    if (!o.quiet)
+      say("{} and {}\n", one_line(files.profile.string()), one_line(files.measurements().string()));
   } catch (const Cancelled&) {
     bar.reset();
     if (!fs::exists(files.progress())) throw Interrupted{"stopped before anything was measured"};

@@ -14,6 +14,7 @@
 #include "cli/prompts.h"
 #include "cli/remake.h"
 #include "cli/request_options.h"
+#include "cli/say.h"
 #include "lacuna/backend/cpu/cpu_backend.h"
 #include "lacuna/core/atomic_file.h"
 #include "lacuna/core/error.h"
@@ -164,7 +165,7 @@ void run_compare(const CompareOptions& o) {
   Context ctx{*backend};
   ctx.cancel = &interrupt_flag();
   CompareHooks hooks;
-  hooks.note = [](const std::string& line) { fmt::print(stderr, "{}\n", line); };
+  hooks.note = say_note;
   hooks.note(fmt::format("{} on {}", model->name(), backend->description()));
   if (model->is_synthetic()) hooks.note("made-up weights: the picture means nothing");
   std::optional<ProgressBar> bar;
@@ -182,7 +183,7 @@ void run_compare(const CompareOptions& o) {
     if (o.json) {
       fmt::print("{}\n", without_pictures(report));
     } else {
-      fmt::print("{}", report_text(report, ReportFigures::omit));
+      say("{}", report_text(report, ReportFigures::omit));
     }
     std::fflush(stdout);
     reported = true;

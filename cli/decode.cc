@@ -11,6 +11,7 @@
 #include "cli/options.h"
 #include "cli/output_files.h"
 #include "cli/progress.h"
+#include "cli/say.h"
 #include "lacuna/core/error.h"
 #include "lacuna/models/pipeline/generation.h"
 #include "lacuna/models/video/video_writer.h"
@@ -34,18 +35,18 @@ void run_decode(const DecodeOptions& o) {
   LoadedState loaded = load_state(o.latents);
   if (o.fps) loaded.request.fps = *o.fps;
   if (loaded.state.next_step < loaded.request.sampler.num_steps) {
-    fmt::print(stderr, "note: stopped at step {} of {}; this is a preview\n",
-               loaded.state.next_step, loaded.request.sampler.num_steps);
+    say_note(fmt::format("note: stopped at step {} of {}; this is a preview",
+                         loaded.state.next_step, loaded.request.sampler.num_steps));
   }
   // Families share decoders, so another model may be meant; one of other weights may not.
   if (loaded.request.model != model->identity())
-    fmt::print(stderr, "note: made with {}, decoding with {}; another one: --model\n",
-               loaded.request.model, model->identity());
+    say_note(fmt::format("note: made with {}, decoding with {}; another one: --model",
+                         loaded.request.model, model->identity()));
   Context ctx{*backend};
   ctx.cancel = &interrupt_flag();
   std::optional<ProgressBar> bar;
   GenerationHooks hooks;
-  hooks.note = [](const std::string& line) { fmt::print(stderr, "{}\n", line); };
+  hooks.note = say_note;
   hooks.decode = [&](int64_t done, int64_t total) {
     if (!bar) bar.emplace("decoding", static_cast<int>(total));
     bar->update(static_cast<int>(done));
@@ -64,7 +65,7 @@ void run_decode(const DecodeOptions& o) {
     throw Interrupted{fmt::format("stopped; {} is untouched", o.latents)};
   }
   bar.reset();
-  fmt::print("{}\n", o.output);
+  say("{}\n", one_line(o.output));
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include "cli/command.h"
 #include "cli/look_options.h"
 #include "cli/output_files.h"
+#include "cli/say.h"
 #include "cli/work.h"
 #include "lacuna/calibrate/calibration.h"
 #include "lacuna/core/error.h"
@@ -215,9 +216,9 @@ Json check_section(const Diagnosis& diagnosis, const DenseTiming& dense, const P
 void save(const DoctorOptions& o, const Profile& profile) {
   save_profile(profile, o.output);
   if (!o.look.quiet)
-    fmt::print(stderr, "{}: {}\n", o.output,
-               profile.rules.empty() ? "dense, sparse attention would not pay"
-                                     : "run it with lacuna generate --profile");
+    say_note(fmt::format("{}: {}", o.output,
+                         profile.rules.empty() ? "dense, sparse attention would not pay"
+                                               : "run it with lacuna generate --profile"));
 }
 
 void diagnose_and_report(const DoctorOptions& o, Backend& backend, const Examined& examined,

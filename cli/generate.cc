@@ -13,6 +13,7 @@
 #include "cli/output_files.h"
 #include "cli/progress.h"
 #include "cli/request_options.h"
+#include "cli/say.h"
 #include "lacuna/core/atomic_file.h"
 #include "lacuna/core/error.h"
 #include "lacuna/engine/profile.h"
@@ -169,15 +170,14 @@ void print_summary(const GenerateOptions& o, const Request& request,
     fmt::print("{}\n", json.dump());
     return;
   }
-  if (explains) fmt::print("{}", explain_text(result, planned));
+  if (explains) say("{}", explain_text(result, planned));
   if (planned) return;
-  fmt::print(
-      "{}: {} tokens, attention {} at density {:.3f} (P V {:.3f}); sampling {:.1f} s{}, decoding "
+  const std::string what = !request.replay_masks.empty() ? "as in " + request.replay_masks
+                           : !request.profile.empty()    ? "as in " + request.profile
+                                                         : request.attention;
+  say("{}: {} tokens, attention {} at density {:.3f} (P V {:.3f}); sampling {:.1f} s{}, decoding "
       "{:.1f} s\n",
-      o.no_decode ? "latents" : o.output, result.tokens,
-      !request.replay_masks.empty() ? "as in " + request.replay_masks
-      : !request.profile.empty()    ? "as in " + request.profile
-                                    : request.attention,
+      o.no_decode ? "latents" : one_line(o.output), result.tokens, one_line(what),
       trace.qk_density(), trace.pv_density(), result.sample_seconds,
       timed ? fmt::format(" (attention {:.1f} s, selection {:.1f} s)", attention_s, selection_s)
             : "",
@@ -294,7 +294,7 @@ void run_generate(const GenerateOptions& o) {
   std::optional<ProgressBar> sampling, decoding;
   GenerationHooks hooks;
   if (!o.quiet) {
-    hooks.note = [](const std::string& line) { fmt::print(stderr, "{}\n", line); };
+    hooks.note = say_note;
     note_start(o, *model, *backend, request, files.latents, left_step,
                resume ? resume->next_step : 0, hooks.note);
     hooks.decode = [&](int64_t done, int64_t total) {

@@ -9,6 +9,7 @@
 #include "cli/options.h"
 #include "cli/progress.h"
 #include "cli/remake.h"
+#include "cli/say.h"
 
 namespace lacuna::cli {
 namespace {
@@ -77,9 +78,9 @@ std::string significant(double value) {
 }
 
 void print(const nlohmann::ordered_json& j) {
-  fmt::print("{}\n", j["name"].get<std::string>());
-  fmt::print("  fingerprint  {}\n  licence      {}\n", j["fingerprint"].get<std::string>(),
-             j["licence"].get<std::string>());
+  say("{}\n", one_line(j["name"].get<std::string>()));
+  say("  fingerprint  {}\n  licence      {}\n", j["fingerprint"].get<std::string>(),
+      one_line(j["licence"].get<std::string>()));
   fmt::print(
       "  network      {} layers, width {}, {} heads x {}, feed-forward {}, {} M parameters\n",
       j["layers"].get<int>(), j["width"].get<int>(), j["heads"].get<int>(),
@@ -108,7 +109,7 @@ void print(const InfoOptions& o, const MadeBy& made) {
       const nlohmann::ordered_json json = {{"command", made.command}};
       fmt::print("{}\n", json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace));
     } else {
-      fmt::print("{}\nmade by:\n{}\n", o.model.paths.front(), made.command);
+      say("{}\nmade by:\n{}\n", one_line(o.model.paths.front()), made.command);
     }
     return;
   }
@@ -121,9 +122,9 @@ void print(const InfoOptions& o, const MadeBy& made) {
     fmt::print("{}\n", json.dump(1));
     return;
   }
-  fmt::print("{}\n  made with    {}\n  steps        {} of {}\n", o.model.paths.front(), r.model,
-             made.next_step, r.sampler.num_steps);
-  fmt::print("\nthe same again, with the model and an output file added:\n{}\n", command);
+  say("{}\n  made with    {}\n  steps        {} of {}\n", one_line(o.model.paths.front()),
+      one_line(r.model), made.next_step, r.sampler.num_steps);
+  say("\nthe same again, with the model and an output file added:\n{}\n", command);
 }
 
 void run_info(const InfoOptions& o) {

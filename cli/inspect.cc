@@ -7,6 +7,7 @@
 #include "cli/command.h"
 #include "cli/options.h"
 #include "cli/output_files.h"
+#include "cli/say.h"
 #include "lacuna/engine/profile.h"
 #include "lacuna/report/page.h"
 #include "lacuna/report/text.h"
@@ -41,9 +42,9 @@ void run_inspect(const InspectOptions& o) {
     fmt::print("{}\n",
                report.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
   } else if (o.report.empty()) {
-    fmt::print("{}", report_text(report, ReportFigures::draw));
+    say("{}", report_text(report, ReportFigures::draw));
   } else {
-    fmt::print("{}: {}\n", o.report, report["summary"].get<std::string>());
+    say("{}: {}\n", one_line(o.report), one_line(report["summary"].get<std::string>()));
   }
 }
 

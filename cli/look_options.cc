@@ -6,6 +6,7 @@
 #include "cli/command.h"
 #include "cli/interrupt.h"
 #include "cli/prompts.h"
+#include "cli/say.h"
 #include "lacuna/core/atomic_file.h"
 #include "lacuna/core/error.h"
 #include "lacuna/report/page.h"
@@ -61,7 +62,7 @@ void LookOptions::finish(const Json& made) const {
   if (json) {
     fmt::print("{}\n", made.dump(1, ' ', false, Json::error_handler_t::replace));
   } else {
-    fmt::print("{}", report_text(made, ReportFigures::omit));
+    say("{}", report_text(made, ReportFigures::omit));
   }
   std::fflush(stdout);
   if (!report.empty()) write_report(report, made);
@@ -74,11 +75,11 @@ LookedModel::LookedModel(const LookOptions& o, Backend& backend,
   request_.dtype = o.model.dtype;
   ctx_.cancel = &interrupt_flag();
   if (!o.quiet) {
-    fmt::print(stderr, "{} on {}; {}x{}, {} frames, {} steps, {} prompt{}\n", model_->name(),
-               backend.description(), request_.width, request_.height, request_.frames,
-               request_.sampler.num_steps, prompts_.size(), prompts_.size() == 1 ? "" : "s");
-    if (model_->is_synthetic())
-      fmt::print(stderr, "made-up weights: times are real, losses mean nothing\n");
+    say_note(fmt::format("{} on {}; {}x{}, {} frames, {} steps, {} prompt{}", model_->name(),
+                         backend.description(), request_.width, request_.height, request_.frames,
+                         request_.sampler.num_steps, prompts_.size(),
+                         prompts_.size() == 1 ? "" : "s"));
+    if (model_->is_synthetic()) say_note("made-up weights: times are real, losses mean nothing");
   }
   subject_ = std::make_unique<PipelineSubject>(
       *model_, ctx_, request_, prompts_,

@@ -4,9 +4,11 @@
 #include <cstring>
 #include <exception>
 #include <new>
+#include <string_view>
 
 #include "cli/command.h"
 #include "cli/interrupt.h"
+#include "cli/say.h"
 #include "lacuna/core/error.h"
 #include "lacuna/models/context.h"
 
@@ -15,6 +17,11 @@ namespace {
 constexpr char kDescription[] =
     "Lacuna: video diffusion with training-free sparse attention.\n"
     "Generates video from Wan checkpoints, dense or sparse, and shows what that cost and saved.";
+
+// Errors quote files: names of tensors, keys, whatever stands there.
+void say_error(std::string_view what) {
+  lacuna::cli::say_note(fmt::format("lacuna: {}", what));
+}
 
 int run(int argc, char** argv) {
   CLI::App app(kDescription, "lacuna");
@@ -40,7 +47,7 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     const bool is_help = error.get_exit_code() == 0;
     if (is_help) return app.exit(error);
-    std::fprintf(stderr, "lacuna: %s (see lacuna --help)\n", error.what());
+    say_error(fmt::format("{} (see lacuna --help)", error.what()));
     return 2;
   }
   return 0;
@@ -60,10 +67,10 @@ int main(int argc, char** argv) {
   try {
     return with_output_written(run(argc, argv));
   } catch (const lacuna::cli::Interrupted& interrupted) {
-    std::fprintf(stderr, "%s\n", interrupted.message.c_str());
+    lacuna::cli::say_note(interrupted.message);
     return lacuna::cli::kExitInterrupted;
   } catch (const lacuna::cli::UsageError& error) {
-    std::fprintf(stderr, "lacuna: %s\n", error.what());
+    say_error(error.what());
     return 2;
   } catch (const lacuna::Cancelled&) {  // of a command that has nothing to keep
     std::fprintf(stderr, "stopped\n");
@@ -72,7 +79,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr,
                  "lacuna: out of memory; try fewer frames, a smaller size or --dtype bf16\n");
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "lacuna: %s\n", error.what());
+    say_error(error.what());
   }
   return 1;
 }

@@ -7,6 +7,8 @@
 #include <cmath>
 #include <cstdio>
 
+#include "lacuna/core/printable.h"
+
 namespace lacuna::cli {
 
 ProgressBar::ProgressBar(std::string label, int total)
@@ -34,7 +36,7 @@ void ProgressBar::update(int done, const std::string& note) {
     line += fmt::format("  {:.2f} s/step  ETA {}", per_step,
                         format_duration(per_step * (total_ - done)));
   }
-  if (!note.empty()) line += "  " + note;
+  if (!note.empty()) line += "  " + one_line(note);
   fmt::print(stderr, "{}\033[K", line);
   std::fflush(stderr);
   drawn_ = true;

@@ -9,6 +9,7 @@
 
 #include "cli/command.h"
 #include "cli/options.h"
+#include "cli/say.h"
 #include "lacuna/core/error.h"
 
 namespace lacuna::cli {
@@ -42,9 +43,9 @@ void run_verify(const VerifyOptions& o) {
                      if (!r.detail.empty()) json["detail"] = r.detail;
                      fmt::print("{}\n", json.dump());
                    } else {
-                     fmt::print("{} {:<46} error/tolerance {:.3f}{}{}\n",
-                                r.passed ? "ok  " : "FAIL", r.name, r.worst,
-                                r.detail.empty() ? "" : "  ", r.detail);
+                     say("{} {:<46} error/tolerance {:.3f}{}{}\n", r.passed ? "ok  " : "FAIL",
+                         one_line(r.name), r.worst, r.detail.empty() ? "" : "  ",
+                         one_line(r.detail));
                    }
                  });
   if (!o.json) {

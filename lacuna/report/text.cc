@@ -8,6 +8,8 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "lacuna/core/printable.h"
+
 namespace lacuna {
 namespace {
 
@@ -15,6 +17,10 @@ using Json = nlohmann::ordered_json;
 using Cells = std::vector<std::vector<std::string>>;
 
 constexpr size_t kMaxMapColumns = 26;
+
+std::string line_text(const Json& text) {
+  return one_line(text.get<std::string>()) + "\n";
+}
 
 // A loss may be far below what its digits can show.
 std::string number_text(double value, int digits) {
@@ -38,8 +44,10 @@ std::string head_text(const Json& column) {
 }
 
 // Columns as wide as their widest cell; the first row is the head.
-std::string aligned(const Cells& rows, const std::vector<bool>& left) {
+std::string aligned(Cells rows, const std::vector<bool>& left) {
   std::vector<size_t> widths;
+  for (auto& row : rows)
+    for (std::string& cell : row) cell = one_line(cell);
   for (const auto& row : rows)
     for (size_t c = 0; c < row.size(); ++c) {
       if (c == widths.size()) widths.push_back(0);
@@ -134,7 +142,7 @@ std::string section_text(const Json& section) {
   if (kind == "bars") return bars_text(section);
   if (kind == "text") {
     std::string text;
-    for (const Json& paragraph : section["paragraphs"]) text += paragraph.get<std::string>() + "\n";
+    for (const Json& paragraph : section["paragraphs"]) text += line_text(paragraph);
     return text;
   }
   return "Shown by the page: --report out.html\n";
@@ -143,17 +151,17 @@ std::string section_text(const Json& section) {
 }  // namespace
 
 std::string report_text(const Json& report, ReportFigures figures) {
-  std::string text = fmt::format("{}\n", report["title"].get<std::string>());
+  std::string text = line_text(report["title"]);
   for (const auto& [key, value] : report["settings"].items())
-    text += fmt::format("  {:<14} {}\n", key, cell_text(value, 4));
+    text += fmt::format("  {:<14} {}\n", one_line(key), one_line(cell_text(value, 4)));
   for (const Json& section : report["sections"]) {
     const std::string kind = section["kind"];
     if (figures == ReportFigures::omit && kind != "table" && kind != "text") continue;
-    text += fmt::format("\n{}\n", section["title"].get<std::string>());
-    if (section.contains("note")) text += fmt::format("{}\n", section["note"].get<std::string>());
+    text += "\n" + line_text(section["title"]);
+    if (section.contains("note")) text += line_text(section["note"]);
     text += section_text(section);
   }
-  return text + fmt::format("\n{}\n", report["summary"].get<std::string>());
+  return text + "\n" + line_text(report["summary"]);
 }
 
 }  // namespace lacuna

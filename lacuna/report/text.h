@@ -13,7 +13,7 @@ namespace lacuna {
 enum class ReportFigures : uint8_t { omit, draw };
 
 // Title, settings, sections and, last, where the eye is then, the summary. Rows of the noise floor
-// stand apart.
+// stand apart. What strangers wrote, such as a prompt, is escaped and on one line (one_line).
 std::string report_text(const nlohmann::ordered_json& report, ReportFigures figures);
 
 }  // namespace lacuna

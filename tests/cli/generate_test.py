@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import pathlib
+import re
 import resource
 import runpy
 import shlex
@@ -414,6 +415,53 @@ class GenerateTest(CliTest):
         tell(json.dumps({"command": "lacuna compare -p 'a\nb \u00e9'"}))
         told = lacuna("info", clip, "--json")
         self.assertEqual(json.loads(told.stdout), {"command": "lacuna compare -p 'a\nb \u00e9'"}, told.stderr)
+
+    def says_safely(self, text, *shown):
+        """Nothing in it that a terminal obeys; escapes in its place."""
+        self.assertNotRegex(text, "[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+        for part in shown:
+            self.assertIn(part, text)
+
+    def test_strangers_do_not_reach_the_terminal(self):
+        evil, shown = "a \x1b[2J\x07\u202eball\r\x9b31m\x7f", r"a \x1b[2J\x07\u202eball\r\u009b31m\x7f"
+        clip, latents, model = self.dir / "a.y4m", self.dir / "l.st", self.dir / "model"
+        coded = "".join(f"%{b:02X}" for b in json.dumps({"command": f"lacuna {evil}"}, ensure_ascii=False).encode())
+        clip.write_text(f"YUV4MPEG2 W2 H2 F1:1 C444 XLACUNA={coded}\n")
+        told = lacuna("info", clip)
+        self.assertEqual(told.returncode, 0, told.stderr)
+        self.says_safely(told.stdout, f"made by:\nlacuna {shown}\n")
+        self.assertEqual(json.loads(lacuna("info", clip, "--json").stdout), {"command": f"lacuna {evil}"})
+        made = lacuna("generate", *TINY[:-1], evil, "--no-decode", "--latents", latents)
+        self.assertEqual(made.returncode, 0, made.stderr)
+        self.says_safely(lacuna("info", latents).stdout, f"-p '{shown}'")
+        self.assertEqual(json.loads(lacuna("info", latents, "--json").stdout)["request"]["prompt"], evil)
+        shutil.copytree(pathlib.Path(__file__).parents[2] / "assets" / "lacuna-shapes", model)
+        index = json.loads((model / "model_index.json").read_text())
+        index["lacuna_defaults"]["name"] = index["lacuna_defaults"]["license"] = f"{evil}\n  forged"
+        (model / "model_index.json").write_text(json.dumps(index))
+        self.says_safely(lacuna("info", model).stdout, f"{shown}\\n  forged\n", f"licence      {shown}\\n  forged\n")
+        planned = lacuna("generate", "--model", model, "-p", "x", "--dry-run", "-o", self.dir / "a.y4m")
+        self.assertEqual(planned.returncode, 0, planned.stderr)
+        self.says_safely(planned.stderr, f"{shown}\\n  forged on ")
+
+    def test_errors_stay_one_line(self):
+        """Whatever stands in a name; a second line of an error would start with lacuna: here."""
+        name = "\x1b[2J\r\nlacuna: all is well\n"
+        shown = re.escape(r"\x1b[2J\r\nlacuna: all is well\n")
+        self.fails(1, "info", self.dir / name, says=f"{shown}.*: no such file")
+        self.fails(2, "generate", "--synthetic", "tiny", name, says=shown)
+        names = ["blocks.0.self_attn.norm_q.weight", "head.modulation", f"{name}.to_gate_compress.weight"]
+        header = {key: {"dtype": "F32", "shape": [1], "data_offsets": [4 * i, 4 * i + 4]} for i, key in enumerate(names)}
+        file = self.dir / "m.safetensors"
+        def write(**fields):
+            text = json.dumps({**header, **fields}).encode()
+            file.write_bytes(struct.pack("<Q", len(text)) + text + bytes(4 * len(names)))
+        write()
+        self.fails(1, "info", file, leaves=[file.name], says=f"holds {shown}.to_gate_compress")
+        write(**{name: {"dtype": name, "shape": [1], "data_offsets": [0, 4]}})
+        self.fails(1, "info", file, leaves=[file.name], says=f"{shown} has dtype {shown}, which is not supported")
+        (self.dir / "t.json").write_text(json.dumps({"schema": name}))
+        self.fails(1, "inspect", self.dir / "t.json", leaves=[file.name, "t.json"], says=f"schema '{shown}'")
 
     def test_files_of_one_name_are_refused(self):
         a, b = self.dir / "a.mp4", self.dir / "b.st"

@@ -340,6 +340,36 @@ TEST_F(InspectTest, TextHoldsEverySection) {
   }
 }
 
+TEST(ReportText, StrangersWriteNoLinesAndNoControlCharacters) {
+  const std::string evil = "x\x1b[2J\nsummary", shown = "x\\x1b[2J\\nsummary";
+  const Json columns = Json::array({{{"key", "a"}, {"name", evil}}});
+  const Json rows = Json::array({{{"a", evil}}});
+  const auto section = [&](const char* kind, Json fields) {
+    fields.update({{"kind", kind}, {"title", evil}, {"note", evil}});
+    return fields;
+  };
+  const Json report = {
+      {"title", evil},
+      {"summary", evil},
+      {"settings", {{evil, evil}}},
+      {"sections",
+       Json::array(
+           {section("table", {{"columns", columns}, {"rows", rows}}),
+            section("text", {{"paragraphs", Json::array({evil})}}),
+            section("heatmap", {{"columns", {{"name", evil}, {"labels", Json::array({evil})}}},
+                                {"rows", {{"name", evil}, {"labels", Json::array({evil})}}},
+                                {"values", Json::array({Json::array({evil})})}}),
+            section("bars", {{"categories", Json::array({evil})},
+                             {"unit", evil},
+                             {"series", Json::array({{{"name", evil},
+                                                      {"values", Json::array({1.0})}}})}})})}};
+  const std::string text = report_text(report, ReportFigures::draw);
+  EXPECT_EQ(text.find('\x1b'), text.npos);
+  EXPECT_EQ(text.find("\nsummary"), text.npos) << text;
+  EXPECT_EQ(text.substr(0, shown.size() + 1), shown + "\n");
+  EXPECT_TRUE(text.ends_with("\n" + shown + "\n")) << text;
+}
+
 TEST(Manifest, OverallHashTellsMasksAndPlaces) {
   TraceEntry a, b;
   a.mask_hash = 1;
