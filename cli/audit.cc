@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "lacuna/core/atomic_file.h"
+#include "lacuna/core/available_memory.h"
 #include "lacuna/core/printable.h"
 #include "lacuna/engine/explain.h"
 #include "lacuna/report/manifest.h"

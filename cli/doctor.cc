@@ -14,6 +14,7 @@
 #include "cli/say.h"
 #include "cli/work.h"
 #include "lacuna/calibrate/calibration.h"
+#include "lacuna/core/available_memory.h"
 #include "lacuna/core/error.h"
 #include "lacuna/engine/presets.h"
 #include "lacuna/engine/recording.h"

@@ -15,6 +15,7 @@
 #include "cli/request_options.h"
 #include "cli/say.h"
 #include "lacuna/core/atomic_file.h"
+#include "lacuna/core/available_memory.h"
 #include "lacuna/core/error.h"
 #include "lacuna/engine/profile.h"
 #include "lacuna/engine/recording.h"

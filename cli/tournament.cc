@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // lacuna tournament: all methods at equal density and at equal time.
+#include "lacuna/core/available_memory.h"
 #include "lacuna/report/tournament.h"
 
 #include <fmt/format.h>

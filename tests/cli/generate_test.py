@@ -53,6 +53,7 @@ class GenerateTest(CliTest):
                 (["--profile", "none.json", "--dense-steps", "1"], "leave out .*--dense-steps"),
                 (["--latents", self.dir / "none" / "l.st"], "none")):
             self.fails(1, "generate", *TINY, *extra, *out, says=says)
+        self.fails(1, "generate", "-p", "x", "--frames", "3", *out, says="frames: 3 make 3 latent frames, expected a multiple of 2")
         self.fails(1, "generate", *TINY, "-o", self.dir / "none" / "a.mp4", says="folder")
         self.fails(1, "generate", *TINY, "-o", self.dir / "none" / "a.mp4", "--no-decode", says="none")
         self.fails(1, "generate", *TINY, "-o", self.dir / "a.avi", says=r"\.mp4")

@@ -3,9 +3,9 @@
 
 #include <algorithm>
 #include <chrono>
-#include <fstream>
 
 #include "lacuna/core/atomic_file.h"
+#include "lacuna/core/available_memory.h"
 #include "lacuna/core/error.h"
 #include "lacuna/core/mapped_file.h"
 #include "lacuna/core/rng.h"
@@ -239,17 +239,6 @@ PromptEmbeddings embed_prompts(Model& model, Context& ctx, const Request& reques
   return prompts;
 }
 
-int64_t available_memory() {
-  std::ifstream in("/proc/meminfo");
-  std::string key;
-  int64_t kib = 0;
-  while (in >> key >> kib) {
-    if (key == "MemAvailable:") return kib * 1024;
-    in.ignore(64, '\n');
-  }
-  return 0;
-}
-
 MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tiling,
                        bool moves_tokens) {
   const auto latent = model.latent_shape(request.width, request.height, request.frames);
@@ -280,6 +269,14 @@ int64_t attention_bytes(Model& model, const Request& request, const Policy& poli
 
 namespace {
 
+// What would help most, in this order.
+std::string memory_advice(const MemoryPlan& plan, int64_t limit) {
+  std::string advice;
+  if (plan.decoder > limit) advice += "--vae-tile exact, ";
+  if (plan.weights > limit / 2) advice += "a checkpoint of fewer bits (GGUF), ";
+  return advice + "a smaller size or fewer frames";
+}
+
 // Within the limit of a backend with memory of its own; ops there take some for themselves.
 void check_own_memory(const MemoryPlan& plan, int64_t limit, const NoteHook& note) {
   // What attention and products may take of a device: a sixteenth of its memory each, at most
@@ -297,11 +294,11 @@ void check_own_memory(const MemoryPlan& plan, int64_t limit, const NoteHook& not
   }
   LACUNA_CHECK(plan.least() <= room,
                "memory: needs about {} on the device with weights that come one by one "
-               "({}), {} may be used; try a smaller size, fewer frames, --dtype bf16 or --vae-tile "
-               "exact",
+               "({}), {} may be used; try {}",
                memory_size(plan.least() + limit - room),
                memory_parts({.activations = plan.activations, .decoder = plan.decoder}),
-               memory_size(limit));
+               memory_size(limit),
+               memory_advice({.activations = plan.activations, .decoder = plan.decoder}, room));
 }
 
 }  // namespace
@@ -322,10 +319,8 @@ void check_memory(const MemoryPlan& whole, const Backend& backend, int64_t max_m
   }
   int64_t limit = max_memory;
   if (available > 0) limit = limit > 0 ? std::min(limit, available) : available;
-  LACUNA_CHECK(limit == 0 || plan.peak() <= limit,
-               "memory: needs about {}, {} may be used; try a smaller size, fewer frames, --dtype "
-               "bf16 or --vae-tile exact",
-               memory_size(plan.peak()), memory_size(limit));
+  LACUNA_CHECK(limit == 0 || plan.peak() <= limit, "memory: needs about {}, {} may be used; try {}",
+               memory_size(plan.peak()), memory_size(limit), memory_advice(plan, limit));
 }
 
 GenerationResult generate(Model& model, Context& ctx, const Request& request,

@@ -192,7 +192,10 @@ Model::LatentShape Model::latent_shape(int width, int height, int frames) {
                "model: the decoder has {} latent channels, the transformer {}; they do not belong "
                "together",
                shape.channels, config_.in_channels);
-  grid(shape);  // patch and rotary limits
+  LACUNA_CHECK(shape.frames % config_.patch_t == 0,
+               "frames: {} make {} latent frames, expected a multiple of {} of those", frames,
+               shape.frames, config_.patch_t);
+  grid(shape);  // rotary limits
   return shape;
 }
 

@@ -392,6 +392,20 @@ TEST_F(GenerationTest, RefusesMoreMemoryThanAllowed) {
   }
 }
 
+TEST_F(GenerationTest, AdvisesByWhatTakesTheMemory) {
+  constexpr int64_t kMiB = 1 << 20;
+  const auto refusal = [&](const MemoryPlan& plan) {
+    return test::error_of([&] { check_memory(plan, *backend_, 100 * kMiB, {}); });
+  };
+  EXPECT_THAT(refusal({.weights = 90 * kMiB, .activations = 20 * kMiB}),
+              testing::EndsWith("try a checkpoint of fewer bits (GGUF), a smaller size or fewer "
+                                "frames"));
+  EXPECT_THAT(refusal({.weights = 5 * kMiB, .attention = 110 * kMiB}),
+              testing::EndsWith("try a smaller size or fewer frames"));
+  EXPECT_THAT(refusal({.weights = 5 * kMiB, .decoder = 110 * kMiB}),
+              testing::EndsWith("try --vae-tile exact, a smaller size or fewer frames"));
+}
+
 TEST_F(GenerationTest, NotesTheMemoryThatIsHeld) {
   constexpr int64_t kMiB = 1 << 20;
   std::string line;
