@@ -37,14 +37,15 @@ void ProgressBar::update(int done, const std::string& note) {
                         format_duration(per_step * (total_ - done)));
   }
   if (!note.empty()) line += "  " + one_line(note);
-  fmt::print(stderr, "{}\033[K", line);
+  // Not fmt::print, which throws when the terminal is gone: that is no reason to end a run.
+  std::fputs((line + "\033[K").c_str(), stderr);
   std::fflush(stderr);
   drawn_ = true;
 }
 
 void ProgressBar::clear() {
   if (!drawn_) return;
-  fmt::print(stderr, "\r\033[K");
+  std::fputs("\r\033[K", stderr);
   std::fflush(stderr);
   drawn_ = false;
 }

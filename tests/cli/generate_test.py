@@ -221,6 +221,12 @@ class GenerateTest(CliTest):
         self.assertIn(f"--resume {latents}", made.stderr.splitlines()[-1])
         self.assertIn(json.loads(lacuna("info", latents, "--json").stdout)["next_step"], range(2, 1000))
 
+    def test_a_terminal_that_goes_away_ends_nothing(self):
+        video = self.dir / "a.y4m"
+        made = stopped(["generate", *TINY, "--steps", 40, "-o", video], 2, None)
+        self.assertEqual(made.returncode, 0)
+        self.assertTrue(video.exists())
+
     def test_resume_refuses_another_model(self):
         latents = self.dir / "a.safetensors"
         self.assertEqual(lacuna("generate", *TINY, "--no-decode", "--latents", latents).returncode, 0)

@@ -29,12 +29,12 @@ def _read(terminal):
         return b""
 
 
-def stopped(args, draws, sent):
+def stopped(args, draws, sent, **kwargs):
     """lacuna() on a terminal, with the signal `sent` once its progress bar was drawn so many times: that meets neither the start
-    nor, where much is left to do, the end. stderr is what the terminal showed."""
+    nor, where much is left to do, the end. stderr is what the terminal showed. None for `sent` takes the terminal away."""
     ours, theirs = pty.openpty()
     with tempfile.TemporaryFile("w+") as out:
-        process = subprocess.Popen([LACUNA, *map(str, args)], stdout=out, stderr=theirs)
+        process = subprocess.Popen([LACUNA, *map(str, args)], stdout=out, stderr=theirs, **kwargs)
         os.close(theirs)
         limit = threading.Timer(300, process.kill)
         limit.start()
@@ -42,11 +42,13 @@ def stopped(args, draws, sent):
         while data := _read(ours):
             shown += data
             if not told and shown.count(b"\033[K") >= draws:  # the end of a line that is drawn over
+                if sent is None:
+                    break
                 process.send_signal(sent)
                 told = True
+        os.close(ours)
         status = process.wait()
         limit.cancel()
-        os.close(ours)
         out.seek(0)
         return subprocess.CompletedProcess(args, status, out.read(), shown.decode())
 
