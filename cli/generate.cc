@@ -279,6 +279,16 @@ Request starting_request(const GenerateOptions& o, const Model& model,
   return std::move(loaded.request);
 }
 
+// The latents of a run that failed, and how it goes on from them.
+std::string way_back(const GenerateOptions& o, const fs::path& latents, int steps, int num_steps) {
+  const std::string command =
+      steps == num_steps
+          ? fmt::format("lacuna decode {} -o {}, the same --model", latents.string(), o.output)
+          : fmt::format("lacuna generate --resume {}, the same --model and the same --output",
+                        latents.string());
+  return fmt::format("; {} of {} steps are kept; go on with: {}", steps, num_steps, command);
+}
+
 void run_generate(const GenerateOptions& o) {
   const auto backend = o.machine.open();
   const GenerationFiles files = make_files(o);
@@ -289,6 +299,7 @@ void run_generate(const GenerateOptions& o) {
   check_inputs_differ(o, request, outputs);
   const int left_step = resume ? 0 : stopped_step(files.latents);
   bool begun = false;
+  int kept = 0;  // steps whose latents this run has saved
 
   Context ctx{*backend};
   ctx.cancel = &interrupt_flag();
@@ -310,6 +321,7 @@ void run_generate(const GenerateOptions& o) {
     if (!sampling) sampling.emplace("sampling", report.num_steps);
     sampling->update(report.step + 1, fmt::format("density {:.3f}", report.qk_density));
   };
+  hooks.saved = [&](int steps) { kept = steps; };
   std::optional<Recorder> recorder;
   if (!o.record.empty()) {
     // Half of what is free: the generation needs the rest.
@@ -319,14 +331,11 @@ void run_generate(const GenerateOptions& o) {
   }
   hooks.timed = wants_times(o);
   Audit audit(o.audit, *model, request, hooks);
+  GenerationResult result;
   try {
     const auto max_memory = static_cast<int64_t>(o.max_memory_gb * 1e9);
-    const GenerationResult result = generate(*model, ctx, request, files, o.decode.tiling(),
-                                             max_memory, hooks, std::move(resume));
-    sampling.reset(), decoding.reset();
-    audit.save(result, *model, request, *backend, o.no_decode ? files.latents : files.video);
-    if (recorder && !o.audit.dry_run) recorder->save(o.record);
-    if (!o.quiet || o.json) print_summary(o, request, result);
+    result = generate(*model, ctx, request, files, o.decode.tiling(), max_memory, hooks,
+                      std::move(resume));
   } catch (const Cancelled&) {
     sampling.reset(), decoding.reset();
     if (!begun && left_step > 0)
@@ -338,7 +347,17 @@ void run_generate(const GenerateOptions& o) {
         fmt::format("stopped; go on with: lacuna generate --resume {}, the same "
                     "--model and the same --output",
                     files.latents.string())};
+  } catch (const std::exception& error) {
+    sampling.reset(), decoding.reset();
+    if (kept == 0) throw;
+    const bool memory = dynamic_cast<const std::bad_alloc*>(&error) != nullptr;
+    throw Error((memory ? "out of memory" : error.what()) +
+                way_back(o, files.latents, kept, request.sampler.num_steps));
   }
+  sampling.reset(), decoding.reset();
+  audit.save(result, *model, request, *backend, o.no_decode ? files.latents : files.video);
+  if (recorder && !o.audit.dry_run) recorder->save(o.record);
+  if (!o.quiet || o.json) print_summary(o, request, result);
 }
 
 }  // namespace

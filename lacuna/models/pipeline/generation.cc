@@ -163,6 +163,42 @@ void take_prompts(const PromptEmbeddings& prompts, const Request& request, const
   state.prompts = hash;
 }
 
+// Samples to the end. The latents file holds the last finished step then, and where sampling ends
+// in an exception.
+void sample_into_file(Context& ctx, Engine& engine, const SamplingInputs& inputs,
+                      const GenerationFiles& files, const GenerationHooks& hooks, bool resumed,
+                      SamplingState& state) {
+  const int first_step = state.next_step;
+  const auto save = [&] {
+    save_state(files.latents, inputs.request, state);
+    if (hooks.saved) hooks.saved(state.next_step);
+  };
+  auto saved = Clock::now();
+  const auto on_step = [&](const StepReport& report) {
+    if (seconds_since(saved) >= files.save_every) {
+      save();
+      saved = Clock::now();
+    }
+    if (hooks.step) hooks.step(report);
+  };
+  try {
+    sample(ctx, engine, inputs, state, on_step);
+  } catch (const Cancelled&) {
+    // Noise is made again in no time; what an older run left there is not.
+    std::error_code ignored;
+    if (resumed || state.next_step > 0 || !std::filesystem::exists(files.latents, ignored)) save();
+    throw;
+  } catch (...) {
+    try {
+      if (state.next_step > first_step) save();
+    } catch (
+        const std::exception&) {  // such as the full disk that ended the run: one error is told
+    }
+    throw;
+  }
+  save();
+}
+
 }  // namespace
 
 DType compute_dtype(const Request& request) {
@@ -363,27 +399,10 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   SamplingState state = starting_state(request, latent, std::move(resume));
   take_prompts(prompts, request, hooks.note, state);
   start = Clock::now();
-  auto saved = start;
-  const auto on_step = [&](const StepReport& report) {
-    if (seconds_since(saved) >= files.save_every) {
-      save_state(files.latents, request, state);
-      saved = Clock::now();
-    }
-    if (hooks.step) hooks.step(report);
-  };
   const SamplingInputs inputs{
       [&](int expert) -> const WanDit& { return model.transformer(expert); }, model.num_experts(),
       request, prompts, model.transformer_config().text_len};
-  try {
-    sample(ctx, engine, inputs, state, on_step);
-  } catch (const Cancelled&) {
-    // Noise is made again in no time; what an older run left there is not.
-    std::error_code ignored;
-    if (resumed || state.next_step > 0 || !std::filesystem::exists(files.latents, ignored))
-      save_state(files.latents, request, state);
-    throw;
-  }
-  save_state(files.latents, request, state);
+  sample_into_file(ctx, engine, inputs, files, hooks, resumed, state);
   result.sample_seconds = seconds_since(start);
   result.trace = std::move(engine.trace());
 

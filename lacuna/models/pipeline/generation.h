@@ -52,6 +52,7 @@ using NoteHook = std::function<void(const std::string& line)>;
 struct GenerationHooks {
   NoteHook note;  // what a person may want to know, one line
   std::function<void(const StepReport&)> step;
+  std::function<void(int steps)> saved;  // the latents file now holds what these steps made
   std::function<void(int64_t done, int64_t total)> decode;
   Engine::InputsHook inputs;          // of every self-attention
   Engine::SelectionsHook selections;  // of every self-attention
@@ -101,9 +102,9 @@ struct GenerationResult {
 // min(available, max_memory); 0 = no own limit), output folder and ending. Then runs. A backend
 // with memory of its own keeps to max_memory, from here on. `resume` goes on from a saved state
 // instead of noise, under the policy it began with (a profile or mask log must still have the
-// request's policy_content), and notes prompts that the text encoder now reads differently. On
-// Cancelled the latents file holds the last finished step; before the first one an older file is
-// left as it was.
+// request's policy_content), and notes prompts that the text encoder now reads differently. When
+// sampling throws, Cancelled or another, the latents file holds the last finished step; before the
+// first one an older file is left as it was.
 GenerationResult generate(Model& model, Context& ctx, const Request& request,
                           const GenerationFiles& files, const Tiling& tiling, int64_t max_memory,
                           const GenerationHooks& hooks,

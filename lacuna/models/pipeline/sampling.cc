@@ -50,14 +50,15 @@ ExpertState prepare_expert(Context& ctx, const SamplingInputs& inputs, const Sam
 
 void snapshot(const Sampler& sampler, const Engine& engine, const TensorView& x, int next_step,
               SamplingState& state) {
+  state.next_step = 0;  // until it is whole: memory may end here, and what is done gets saved
   std::memcpy(state.latents.as<float>(), x.data, static_cast<size_t>(x.numel()) * sizeof(float));
-  state.next_step = next_step;
   state.sampler.clear();
   for (const Sampler::NamedState& s : sampler.state()) {
     state.sampler.emplace_back(s.name, copy_of(s.values));
   }
   state.attention.clear();
   if (engine.policy().carries() && next_step < sampler.num_steps()) engine.save(state.attention);
+  state.next_step = next_step;
 }
 
 std::unique_ptr<Sampler> restored_sampler(const Request& request, const SamplingState& state) {

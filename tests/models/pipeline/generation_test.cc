@@ -192,6 +192,22 @@ TEST_F(GenerationTest, WhatIsDoneIsSavedWhileItSamples) {
   EXPECT_EQ(steps, 4);
 }
 
+TEST_F(GenerationTest, WhatIsDoneIsSavedWhenSamplingFails) {
+  GenerationHooks hooks;
+  std::vector<int> saved;
+  hooks.saved = [&](int steps) { saved.push_back(steps); };
+  hooks.step = [](const StepReport& report) {
+    if (report.step == 1) throw std::runtime_error("the terminal is gone");
+  };
+  EXPECT_THROW(make(request(), "part", hooks), std::runtime_error);
+  EXPECT_EQ(load_state(folder_ / "part.safetensors").state.next_step, 2);
+  EXPECT_EQ(saved, std::vector<int>{2});
+  hooks.inputs = [](const auto&...) { throw std::runtime_error("in the first step"); };
+  const std::string older = bytes("part.safetensors");
+  EXPECT_THROW(make(request(), "part", hooks), std::runtime_error);
+  EXPECT_EQ(bytes("part.safetensors"), older);
+}
+
 // Stopped within a step: what its first layers selected must not show.
 TEST_F(GenerationTest, ResumesWhatIsCarriedBitForBit) {
   const std::pair<const char*, const char*> plans[] = {
