@@ -19,7 +19,8 @@ std::atomic<bool> interrupted{false}, awaited{false};
       pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
       raise(signal);
     }
-    if (interrupted.exchange(true)) _exit(130);
+    // Who closes a terminal may hear of it twice, from the kernel and from the shell.
+    if (interrupted.exchange(true) && signal != SIGHUP) _exit(130);
   }
 }
 
@@ -30,6 +31,10 @@ void watch_interrupts() {
   sigemptyset(&signals);
   sigaddset(&signals, SIGINT);
   sigaddset(&signals, SIGTERM);
+  struct sigaction hangup;
+  // Under nohup it is ignored, which waiting for it would undo.
+  if (sigaction(SIGHUP, nullptr, &hangup) == 0 && hangup.sa_handler != SIG_IGN)
+    sigaddset(&signals, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);  // for this thread and all it starts
   std::thread(watch, signals).detach();
 }

@@ -221,6 +221,18 @@ class GenerateTest(CliTest):
         self.assertIn(f"--resume {latents}", made.stderr.splitlines()[-1])
         self.assertIn(json.loads(lacuna("info", latents, "--json").stdout)["next_step"], range(2, 1000))
 
+    def test_a_closed_terminal_keeps_what_is_done(self):
+        latents = self.dir / "l.safetensors"
+        args = ["generate", *TINY, "--no-decode", "--latents", latents, "--steps"]
+        heard = lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        made = stopped([*args, 1000], 2, signal.SIGHUP, preexec_fn=heard)
+        self.assertEqual(made.returncode, 130, made.stderr)
+        self.assertIn(f"--resume {latents}", made.stderr.splitlines()[-1])
+        self.assertIn(json.loads(lacuna("info", latents, "--json").stdout)["next_step"], range(2, 1000))
+        ignored = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+        made = stopped([*args, 40], 2, signal.SIGHUP, preexec_fn=ignored)
+        self.assertEqual(made.returncode, 0, made.stderr)
+
     def test_a_terminal_that_goes_away_ends_nothing(self):
         video = self.dir / "a.y4m"
         made = stopped(["generate", *TINY, "--steps", 40, "-o", video], 2, None)
