@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "cli/options.h"
 #include "lacuna/core/atomic_file.h"
 #include "lacuna/core/available_memory.h"
 #include "lacuna/core/printable.h"
@@ -13,13 +14,20 @@ namespace lacuna::cli {
 
 void AuditOptions::add_to(CLI::App& command) {
   auto* group = command.add_option_group("Audit");
-  group->add_option("--trace", trace, "Write what ran in every attention call as JSON");
-  group->add_option("--save-masks", save_masks,
-                    "Write the masks of every attention call to this file (.safetensors)");
-  group->add_option("--replay-masks", replay_masks,
-                    "Repeat the masks of --save-masks exactly, instead of -a");
-  group->add_option("--manifest", manifest,
-                    "Write what the run was, made and measured as one JSON object");
+  group->add_option("--trace", trace, "Write what ran in every attention call as JSON")
+      ->check(names_a_file());
+  group
+      ->add_option("--save-masks", save_masks,
+                   "Write the masks of every attention call to this file (.safetensors)")
+      ->check(names_a_file());
+  group
+      ->add_option("--replay-masks", replay_masks,
+                   "Repeat the masks of --save-masks exactly, instead of -a")
+      ->check(names_a_file());
+  group
+      ->add_option("--manifest", manifest,
+                   "Write what the run was, made and measured as one JSON object")
+      ->check(names_a_file());
   group->add_flag("--strict", strict, "A dense attention call that no rule asked for is an error");
   group->add_flag("--explain", explain, "Show which rule ran in which steps and layers, and why");
   group->add_flag("--dry-run", dry_run,

@@ -47,7 +47,9 @@ void add_method_options(CLI::App& command, CalibrateOptions& o) {
           "the prompts")
       ->required()
       ->check(CLI::IsMember({"haste", "recall", "calibatt"}));
-  group->add_option("--prompts", o.prompts, "Text file, one prompt per line")->required();
+  group->add_option("--prompts", o.prompts, "Text file, one prompt per line")
+      ->check(names_a_file())
+      ->required();
   group->add_option("--host", o.host,
                     "Method of the profile, e.g. xattention:stride=16,refresh=drift; default "
                     "xattention (haste), dense (recall)");
@@ -192,6 +194,7 @@ void add_calibrate(CLI::App& app) {
   output
       ->add_option("-o,--output", options->output,
                    "NAME.profile.json; NAME.measurements.json is written beside it")
+      ->check(names_a_file())
       ->required();
   output->add_flag("--no-prompt-cache", options->no_prompt_cache,
                    "Do not keep prompt embeddings in the cache folder");

@@ -205,7 +205,8 @@ void add_compare(CLI::App& app) {
   auto o = std::make_shared<CompareOptions>();
   auto* content = command->add_option_group("Content");
   content->add_option("-p,--prompt", o->prompt, "What the videos show");
-  content->add_option("--prompt-file", o->prompt_file, "More prompts, one per line");
+  content->add_option("--prompt-file", o->prompt_file, "More prompts, one per line")
+      ->check(names_a_file());
   o->request.add_content_to(*content);
   content->add_option("--seeds", o->seeds, "So many seeds for each prompt, from --seed upwards")
       ->check(CLI::Range(1, 100000))
@@ -224,9 +225,12 @@ void add_compare(CLI::App& app) {
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   candidates->add_flag("--no-floor", o->no_floor, "Leave out dense against itself");
   auto* output = command->add_option_group("Output");
-  output->add_option("-o,--output", o->output,
-                     "All clips of the first prompt and seed side by side, as a video");
-  output->add_option("--report", o->report, "Everything measured, as one HTML page");
+  output
+      ->add_option("-o,--output", o->output,
+                   "All clips of the first prompt and seed side by side, as a video")
+      ->check(names_a_file());
+  output->add_option("--report", o->report, "Everything measured, as one HTML page")
+      ->check(names_a_file());
   output->add_option("--fps", o->request.fps, "Frames per second; default of the model");
   output->add_flag("--json", o->json, "Print the report's data as one JSON object");
   output->add_flag("--no-prompt-cache", o->no_prompt_cache,

@@ -74,8 +74,11 @@ void add_decode(CLI::App& app) {
   auto* command = app.add_subcommand("decode", "Make a video from a latents file");
   command->group("Commands");
   auto options = std::make_shared<DecodeOptions>();
-  command->add_option("latents", options->latents, "File written by lacuna generate")->required();
+  command->add_option("latents", options->latents, "File written by lacuna generate")
+      ->check(names_a_file())
+      ->required();
   command->add_option("-o,--output", options->output, "File ending in " + video_endings())
+      ->check(names_a_file())
       ->capture_default_str();
   command->add_option("--fps", options->fps, "Frames per second");
   options->model.add_to(*command);

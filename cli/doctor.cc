@@ -311,7 +311,8 @@ void add_doctor(CLI::App& app) {
   group->add_option("--seconds", o->seconds, "About so long attention's time is measured")
       ->check(CLI::Range(0.01, 3600.0))
       ->capture_default_str();
-  group->add_option("-o,--output", o->output, "Write NAME.profile.json for generate --profile");
+  group->add_option("-o,--output", o->output, "Write NAME.profile.json for generate --profile")
+      ->check(names_a_file());
   group->add_flag("--check", o->check, "Run the profile once: expected beside measured speed-up");
   command->callback([o] { run_doctor(*o); });
 }

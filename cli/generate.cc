@@ -44,7 +44,8 @@ struct GenerateOptions {
 void add_content_options(CLI::App& command, GenerateOptions& o) {
   auto* content = command.add_option_group("Content");
   content->add_option("-p,--prompt", o.prompt, "What the video shows");
-  content->add_option("--prompt-file", o.prompt_file, "Read the prompt from a file");
+  content->add_option("--prompt-file", o.prompt_file, "Read the prompt from a file")
+      ->check(names_a_file());
   o.request.add_content_to(*content);
 }
 
@@ -72,15 +73,21 @@ Request make_request(const GenerateOptions& o, const Model& model) {
 void add_output_options(CLI::App& command, GenerateOptions& o) {
   auto* output = command.add_option_group("Output");
   output->add_option("-o,--output,--save_file", o.output, "File ending in " + video_endings())
+      ->check(names_a_file())
       ->capture_default_str();
   output->add_option("--fps", o.request.fps, "Frames per second; default of the model");
-  output->add_option("--latents", o.latents,
-                     "Keep the latents in this file (default: beside the output until it is done)");
+  output
+      ->add_option("--latents", o.latents,
+                   "Keep the latents in this file (default: beside the output until it is done)")
+      ->check(names_a_file());
   output->add_flag("--no-decode", o.no_decode, "Stop after the latents; see lacuna decode");
-  output->add_option("--resume", o.resume, "Go on from the latents file of a stopped run");
-  auto* record = output->add_option(
-      "--record", o.record,
-      "Write q, k and v of chosen attention calls to this file; see lacuna replay");
+  output->add_option("--resume", o.resume, "Go on from the latents file of a stopped run")
+      ->check(names_a_file());
+  auto* record =
+      output
+          ->add_option("--record", o.record,
+                       "Write q, k and v of chosen attention calls to this file; see lacuna replay")
+          ->check(names_a_file());
   output
       ->add_option("--record-sites", o.record_sites,
                    "steps=LIST;layers=LIST;branches=cond|both; what is left out means all "

@@ -151,6 +151,7 @@ void add_info(CLI::App& app) {
   command
       ->add_option("checkpoint", options->model.paths,
                    "Folder or files, same as --model; or one clip or latents file")
+      ->check(names_a_file())
       ->multi_option_policy(CLI::MultiOptionPolicy::Throw);
   command->add_flag("--json", options->json, "As one JSON object");
   command->callback([options] { run_info(*options); });

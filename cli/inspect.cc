@@ -59,10 +59,12 @@ void add_inspect(CLI::App& app) {
       ->add_option("files", o->files,
                    "Files of generate --trace, --save-masks or --record, or a profile; a trace and "
                    "a mask log of one run are shown together")
+      ->check(names_a_file())
       ->required()
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   command->add_flag("--json", o->json, "Print the report's data as one JSON object");
-  command->add_option("--report", o->report, "Write a page with pictures of the masks (.html)");
+  command->add_option("--report", o->report, "Write a page with pictures of the masks (.html)")
+      ->check(names_a_file());
   o->machine.add_to(*command);
   command->callback([o] { run_inspect(*o); });
 }

@@ -15,14 +15,16 @@
 namespace lacuna::cli {
 
 void LookOptions::add_to(CLI::App& command) {
-  command.add_option("recording", recordings, "Files of lacuna generate --record");
+  command.add_option("recording", recordings, "Files of lacuna generate --record")
+      ->check(names_a_file());
   auto* content = command.add_option_group("Content");
   content
       ->add_option("-p,--prompt", prompts,
                    "What the video shows; default: a sentence that the small model knows")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->allow_extra_args(false);
-  content->add_option("--prompts", prompt_file, "Text file, one prompt per line");
+  content->add_option("--prompts", prompt_file, "Text file, one prompt per line")
+      ->check(names_a_file());
   request.add_content_to(*content);
   model.add_to(command);
   // One file each time, or it would take the recordings for more.
@@ -30,7 +32,8 @@ void LookOptions::add_to(CLI::App& command) {
   request.add_sampling_to(command);
   auto* output = command.add_option_group("Output");
   output->add_option("--sites", sites, "steps=LIST;layers=LIST: the attention calls to look at");
-  output->add_option("--report", report, "Write the result as one HTML page");
+  output->add_option("--report", report, "Write the result as one HTML page")
+      ->check(names_a_file());
   output->add_flag("--json", json, "Print the report's data as one JSON object");
   output->add_flag("--no-prompt-cache", no_prompt_cache,
                    "Do not keep prompt embeddings in the cache folder");

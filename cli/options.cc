@@ -39,11 +39,15 @@ void ModelOptions::add_to(CLI::App& command) {
       ->add_option("-m,--model,--ckpt_dir,--diffusion-model", paths,
                    "Checkpoint folder (diffusers or original layout) or single files "
                    "(safetensors, GGUF), several allowed; default: the small model that ships")
+      ->check(names_a_file())
       ->multi_option_policy(CLI::MultiOptionPolicy::Throw);
-  group->add_option("--high-noise-diffusion-model", high_noise,
-                    "Single file of the high-noise expert (Wan2.2 A14B)");
-  group->add_option("--vae", vae, "Single file of the video decoder");
-  group->add_option("--t5xxl,--text-encoder", text_encoder, "Single file of the UMT5 encoder");
+  group
+      ->add_option("--high-noise-diffusion-model", high_noise,
+                   "Single file of the high-noise expert (Wan2.2 A14B)")
+      ->check(names_a_file());
+  group->add_option("--vae", vae, "Single file of the video decoder")->check(names_a_file());
+  group->add_option("--t5xxl,--text-encoder", text_encoder, "Single file of the UMT5 encoder")
+      ->check(names_a_file());
   group->add_option(
       "--synthetic", synthetic,
       "No checkpoint: made-up weights at the size of wan2.1-1.3b, wan2.1-14b, "
@@ -89,7 +93,8 @@ void AttentionOptions::add_to(CLI::App& command) {
   group->add_option("--skip", skip,
                     "What the kernel drops while it runs, e.g. running_max:lambda=0.01 or "
                     "recall:r=0.95; default: none, or that of the preset; see lacuna methods");
-  group->add_option("--profile", profile, "Policy file written by calibration, instead of -a");
+  group->add_option("--profile", profile, "Policy file written by calibration, instead of -a")
+      ->check(names_a_file());
   group->add_option("--dense-steps", dense_steps,
                     "Dense steps: a count or share from the start (10, 20%), or 0-4,49");
   group->add_option("--dense-layers", dense_layers,
@@ -126,6 +131,13 @@ Tiling DecodeSettings::tiling() const {
   t.tile_height = t.tile_width = tile_size;
   t.stride_height = t.stride_width = tile_stride;
   return t;
+}
+
+CLI::Validator names_a_file() {
+  const auto check = [](std::string& word) {
+    return std::string(word.empty() ? "empty, expected the name of a file" : "");
+  };
+  return {check, "", "file"};
 }
 
 std::filesystem::path prompt_cache_folder() {

@@ -54,6 +54,9 @@ struct DecodeSettings {
   Tiling tiling() const;
 };
 
+// Of options that name files: an empty word, such as an unset "$OUT", would mean not given.
+CLI::Validator names_a_file();
+
 // Where prompt embeddings are kept between runs; empty when there is no home folder.
 std::filesystem::path prompt_cache_folder();
 

@@ -126,7 +126,9 @@ void add_replay(CLI::App& app) {
       "replay", "Compare methods on recorded q, k and v (lacuna generate --record)");
   command->group("Commands");
   auto o = std::make_shared<ReplayOptions>();
-  command->add_option("recording", o->file, "File of lacuna generate --record")->required();
+  command->add_option("recording", o->file, "File of lacuna generate --record")
+      ->check(names_a_file())
+      ->required();
   command
       ->add_option("-a,--attention", o->attention,
                    "METHOD[:name=value,...], several allowed; default: every method and skip rule")

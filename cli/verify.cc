@@ -60,7 +60,8 @@ void add_verify(CLI::App& app) {
   auto* command = app.add_subcommand("verify", "Check this build against upstream golden numbers");
   command->group("Commands");
   auto options = std::make_shared<VerifyOptions>();
-  command->add_option("--goldens", options->goldens, "Another file of cases (docs/formats.md)");
+  command->add_option("--goldens", options->goldens, "Another file of cases (docs/formats.md)")
+      ->check(names_a_file());
   command
       ->add_option("--dtype", options->dtype,
                    "f32: against the file; bf16: against our own f32 run")

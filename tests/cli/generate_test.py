@@ -40,6 +40,17 @@ class GenerateTest(CliTest):
                             (["--prompt-file", "x.txt"], "no --prompt beside"), (["--record-sites", "steps=1"], "--record")):
             self.fails(2, "generate", *TINY, *extra, says=says)
 
+    def test_an_empty_name_of_a_file_is_not_no_file(self):
+        for option in ("--output", "--latents", "--profile", "--trace", "--record", "--save-masks", "--replay-masks", "--manifest",
+                       "--resume", "--prompt-file", "--model", "--vae", "--text-encoder", "--high-noise-diffusion-model"):
+            self.fails(2, "generate", *TINY, option, "", says=f"lacuna: {option}: empty, expected the name of a file")
+        self.fails(2, "generate", *TINY, "--no-decode", "-o", "", says="--output: empty")
+        for words in (["decode", "", "-o", "a.mp4"], ["decode", "l", "-o", ""], ["inspect", "t", "--report", ""], ["inspect", ""],
+                      ["compare", "--report", ""], ["compare", "-o", ""], ["replay", ""], ["doctor", "--report", ""], ["info", ""],
+                      ["doctor", "-o", ""], ["tournament", "--prompts", ""], ["verify", "--goldens", ""],
+                      ["calibrate", "--method", "haste", "--prompts", "p", "-o", ""]):
+            self.fails(2, *words, says="empty, expected the name of a file")
+
     def test_bad_requests_are_1(self):
         out = ["-o", self.dir / "a.mp4"]
         for extra, says in (
