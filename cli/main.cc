@@ -4,7 +4,9 @@
 #include <cstring>
 #include <exception>
 #include <new>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "cli/command.h"
 #include "cli/interrupt.h"
@@ -21,6 +23,23 @@ constexpr char kDescription[] =
 // Errors quote files: names of tensors, keys, whatever stands there.
 void say_error(std::string_view what) {
   lacuna::cli::say_note(fmt::format("lacuna: {}", what));
+}
+
+// What is wrong with the command line, and which help lists what is right.
+std::string usage_error(const CLI::App& app, const CLI::ParseError& error) {
+  const CLI::App* command = &app;
+  std::string name = app.get_name(), what = error.what();
+  while (!command->get_subcommands().empty()) {
+    command = command->get_subcommands().back();
+    name += " " + command->get_name();
+  }
+  const std::vector<std::string> left = app.remaining(true);
+  if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr)  // which says them last first
+    what = fmt::format("not expected: {}", fmt::join(left, " "));
+  else if (command->get_require_subcommand_min() > 0 && !left.empty())
+    what = fmt::format("{}: no such {}", left.front(),
+                       left.front().starts_with('-') ? "option" : "command");
+  return fmt::format("{} (see {} --help)", what, name);
 }
 
 int run(int argc, char** argv) {
@@ -47,7 +66,7 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     const bool is_help = error.get_exit_code() == 0;
     if (is_help) return app.exit(error);
-    say_error(fmt::format("{} (see lacuna --help)", error.what()));
+    say_error(usage_error(app, error));
     return 2;
   }
   return 0;

@@ -27,9 +27,16 @@ class GenerateTest(CliTest):
         self.assertRegex(lacuna("--version").stdout, r"^lacuna \d+\.\d+\.\d+$")
 
     def test_bad_usage_is_2(self):
-        self.fails(2)
-        self.fails(2, "generat")
-        self.fails(2, "generate", "--no-such-option")
+        self.fails(2, says=r"A subcommand is required \(see lacuna --help\)")
+        for words, says in ((["generat"], "generat: no such command (see lacuna --help)"),
+                            (["generat", "--steps", 3], "generat: no such command (see lacuna --help)"),
+                            (["--no-such"], "--no-such: no such option (see lacuna --help)"),
+                            (["bench", "atend"], "atend: no such command (see lacuna bench --help)"),
+                            (["generate", "--promt", "x"], "not expected: --promt x (see lacuna generate --help)"),
+                            (["bench", "attend", "--no"], "not expected: --no (see lacuna bench attend --help)"),
+                            (["generate", "-W"], "--width: 1 required INT missing (see lacuna generate --help)"),
+                            (["decode"], "latents is required (see lacuna decode --help)")):
+            self.fails(2, *words, says="^lacuna: " + re.escape(says) + "$")
         self.fails(2, "generate", "--synthetic", "tiny", says="no prompt")
         self.fails(2, "generate", *TINY, "--size", "12by7", says="WIDTHxHEIGHT")
         self.fails(2, "generate", *TINY, "--threads", "0")
