@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <utility>
 
 #include "cli/audit.h"
 #include "cli/command.h"
@@ -12,6 +13,7 @@
 #include "cli/options.h"
 #include "cli/output_files.h"
 #include "cli/progress.h"
+#include "cli/remake.h"
 #include "cli/request_options.h"
 #include "cli/say.h"
 #include "lacuna/core/atomic_file.h"
@@ -38,7 +40,7 @@ struct GenerateOptions {
   std::string output = "out.mp4", latents, resume, record, record_sites;
   bool no_decode = false, no_prompt_cache = false, json = false, quiet = false;
   double max_memory_gb = 0.0;
-  std::vector<const CLI::Option*> of_the_video;  // options whose values a latents file holds
+  std::vector<std::pair<const char*, const CLI::Option*>> of_the_video;  // by key of the request
 };
 
 void add_content_options(CLI::App& command, GenerateOptions& o) {
@@ -197,21 +199,23 @@ void print_summary(const GenerateOptions& o, const Request& request,
                format_bytes(static_cast<double>(result.memory.to_host)));
 }
 
-// Of options given beside --resume none may contradict the file, which decides.
+// Of options given beside --resume none may contradict the file, which decides; the others, whose
+// defaults it may differ from, say nothing.
 void check_resumed(const GenerateOptions& o, const Model& model, const Request& saved) {
-  const auto given = [](const CLI::Option* option) { return option->count() > 0; };
-  if (std::none_of(o.of_the_video.begin(), o.of_the_video.end(), given)) return;
-  Request request = make_request(o, model);
-  if (o.prompt.empty() && o.prompt_file.empty()) request.prompt = saved.prompt;
-  request.policy_content = saved.policy_content;  // compared when the file is loaded
-  const auto ours = nlohmann::ordered_json::parse(request.to_json());
   const auto theirs = nlohmann::ordered_json::parse(saved.to_json());
-  for (const auto& [key, value] : theirs.items())
-    if (ours.at(key) != value)
+  GenerateOptions asked = o;
+  RequestOptions& r = asked.request;
+  // What the given ones are read with.
+  if (r.sampler.empty()) r.sampler = theirs.at("sampler");
+  if (r.timesteps.empty() && r.sampler == theirs.at("sampler"))
+    r.timesteps = saved.sampler.timesteps;
+  const auto ours = nlohmann::ordered_json::parse(make_request(asked, model).to_json());
+  for (const auto& [key, option] : o.of_the_video)
+    if (option->count() > 0 && ours.at(key) != theirs.at(key))
       throw UsageError(fmt::format(
-          "--resume: {} was made with {} {}, this command says {}; repeat the whole command as it "
-          "was, or leave out all that decides the video",
-          o.resume, key, value.dump(), ours.at(key).dump()));
+          "--resume: {} was made with {} {}, this command says {}; leave that out, or start again "
+          "without --resume",
+          o.resume, key, theirs.at(key).dump(), ours.at(key).dump()));
 }
 
 RecordFilter record_filter(const GenerateOptions& o, const Model& model, const Request& request,
@@ -381,11 +385,13 @@ void add_generate(CLI::App& app) {
   options->audit.add_to(*command);
   options->decode.add_to(*command);
   options->machine.add_to(*command);
-  for (const char* group : {"Content", "Sampling", "Attention"})
-    for (const CLI::Option* option : command->get_option_group(group)->get_options())
-      options->of_the_video.push_back(option);
-  for (const char* name : {"--fps", "--replay-masks", "--dtype"})
-    options->of_the_video.push_back(command->get_option(name));
+  const auto decides = [&](const char* key, const char* option) {
+    options->of_the_video.emplace_back(key, command->get_option(option));
+  };
+  for (const auto& [key, option] : options_of_keys()) decides(key, option);
+  decides("prompt", "--prompt-file");
+  decides("width", "--size"), decides("height", "--size");
+  decides("timesteps", "--timesteps"), decides("warp_timesteps", "--timesteps-shifted");
   command->callback([options] { run_generate(*options); });
 }
 

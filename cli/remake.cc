@@ -20,8 +20,6 @@ constexpr std::string_view kCommand = "command";  // the one key of a comment th
 // one at most.
 constexpr size_t kMaxCommand = size_t{32} << 20;
 
-// Keys of Request::to_json and the options that set them, but for `model` and the list of
-// timesteps.
 constexpr std::pair<const char*, const char*> kOptions[] = {
     {"prompt", "-p"},
     {"negative_prompt", "--negative-prompt"},
@@ -85,6 +83,10 @@ std::string comment_of_command(const std::string& command) {
   const Json json = {{std::string(kCommand), command}};
   // Prompts come from command lines: bytes that are not UTF-8 become U+FFFD.
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+std::span<const std::pair<const char*, const char*>> options_of_keys() {
+  return kOptions;
 }
 
 std::string command_of(const Request& request) {

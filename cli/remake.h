@@ -4,7 +4,9 @@
 
 #include <filesystem>
 #include <optional>
+#include <span>
 #include <string>
+#include <utility>
 
 #include "lacuna/models/pipeline/request.h"
 
@@ -22,6 +24,10 @@ std::optional<MadeBy> made_by(const std::filesystem::path& path);
 
 // The comment of such clips side by side, which made_by reads.
 std::string comment_of_command(const std::string& command);
+
+// Keys of Request::to_json and the options of lacuna generate that set them, but for `model` and
+// the list of timesteps.
+std::span<const std::pair<const char*, const char*>> options_of_keys();
 
 // The command that makes the same video with the same model, quoted for a shell. Everything that
 // decides it is said, so that other defaults do not matter.

@@ -278,6 +278,29 @@ class GenerateTest(CliTest):
             self.assertEqual(made.returncode, 0, made.stderr)
             self.assertTrue(latents.exists())
 
+    def test_resume_compares_only_what_is_given(self):
+        def resumes(latents, *words):
+            made = lacuna("generate", "--synthetic", "tiny", "--resume", latents, "--dry-run", *words, "-o", self.dir / "b.y4m")
+            self.assertEqual(made.returncode, 0, made.stderr)
+        def refuses(latents, key, *words):
+            self.fails(2, "generate", "--synthetic", "tiny", "--resume", latents, "--dry-run", *words, "-o", self.dir / "b.y4m",
+                       says=f"made with {key}, this command says ", leaves=left)
+        unipc, listed, left = self.dir / "u.st", self.dir / "o.st", ["o.st", "u.st"]
+        for latents, words in ((unipc, TINY), (listed, [*TINY[:8], "-p", "x", "--sampler", "ode", "--timesteps", "1000,500"])):
+            made = lacuna("generate", *words, "--guidance", 3, "--guidance-low", 4, "--no-decode", "--latents", latents)
+            self.assertEqual(made.returncode, 0, made.stderr)
+        for words in (["-a", "dense"], ["-W", 96], ["-H", 64], ["--size", "96x64"], ["--steps", 3], ["--guidance", 3],
+                      ["--seed", 0], ["--sampler", "unipc"]):
+            resumes(unipc, *words)
+        for words in (["--sampler", "ode"], ["--steps", 2], ["--timesteps", "1000,500"]):
+            resumes(listed, *words)
+        refuses(unipc, "width 96", "-W", 112)
+        refuses(unipc, "height 64", "--size", "96x80")
+        refuses(unipc, "guidance_low 4.0", "--guidance", 3, "--guidance-low", 3)
+        refuses(listed, "sampler \"ode\"", "--sampler", "unipc")
+        refuses(listed, r"timesteps \[1000.0,500.0\]", "--timesteps", "1000,250")
+        refuses(listed, "warp_timesteps true", "--timesteps-shifted")
+
     def test_decode(self):
         latents = self.dir / "a.safetensors"
         made = lacuna("generate", *TINY, "--latents", latents, "-o", self.dir / "a.y4m")
