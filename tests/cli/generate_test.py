@@ -349,6 +349,16 @@ class GenerateTest(CliTest):
         decoded = lacuna("decode", self.dir / left, "--synthetic", "tiny", "-o", video)
         self.assertEqual(decoded.returncode, 0, decoded.stderr)
 
+    def test_full_disk_names_the_video(self):
+        def limited():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        latents = self.dir / "l.st"
+        self.assertEqual(lacuna("generate", *TINY, "--no-decode", "--latents", latents).returncode, 0)
+        for name in ("a.mp4", "a.webm"):
+            self.fails(1, "decode", latents, "--synthetic", "tiny", "-o", self.dir / name, preexec_fn=limited, leaves=["l.st"],
+                       says=f"output: could not .* {self.dir / name}: ")
+
     def test_full_disk_leaves_nothing(self):
         def limited():
             resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))

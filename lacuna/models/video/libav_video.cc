@@ -64,7 +64,7 @@ class LibavVideo : public VideoWriter {
     LACUNA_CHECK(rgb.size() == size_t{3} * info_.width * info_.height,
                  "output: frame of {} bytes, expected {}x{}x3", rgb.size(), info_.height,
                  info_.width);
-    check_av(av_frame_make_writable(frame_), "could not write", file_.temporary());
+    check_av(av_frame_make_writable(frame_), "could not write", path_);
     const uint8_t* source[] = {rgb.data()};
     const int stride[] = {3 * info_.width};
     sws_scale(scaler_, source, stride, 0, info_.height, frame_->data, frame_->linesize);
@@ -74,8 +74,8 @@ class LibavVideo : public VideoWriter {
 
   void finish() override {
     encode(nullptr);
-    check_av(av_write_trailer(muxer_), "could not finish", file_.temporary());
-    check_av(avio_closep(&muxer_->pb), "could not finish", file_.temporary());
+    check_av(av_write_trailer(muxer_), "could not finish", path_);
+    check_av(avio_closep(&muxer_->pb), "could not finish", path_);
     close();
     file_.commit();
   }
@@ -96,8 +96,7 @@ class LibavVideo : public VideoWriter {
     encoder_->color_trc = AVCOL_TRC_BT709;
     av_opt_set(encoder_->priv_data, format.quality_key, format.quality, 0);
     if (muxer_->oformat->flags & AVFMT_GLOBALHEADER) encoder_->flags |= AV_CODEC_FLAG_GLOBAL_HEADER;
-    check_av(avcodec_open2(encoder_, codec, nullptr), "could not start the encoder for",
-             file_.temporary());
+    check_av(avcodec_open2(encoder_, codec, nullptr), "could not start the encoder for", path_);
   }
 
   void open_stream(const Format& format) {
@@ -105,17 +104,16 @@ class LibavVideo : public VideoWriter {
     LACUNA_CHECK(stream_ != nullptr, "output: out of memory");
     stream_->time_base = encoder_->time_base;
     stream_->avg_frame_rate = encoder_->framerate;
-    check_av(avcodec_parameters_from_context(stream_->codecpar, encoder_), "could not open",
-             file_.temporary());
+    check_av(avcodec_parameters_from_context(stream_->codecpar, encoder_), "could not open", path_);
     av_dict_set(&muxer_->metadata, "comment", info_.comment.c_str(), 0);
     muxer_->flags |= AVFMT_FLAG_BITEXACT;  // no library version or random id in the file
     check_av(avio_open(&muxer_->pb, url_of(file_.temporary()).c_str(), AVIO_FLAG_WRITE),
-             "could not open", file_.temporary());
+             "could not open", path_);
     AVDictionary* options = nullptr;
     if (std::string_view(format.muxer) == "mp4") av_dict_set(&options, "movflags", "+faststart", 0);
     const int code = avformat_write_header(muxer_, &options);
     av_dict_free(&options);
-    check_av(code, "could not write", file_.temporary());
+    check_av(code, "could not write", path_);
   }
 
   void allocate_frames() {
@@ -125,21 +123,21 @@ class LibavVideo : public VideoWriter {
     frame_->format = encoder_->pix_fmt;
     frame_->width = info_.width;
     frame_->height = info_.height;
-    check_av(av_frame_get_buffer(frame_, 0), "could not allocate a frame for", file_.temporary());
+    check_av(av_frame_get_buffer(frame_, 0), "could not allocate a frame for", path_);
     scaler_ = bt709_scaler(info_, AV_PIX_FMT_YUV420P, SWS_AREA);
   }
 
   void encode(const AVFrame* frame) {
-    check_av(avcodec_send_frame(encoder_, frame), "could not encode", file_.temporary());
+    check_av(avcodec_send_frame(encoder_, frame), "could not encode", path_);
     for (;;) {
       const int code = avcodec_receive_packet(encoder_, packet_);
       if (code == AVERROR(EAGAIN) || code == AVERROR_EOF) return;
-      check_av(code, "could not encode", file_.temporary());
+      check_av(code, "could not encode", path_);
       av_packet_rescale_ts(packet_, encoder_->time_base, stream_->time_base);
       packet_->stream_index = stream_->index;
-      check_av(av_interleaved_write_frame(muxer_, packet_), "could not write", file_.temporary());
+      check_av(av_interleaved_write_frame(muxer_, packet_), "could not write", path_);
       // The muxer buffers: a full disk shows in the I/O context, not in the return value.
-      check_av(muxer_->pb->error, "could not write", file_.temporary());
+      check_av(muxer_->pb->error, "could not write", path_);
     }
   }
 
