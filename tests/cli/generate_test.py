@@ -44,7 +44,9 @@ class GenerateTest(CliTest):
         for extra, says in ((["--size", "4294967392x64"], "WIDTHxHEIGHT"), (["--seed", "-1"], "seed"),
                             (["--seed", "18446744073709551616"], "seed"), (["--sigma-convention", "wam"], "wan"),
                             (["--timesteps", "1000,500"], "sampler ode"), (["--sampler", "ode"], "list of timesteps has 4"),
-                            (["--prompt-file", "x.txt"], "no --prompt beside"), (["--record-sites", "steps=1"], "--record")):
+                            (["--prompt-file", "x.txt"], "no --prompt beside"), (["--record-sites", "steps=1"], "--record"),
+                            *((["--max-memory", gb], f"--max-memory: {gb}, expected a number of GB from 1e-9 to 1e9 ")
+                              for gb in ("nan", "inf", "0", "-1", "1e-12", "1e300", "x"))):
             self.fails(2, "generate", *TINY, *extra, says=says)
 
     def test_an_empty_name_of_a_file_is_not_no_file(self):
