@@ -154,8 +154,9 @@ bool wants_times(const GenerateOptions& o) {
   return !o.audit.trace.empty() || !o.audit.manifest.empty();
 }
 
-void print_summary(const GenerateOptions& o, const Request& request,
-                   const GenerationResult& result) {
+// `made` is the file that the run was for.
+void print_summary(const GenerateOptions& o, const Request& request, const GenerationResult& result,
+                   const fs::path& made) {
   const Trace& trace = result.trace;
   const double attention_s = trace.attend_ms() / 1000.0, selection_s = trace.select_ms() / 1000.0;
   // A device's ops return before they are done, so a clock that does not wait for it knows nothing.
@@ -194,8 +195,8 @@ void print_summary(const GenerateOptions& o, const Request& request,
                                                          : request.attention;
   say("{}: {} tokens, attention {} at density {:.3f} (P V {:.3f}); sampling {:.1f} s{}, decoding "
       "{:.1f} s\n",
-      o.no_decode ? "latents" : one_line(o.output), result.tokens, one_line(what),
-      trace.qk_density(), trace.pv_density(), result.sample_seconds,
+      one_line(made.string()), result.tokens, one_line(what), trace.qk_density(),
+      trace.pv_density(), result.sample_seconds,
       timed ? fmt::format(" (attention {:.1f} s, selection {:.1f} s)", attention_s, selection_s)
             : "",
       result.decode_seconds);
@@ -373,9 +374,10 @@ void run_generate(const GenerateOptions& o) {
                 way_back(o, files.latents, kept, request.sampler.num_steps));
   }
   sampling.reset(), decoding.reset();
-  audit.save(result, *model, request, *backend, o.no_decode ? files.latents : files.video);
+  const fs::path& made = o.no_decode ? files.latents : files.video;
+  audit.save(result, *model, request, *backend, made);
   if (recorder && !o.audit.dry_run) recorder->save(o.record);
-  if (!o.quiet || o.json) print_summary(o, request, result);
+  if (!o.quiet || o.json) print_summary(o, request, result, made);
 }
 
 }  // namespace

@@ -261,7 +261,8 @@ class GenerateTest(CliTest):
 
     def test_resume_refuses_another_model(self):
         latents = self.dir / "a.safetensors"
-        self.assertEqual(lacuna("generate", *TINY, "--no-decode", "--latents", latents).returncode, 0)
+        made = lacuna("generate", *TINY, "--no-decode", "--latents", latents)
+        self.assertEqual((made.returncode, made.stdout.split(" tokens")[0]), (0, f"{latents}: 72"), made.stderr)
         self.fails(1, "generate", "--synthetic", "wan2.1-1.3b", "--resume", latents, "-o", self.dir / "b.y4m",
                    says="was made with", leaves=["a.safetensors"])
 
