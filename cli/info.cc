@@ -2,7 +2,9 @@
 // lacuna info: what a checkpoint is and what it costs, or how a clip was made.
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
+#include <system_error>
 #include <vector>
 
 #include "cli/command.h"
@@ -10,6 +12,8 @@
 #include "cli/progress.h"
 #include "cli/remake.h"
 #include "cli/say.h"
+#include "lacuna/core/error.h"
+#include "lacuna/core/safetensors.h"
 
 namespace lacuna::cli {
 namespace {
@@ -127,9 +131,28 @@ void print(const InfoOptions& o, const MadeBy& made) {
   say("\nthe same again, with the model and an output file added:\n{}\n", command);
 }
 
+// Whether lacuna inspect may know it: JSON, which no model is without more files, or safetensors
+// with such a key.
+bool is_for_inspect(const std::filesystem::path& path) {
+  std::error_code none;
+  if (!std::filesystem::is_regular_file(path, none)) return false;
+  if (path.extension() == ".json") return true;
+  try {
+    const Metadata metadata = SafetensorsFile(path).metadata();
+    return metadata.contains("lacuna_masks") || metadata.contains("lacuna_recording");
+  } catch (const Error&) {
+    return false;  // what opens it as a model says what it lacks
+  }
+}
+
 void run_info(const InfoOptions& o) {
   if (o.model.paths.size() == 1) {
-    if (const auto made = made_by(o.model.paths.front())) return print(o, *made);
+    const std::string& path = o.model.paths.front();
+    if (const auto made = made_by(path)) return print(o, *made);
+    LACUNA_CHECK(!is_for_inspect(path),
+                 "info: {}, expected a checkpoint, a clip or a latents file; traces, mask logs, "
+                 "profiles and recordings are for lacuna inspect",
+                 path);
   }
   const auto model = o.model.open();
   const auto json = describe(*model);

@@ -584,6 +584,15 @@ class GenerateTest(CliTest):
         sizes = json.loads(lacuna("info", "--synthetic", "wan2.1-1.3b", "--json").stdout)["sizes"]
         self.assertIn(32760, [s["tokens"] for s in sizes])
 
+    def test_info_points_to_inspect(self):
+        names = ["l.st", "m.st", "q.st", "t.json"]
+        latents, masks, recording, trace = (self.dir / name for name in names)
+        made = lacuna("generate", *TINY, "--no-decode", "--latents", latents, "--save-masks", masks, "--record", recording,
+                      "--record-sites", "steps=1;layers=0", "--trace", trace)
+        self.assertEqual(made.returncode, 0, made.stderr)
+        for path in (masks, recording, trace):
+            self.fails(1, "info", path, leaves=names, says=f"info: {path}, .* for lacuna inspect")
+
 
 if __name__ == "__main__":
     main()
