@@ -12,6 +12,7 @@
 #include "cli/interrupt.h"
 #include "cli/options.h"
 #include "cli/output_files.h"
+#include "cli/peer_options.h"
 #include "cli/progress.h"
 #include "cli/remake.h"
 #include "cli/request_options.h"
@@ -36,6 +37,7 @@ struct GenerateOptions {
   DecodeSettings decode;
   RequestOptions request;
   AuditOptions audit;
+  PeerOptions peer;
   std::string prompt, prompt_file;
   std::string output = "out.mp4", latents, resume, record, record_sites;
   bool no_decode = false, no_prompt_cache = false, json = false, quiet = false;
@@ -326,6 +328,7 @@ void run_generate(const GenerateOptions& o) {
   GenerationHooks hooks;
   if (!o.quiet) {
     hooks.note = say_note;
+    if (const std::string line = o.peer.note(); !line.empty()) hooks.note(line);
     note_start(o, *model, *backend, request, files.latents, left_step,
                resume ? resume->next_step : 0, hooks.note);
     hooks.decode = [&](int64_t done, int64_t total) {
@@ -394,6 +397,7 @@ void add_generate(CLI::App& app) {
   options->audit.add_to(*command);
   options->decode.add_to(*command);
   options->machine.add_to(*command);
+  options->peer.add_to(*command);
   const auto decides = [&](const char* key, const char* option) {
     options->of_the_video.emplace_back(key, command->get_option(option));
   };

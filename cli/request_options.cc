@@ -13,6 +13,11 @@
 namespace lacuna::cli {
 namespace {
 
+// Whether the sampler runs a list of timesteps.
+bool is_list(SamplerKind kind) {
+  return kind == SamplerKind::ode_list || kind == SamplerKind::renoise;
+}
+
 void parse_size(const std::string& size, Request& request) {
   const char *begin = size.data(), *end = begin + size.size();
   const auto width = std::from_chars(begin, end, request.width);
@@ -21,6 +26,49 @@ void parse_size(const std::string& size, Request& request) {
   const auto height = std::from_chars(crossed ? width.ptr + 1 : end, end, request.height);
   if (height.ec != std::errc() || height.ptr != end)
     throw UsageError(fmt::format("--size: {}, expected WIDTHxHEIGHT such as 832x480", size));
+}
+
+// What both experts get: the high-noise one first, then the low-noise one.
+using Guidance = std::pair<std::optional<double>, std::optional<double>>;
+
+// Wan's generate.py: LOW,HIGH or one number for both.
+Guidance parse_guide_scale(const std::string& text) {
+  const char *at = text.data(), *end = at + text.size();
+  double values[2] = {};
+  for (double& value : values) {
+    const auto parsed = std::from_chars(at, end, value);
+    const bool last = parsed.ptr == end;
+    if (parsed.ec != std::errc() || !(last || (*parsed.ptr == ',' && &value == values)))
+      throw UsageError(
+          fmt::format("--sample_guide_scale: {}, expected one number or LOW,HIGH", text));
+    if (last && &value == values) return {value, value};
+    at = parsed.ptr + 1;
+  }
+  return {values[1], values[0]};
+}
+
+void set_guidance(const RequestOptions& o, const FamilyDefaults& d, Request& r) {
+  Guidance given{o.guidance, o.guidance};
+  if (!o.guide_scale.empty()) given = parse_guide_scale(o.guide_scale);
+  // In stable-diffusion.cpp the plain scale is that of the low-noise expert.
+  if (o.guidance_high) given.first = o.guidance_high;
+  if (o.guidance_low) given.second = o.guidance_low;
+  r.guidance = given.first.value_or(d.guidance);
+  r.guidance_low = given.second.value_or(d.guidance_low);
+}
+
+// As stable-diffusion.cpp counts: --steps are those of the low-noise expert, which go on along one
+// schedule. Here the boundary says which expert a step is of.
+void set_high_noise_steps(const RequestOptions& o, int num_experts, Request& r) {
+  if (num_experts != 2)
+    throw UsageError("--high-noise-steps: needs a checkpoint with a high-noise expert");
+  if (is_list(r.sampler.kind))
+    throw UsageError("--high-noise-steps: takes no --sampler ode or renoise; see --boundary");
+  LACUNA_CHECK(r.sampler.num_steps >= 1, "steps: {}, expected 1 or more", r.sampler.num_steps);
+  const int high = *o.high_noise_steps;
+  r.sampler.num_steps += high;
+  const auto sampler = make_sampler(r.sampler);
+  r.boundary = (sampler->timestep(high - 1) + sampler->timestep(high)) / 2000.0;
 }
 
 // Decimal as it is printed: CLI11 alone reads 010 as 8, and -1 and 2^64 as 2^64 - 1.
@@ -49,16 +97,34 @@ void RequestOptions::add_content_to(CLI::App& group) {
 
 void RequestOptions::add_sampling_to(CLI::App& command) {
   auto* sampling = command.add_option_group("Sampling");
-  sampling->add_option("--steps,--sample_steps", steps, "Denoising steps; default of the model");
-  sampling->add_option("--guidance,--cfg-scale,--cfg,--sample_guide_scale", guidance,
-                       "Classifier-free guidance; 1 turns it off and halves the time");
+  auto* all_steps = sampling->add_option("--steps,--sample_steps", steps,
+                                         "Denoising steps; default of the model");
+  auto* one_guidance =
+      sampling->add_option("--guidance,--cfg-scale,--cfg", guidance,
+                           "Classifier-free guidance; 1 turns it off and halves the time");
   sampling->add_option("--guidance-low,--cfg-low", guidance_low,
                        "Guidance of the low-noise expert (Wan2.2 A14B)");
+  sampling->add_option("--high-noise-cfg-scale", guidance_high,
+                       "Guidance of the high-noise expert; --guidance is then the other's");
+  sampling
+      ->add_option("--sample_guide_scale", guide_scale,
+                   "Guidance as in Wan's generate.py: one number, or LOW,HIGH of two experts")
+      ->excludes(one_guidance);
   sampling->add_option("--shift,--flow-shift,--sample_shift", shift, "Sigma shift");
-  sampling->add_option("--boundary,--moe-boundary", boundary,
-                       "Timestep / 1000 at which the low-noise expert takes over");
-  sampling->add_option("--sampler,--sample_solver", sampler,
+  auto* switch_at =
+      sampling->add_option("--boundary,--moe-boundary", boundary,
+                           "Timestep / 1000 at which the low-noise expert takes over");
+  sampling
+      ->add_option("--high-noise-steps", high_noise_steps,
+                   "Steps of the high-noise expert before the --steps of the other, instead of "
+                   "--boundary")
+      ->check(CLI::Range(1, 999))
+      ->needs(all_steps)
+      ->excludes(switch_at);
+  sampling->add_option("--sampler,--sample_solver,--sampling-method", sampler,
                        "unipc, euler, ode or renoise (few-step models)");
+  sampling->add_option("--high-noise-sampling-method", high_noise_sampler,
+                       "Accepted where it is the --sampler, which both experts have");
   sampling
       ->add_option("--sigma-convention", sigma_convention,
                    "How sigmas are spaced; default of the model and sampler")
@@ -92,11 +158,14 @@ Request RequestOptions::make(const Model& model) const {
   r.sampler.shift = shift.value_or(d.shift);
   r.sampler.timesteps = timesteps;
   r.sampler.warp_timesteps = !timesteps_shifted;
-  r.guidance = guidance.value_or(d.guidance);
-  r.guidance_low = guidance_low.value_or(guidance.value_or(d.guidance_low));
+  set_guidance(*this, d, r);
   r.boundary = boundary.value_or(d.boundary);
   r.seed = seed;
-  if (r.sampler.kind == SamplerKind::ode_list || r.sampler.kind == SamplerKind::renoise) {
+  if (high_noise_steps) set_high_noise_steps(*this, model.num_experts(), r);
+  if (!high_noise_sampler.empty() && parse_sampler(high_noise_sampler) != r.sampler.kind)
+    throw UsageError(fmt::format("--high-noise-sampling-method: {}, expected {} as --sampler",
+                                 high_noise_sampler, sampler_name(r.sampler.kind)));
+  if (is_list(r.sampler.kind)) {
     // The list is the schedule: shares of steps, reports and decode count these.
     r.sampler.num_steps = make_sampler(r.sampler)->num_steps();
     if (steps && *steps != r.sampler.num_steps)

@@ -17,8 +17,9 @@ struct RequestOptions {
   std::optional<std::string> negative_prompt;
   std::optional<int> width, height, frames, steps, fps;
   std::string size;
-  std::optional<double> guidance, guidance_low, shift, boundary;
-  std::string sampler, sigma_convention;
+  std::optional<double> guidance, guidance_low, guidance_high, shift, boundary;
+  std::optional<int> high_noise_steps;
+  std::string guide_scale, sampler, high_noise_sampler, sigma_convention;
   std::vector<double> timesteps;
   bool timesteps_shifted = false;
   uint64_t seed = 0;

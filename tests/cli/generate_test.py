@@ -204,6 +204,40 @@ class GenerateTest(CliTest):
         self.assertEqual((first.returncode, second.returncode), (0, 0), first.stderr + second.stderr)
         self.assertEqual(a.read_bytes(), b.read_bytes())
 
+    def test_command_lines_of_other_programs(self):
+        def planned(*extra, model=("--synthetic", "tiny"), says=""):
+            made = lacuna("generate", *model, *extra, "-p", "x", "--dry-run", "--json", "-o", self.dir / "a.y4m")
+            if "may be used" in made.stderr:
+                self.skipTest("two experts of 14B need 28 GiB")
+            self.assertEqual(made.returncode, 0, made.stderr)
+            self.assertEqual([l for l in made.stderr.splitlines() if "no effect" in l], [says] if says else [])
+            return json.loads(made.stdout)["request"]
+        stable = ["-M", "vid_gen", "--cfg-scale", 6, "--sampling-method", "euler", "-W", 96, "-H", 64, "--diffusion-fa",
+                  "--offload-to-cpu", "--video-frames", 9, "--flow-shift", 3, "-v"]
+        request = planned(*stable, "--steps", 4,
+                          says="note: --diffusion-fa, --offload-to-cpu, --verbose: no effect here, see --help")
+        self.assertEqual((request["sampler"], request["guidance"], request["shift"]), ("euler", 6, 3))
+        wan = ["--size", "96*64", "--frame_num", 9, "--sample_steps", 4, "--offload_model", "True", "--t5_cpu",
+               "--convert_model_dtype"]
+        hints = "note: --offload_model, --t5_cpu, --convert_model_dtype: no effect here, see --help"
+        for task in ("t2v-1.3B", "t2v-14B", "t2v-A14B", "ti2v-5B"):
+            request = planned("--task", task, *wan, "--sample_guide_scale", 4, says=hints)
+            self.assertEqual((request["guidance"], request["guidance_low"]), (4, 4))
+        self.assertEqual(lacuna("generate", *TINY, *wan[4:], "--dry-run", "-q", "-o", self.dir / "a.y4m").stderr, "")
+        for extra, says in ((["-M", "img_gen"], "vid_gen"), (["--task", "i2v-14B"], "t2v-1.3B"),
+                            (["--sample_guide_scale", "3,4,5"], "LOW,HIGH"), (["--sample_guide_scale", "a"], "LOW,HIGH"),
+                            (["--sample_guide_scale", "3,"], "LOW,HIGH"), (["--high-noise-steps", 2], "high-noise expert"),
+                            (["--sample_guide_scale", 3, "--guidance", 3], "excludes"),
+                            (["--high-noise-sampling-method", "euler"], "expected unipc as --sampler")):
+            self.fails(2, "generate", *TINY, *extra, "-o", self.dir / "a.y4m", says=says)
+        experts = ("--synthetic", "wan2.2-a14b")
+        request = planned(*stable[:-1], "--steps", 2, "--high-noise-steps", 3, "--high-noise-cfg-scale", 3.5,
+                          "--high-noise-sampling-method", "euler", model=experts,
+                          says="note: --diffusion-fa, --offload-to-cpu: no effect here, see --help")
+        self.assertEqual((request["steps"], request["guidance"], request["guidance_low"]), (5, 3.5, 6))
+        request = planned("--task", "t2v-A14B", *wan, "--sample_guide_scale", "3,4", model=experts, says=hints)
+        self.assertEqual((request["guidance"], request["guidance_low"], request["boundary"]), (4, 3, 0.875))
+
     def test_interrupt_and_resume(self):
         args = ["generate", *TINY, "--steps", 40, "--seed", 9]
         whole, part = self.dir / "whole.y4m", self.dir / "part.y4m"
