@@ -2,6 +2,7 @@
 // lacuna calibrate: measures a model, writes the profile that generate --profile runs.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "cli/command.h"
@@ -24,6 +25,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// An option that only some methods read, named as in --method.
+struct MethodOption {
+  const CLI::Option* option;
+  std::vector<std::string> methods;
+};
+
 struct CalibrateOptions {
   MachineOptions machine;
   ModelOptions model;
@@ -35,6 +42,7 @@ struct CalibrateOptions {
   RecallSettings recall;
   CalibAttSettings calibatt;
   std::vector<double> energy;
+  std::vector<MethodOption> of_methods;
   bool no_prompt_cache = false, quiet = false;
 };
 
@@ -78,6 +86,12 @@ void add_method_options(CLI::App& command, CalibrateOptions& o) {
       ->add_option("--rows", o.recall.rows,
                    "recall: query rows looked at per head and step; 0 = all")
       ->capture_default_str();
+  for (const char* name : {"--host", "--intervals"})
+    o.of_methods.push_back({group->get_option(name), {"haste", "recall"}});
+  for (const char* name : {"--parameter", "--candidates", "--budget"})
+    o.of_methods.push_back({group->get_option(name), {"haste"}});
+  for (const char* name : {"--recall", "--quantile", "--rows"})
+    o.of_methods.push_back({group->get_option(name), {"recall"}});
 }
 
 void add_calibatt_options(CLI::App& command, CalibrateOptions& o) {
@@ -105,6 +119,16 @@ void add_calibatt_options(CLI::App& command, CalibrateOptions& o) {
       ->add_option("--similarity-prompts", s.similarity_prompts,
                    "So many prompts are looked at for it")
       ->capture_default_str();
+  for (const CLI::Option* option : group->get_options())
+    o.of_methods.push_back({option, {"calibatt"}});
+}
+
+// Throws UsageError on an option that the method would not read.
+void check_method_options(const CalibrateOptions& o) {
+  for (const auto& [option, methods] : o.of_methods)
+    if (option->count() > 0 && std::find(methods.begin(), methods.end(), o.method) == methods.end())
+      throw UsageError(fmt::format("{}: beside --method {}, expected {}", option->get_name(),
+                                   o.method, fmt::join(methods, " or ")));
 }
 
 Calibration calibrate(const CalibrateOptions& o, Subject& subject, const fs::path& progress,
@@ -127,6 +151,7 @@ Calibration calibrate(const CalibrateOptions& o, Subject& subject, const fs::pat
 }
 
 void run_calibrate(CalibrateOptions o) {
+  check_method_options(o);
   const CalibrationFiles files{o.output};
   const std::vector<NamedFile> outputs = {{"--output", files.profile},
                                           {"its masks", profile_masks(files.profile)},

@@ -110,6 +110,13 @@ class LooksTest(CliTest):
         self.fails(2, *self.calibrate("magic"), leaves=left)
         self.fails(2, "calibrate", "--method", "haste", leaves=left)
         for method, extra, says in (
+                ("calibatt", ["--host", "sparge"], "--host: beside --method calibatt, expected haste or recall"),
+                ("calibatt", ["--intervals", 2], "--intervals: .*haste or recall"),
+                ("recall", ["--candidates", "0.5"], "--candidates: beside --method recall, expected haste"),
+                ("recall", ["--budget", "0.2"], "--budget"), ("recall", ["--vote-share", "0.1"], "--vote-share: .*calibatt"),
+                ("haste", ["--quantile", "0.9"], "--quantile: .*recall"), ("haste", ["--energy", "0.3,0.6,4"], "--energy")):
+            self.fails(2, *self.calibrate(method, *extra), leaves=left, says=says)
+        for method, extra, says in (
                 ("haste", ["--host", "nothing"], "xattention"), ("haste", ["--candidates", "2"], "top_p"),
                 ("haste", ["--parameter", "stride"], "stride"), ("haste", ["--host", "fixed"], "host fixed"),
                 ("haste", ["--steps", "0"], "steps"), ("haste", ["-W", "100"], "multiples"),
