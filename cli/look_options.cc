@@ -25,11 +25,17 @@ void LookOptions::add_to(CLI::App& command) {
       ->allow_extra_args(false);
   content->add_option("--prompts", prompt_file, "Text file, one prompt per line")
       ->check(names_a_file());
+  const auto prompts_only = content->get_options().size();
   request.add_content_to(*content);
   model.add_to(command);
   // One file each time, or it would take the recordings for more.
   command.get_option("--model")->allow_extra_args(false);
   request.add_sampling_to(command);
+  const auto of_content = content->get_options();
+  of_the_request.assign(of_content.begin() + static_cast<std::ptrdiff_t>(prompts_only),
+                        of_content.end());
+  for (const CLI::Option* option : command.get_option_group("Sampling")->get_options())
+    of_the_request.push_back(option);
   auto* output = command.add_option_group("Output");
   output->add_option("--sites", sites, "steps=LIST;layers=LIST: the attention calls to look at");
   output->add_option("--report", report, "Write the result as one HTML page")
@@ -50,6 +56,13 @@ std::vector<std::string> LookOptions::all_prompts() const {
   for (const std::string& prompt : prompts)
     if (prompt.empty()) throw UsageError("no prompt: -p \"...\"");
   return prompts;
+}
+
+void LookOptions::refuse_request() const {
+  for (const CLI::Option* option : of_the_request)
+    if (option->count() > 0)
+      throw UsageError(fmt::format("recordings: take no {} beside them, it would change nothing",
+                                   option->get_name()));
 }
 
 void LookOptions::check_outputs(const std::vector<NamedFile>& outputs) const {

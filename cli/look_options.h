@@ -21,11 +21,14 @@ struct LookOptions {
   std::vector<std::string> recordings, prompts;
   std::string prompt_file, sites, report;
   bool no_prompt_cache = false, json = false, quiet = false;
+  std::vector<const CLI::Option*> of_the_request;  // what decides a generation beside its prompt
 
   void add_to(CLI::App& command);
   bool names_model() const { return !model.is_default(); }
   // What was given, else one default. Throws UsageError on an empty prompt.
   std::vector<std::string> all_prompts() const;
+  // Throws UsageError on one of those options: recordings were made with what they were made with.
+  void refuse_request() const;
   // Throws UsageError when a file that will be written is read too, Error when it cannot be written
   // there; better known before the work.
   void check_outputs(const std::vector<NamedFile>& outputs) const;

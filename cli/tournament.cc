@@ -45,6 +45,7 @@ void check_shapes(const std::vector<RecordedCall>& calls) {
 void read_recordings(const LookOptions& o, Inputs& inputs) {
   if (o.names_model() || !o.prompts.empty() || !o.prompt_file.empty())
     throw UsageError("recordings: take no model and no prompt beside them");
+  o.refuse_request();
   const RecordFilter filter = parse_record_sites(o.sites);
   std::string names;
   for (const std::string& path : o.recordings) {

@@ -373,6 +373,11 @@ class LooksTest(CliTest):
         left = ["l.safetensors", "qkv.safetensors", "t.html"]
         self.fails(2, "tournament", record, "-p", "x", leaves=left, says="no prompt")
         self.fails(2, "tournament", record, "--vae", record, leaves=left, says="no model")
+        for command in ("tournament", "doctor"):
+            for option in (["--steps", 3], ["-W", 96], ["--seed", 1], ["--guidance", 2], ["--negative-prompt", "x"],
+                           ["--timesteps-shifted"]):
+                name = "--width" if option[0] == "-W" else option[0]
+                self.fails(2, command, record, *option, leaves=left, says=f"recordings: take no {name} beside them")
         self.fails(2, "tournament", record, "--densities", "0", leaves=left)
         self.fails(1, "tournament", record, "-a", "magic", leaves=left, says="xattention")
         self.fails(1, "tournament", record, "--sites", "layers=77", leaves=left, says="layers=77")
