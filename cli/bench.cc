@@ -38,8 +38,7 @@ struct Row {
   double rel_l2;  // of the latents, to the first row
 };
 
-Row run_one(const BenchOptions& o, Model& model, Backend& backend, const std::string& attention,
-            const std::filesystem::path& latents, Tensor& reference) {
+Request bench_request(const BenchOptions& o, const Model& model, const std::string& attention) {
   Request request;
   request.prompt = o.prompt;
   request.width = *o.width, request.height = *o.height, request.frames = *o.frames;
@@ -50,6 +49,12 @@ Row run_one(const BenchOptions& o, Model& model, Backend& backend, const std::st
   request.attention = attention;
   request.skip = attention == "dense" ? "none" : o.skip;
   request.dense_steps = attention == "dense" ? "" : o.dense_steps;
+  return request;
+}
+
+Row run_one(const BenchOptions& o, Model& model, Backend& backend, const std::string& attention,
+            const std::filesystem::path& latents, Tensor& reference) {
+  const Request request = bench_request(o, model, attention);
   Context ctx{backend};
   ctx.cancel = &interrupt_flag();
   GenerationFiles files;
@@ -127,6 +132,9 @@ void run_bench(const BenchOptions& given) {
   const auto backend = given.machine.open();
   const auto model = given.model.open();
   const BenchOptions o = with_size(given, *model);
+  // Better known now than behind the rows before it.
+  for (const std::string& attention : o.attention)
+    request_policy(*model, bench_request(o, *model, attention));
   const ScratchFile latents;
   if (!o.json) {
     say("{} on {}, {}x{}, {} frames, {} steps, guidance {}\n", one_line(model->name()),

@@ -472,6 +472,12 @@ class GenerateTest(CliTest):
         self.assertEqual((dense["latents_rel_l2"], again["latents_rel_l2"]), (0, 0))
         self.assertGreater(sparse["latents_rel_l2"], 0)
 
+    def test_bench_generate_checks_every_policy_first(self):
+        for extra, says in ((["foo"], "foo"), (["radial:decay=-7"], "decay"), (["radial", "--dense-steps", 9], "9")):
+            made = lacuna("bench", "generate", *TINY[:10], "-a", "dense", *extra)
+            self.assertEqual((made.returncode, made.stdout), (1, ""), made.stderr)
+            self.assertRegex(made.stderr, f"^lacuna: .*{says}.*\n$")
+
     def test_gpu_check_is_not_ok_before_its_end(self):
         script = runpy.run_path(str(pathlib.Path(__file__).parents[2] / "scripts" / "gpu-check"), run_name="gpu_check")
         out = self.dir / "result.json"
