@@ -149,12 +149,12 @@ void run_compare(const CompareOptions& o) {
   task.candidates = candidates_of(o);
   check_files_differ(outputs, files_compared(o, task));
   task.prompts = prompts_of(o);
+  task.tiling = o.decode.tiling();
   const auto backend = o.machine.open();
   const auto model = o.model.open(outputs);
   task.request = o.request.make(*model);
   task.request.dtype = o.model.dtype;
   task.seeds = o.seeds;
-  task.tiling = o.decode.tiling();
   task.keep_clips = !o.output.empty() || !o.report.empty();
   if (!o.no_prompt_cache) task.prompt_cache = prompt_cache_folder();
   check_outputs(o, task);

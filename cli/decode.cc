@@ -30,6 +30,7 @@ struct DecodeOptions {
 void run_decode(const DecodeOptions& o) {
   const std::vector<NamedFile> outputs = {{"--output", o.output, true}};
   check_files_differ(outputs, {{"latents", o.latents}});
+  const Tiling tiling = o.decode.tiling();
   const auto backend = o.machine.open();
   const auto model = o.model.open(outputs);
   LoadedState loaded = load_state(o.latents);
@@ -55,11 +56,10 @@ void run_decode(const DecodeOptions& o) {
   const auto& shape = loaded.state.latents.view().shape;
   MemoryPlan plan;
   plan.decoder = model->decoder().memory_bytes(shape[1], shape[2], shape[3],
-                                               compute_dtype(loaded.request), o.decode.tiling());
+                                               compute_dtype(loaded.request), tiling);
   check_memory(plan, *backend, 0, hooks.note);
   try {
-    decode_to_file(*model, ctx, loaded.request, loaded.state.latents, o.output, o.decode.tiling(),
-                   hooks);
+    decode_to_file(*model, ctx, loaded.request, loaded.state.latents, o.output, tiling, hooks);
   } catch (const Cancelled&) {
     bar.reset();
     throw Interrupted{fmt::format("stopped; {} is untouched", o.latents)};

@@ -311,6 +311,7 @@ std::string way_back(const GenerateOptions& o, const fs::path& latents, int step
 }
 
 void run_generate(const GenerateOptions& o) {
+  const Tiling tiling = o.decode.tiling();
   const auto backend = o.machine.open();
   const GenerationFiles files = make_files(o);
   const std::vector<NamedFile> outputs = files_of_run(o, files);
@@ -356,8 +357,7 @@ void run_generate(const GenerateOptions& o) {
   GenerationResult result;
   try {
     const auto max_memory = static_cast<int64_t>(o.max_memory_gb * 1e9);
-    result = generate(*model, ctx, request, files, o.decode.tiling(), max_memory, hooks,
-                      std::move(resume));
+    result = generate(*model, ctx, request, files, tiling, max_memory, hooks, std::move(resume));
   } catch (const Cancelled&) {
     sampling.reset(), decoding.reset();
     if (!begun && left_step > 0)

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/options.h"
 
+#include <fmt/format.h>
+
 #include <charconv>
 #include <cstdlib>
 
@@ -114,22 +116,29 @@ void AttentionOptions::fill(Request& request) const {
 
 void DecodeSettings::add_to(CLI::App& command) {
   auto* group = command.add_option_group("Decoding");
+  auto* mode =
+      group
+          ->add_option("--vae-tile", tile,
+                       "off; exact (less memory, same result); blend (as upstream, approximate)")
+          ->check(CLI::IsMember({"off", "exact", "blend"}))
+          ->capture_default_str();
   group
-      ->add_option("--vae-tile", tile,
-                   "off; exact (less memory, same result); blend (as upstream, approximate)")
-      ->check(CLI::IsMember({"off", "exact", "blend"}))
-      ->capture_default_str();
-  group->add_flag_callback(
-      "--vae-tiling", [this] { tile = "blend"; }, "Same as --vae-tile blend");
-  group->add_option("--vae-tile-size", tile_size, "Pixels")->capture_default_str();
-  group->add_option("--vae-tile-stride", tile_stride, "Pixels, blend only")->capture_default_str();
+      ->add_flag_callback(
+          "--vae-tiling", [this] { tile = "blend"; }, "Same as --vae-tile blend")
+      ->excludes(mode);
+  group->add_option("--vae-tile-size", tile_size, "Pixels; default 256");
+  group->add_option("--vae-tile-stride", tile_stride, "Pixels, blend only; default 192");
 }
 
 Tiling DecodeSettings::tiling() const {
+  if (tile_size && tile == "off")
+    throw UsageError("--vae-tile-size: needs --vae-tile exact or blend");
+  if (tile_stride && tile != "blend")
+    throw UsageError(fmt::format("--vae-tile-stride: needs --vae-tile blend, not {}", tile));
   Tiling t;
   t.mode = tile == "exact" ? TileMode::exact : tile == "blend" ? TileMode::blend : TileMode::off;
-  t.tile_height = t.tile_width = tile_size;
-  t.stride_height = t.stride_width = tile_stride;
+  t.tile_height = t.tile_width = tile_size.value_or(256);
+  t.stride_height = t.stride_width = tile_stride.value_or(192);
   return t;
 }
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -49,8 +50,9 @@ struct AttentionOptions {
 // How latents become a file.
 struct DecodeSettings {
   std::string tile = "off";
-  int tile_size = 256, tile_stride = 192;
+  std::optional<int> tile_size, tile_stride;
   void add_to(CLI::App& command);
+  // Throws UsageError on a size or stride that the mode does not have.
   Tiling tiling() const;
 };
 

@@ -71,6 +71,34 @@ void set_high_noise_steps(const RequestOptions& o, int num_experts, Request& r) 
   r.boundary = (sampler->timestep(high - 1) + sampler->timestep(high)) / 2000.0;
 }
 
+// Throws UsageError on what was given and changes nothing. A value that the run has anyway may
+// stand there: the commands that info prints name every value.
+void refuse_without_effect(const RequestOptions& o, const Model& model, const Request& r) {
+  const FamilyDefaults& d = model.defaults();
+  if ((o.width && *o.width != r.width) || (o.height && *o.height != r.height))
+    throw UsageError(fmt::format(
+        "--size: {} beside --width and --height that differ, expected one of them", o.size));
+  if (is_list(r.sampler.kind)) {
+    if (r.sampler.convention != model.sigma_convention())
+      throw UsageError(fmt::format("--sigma-convention: {} beside --sampler {}, which runs a list",
+                                   o.sigma_convention, sampler_name(r.sampler.kind)));
+  } else if (o.timesteps_shifted) {
+    throw UsageError("--timesteps-shifted: needs --sampler ode or renoise");
+  }
+  if (o.timesteps_shifted && r.sampler.shift != d.shift)
+    throw UsageError(fmt::format("--shift: {} beside --timesteps-shifted, expected one of them",
+                                 r.sampler.shift));
+  if (model.num_experts() == 2) return;
+  if (r.guidance_low != r.guidance)
+    throw UsageError(fmt::format("{}: guidance {} and {}, this model has one expert: --guidance",
+                                 o.guidance_low    ? "--guidance-low"
+                                 : o.guidance_high ? "--high-noise-cfg-scale"
+                                                   : "--sample_guide_scale",
+                                 r.guidance, r.guidance_low));
+  if (r.boundary != d.boundary)
+    throw UsageError(fmt::format("--boundary: {}, this model has one expert", r.boundary));
+}
+
 // Decimal as it is printed: CLI11 alone reads 010 as 8, and -1 and 2^64 as 2^64 - 1.
 std::string check_seed(std::string& text) {
   uint64_t seed = 0;
@@ -178,6 +206,8 @@ Request RequestOptions::make(const Model& model) const {
        {std::pair("guidance", r.guidance), std::pair("guidance-low", r.guidance_low),
         std::pair("boundary", r.boundary)})
     LACUNA_CHECK(std::isfinite(value), "{}: {}, expected a finite number", name, value);
+  LACUNA_CHECK(r.boundary >= 0.0 && r.boundary <= 1.0, "boundary: {}, expected 0 to 1", r.boundary);
+  refuse_without_effect(*this, model, r);
   return r;
 }
 

@@ -60,6 +60,31 @@ class GenerateTest(CliTest):
                       ["calibrate", "--method", "haste", "--prompts", "p", "-o", ""]):
             self.fails(2, *words, says="empty, expected the name of a file")
 
+    def test_options_without_effect_are_refused(self):
+        out = ["-o", self.dir / "a.y4m"]
+        for extra, says in (
+                (["--guidance-low", 3], "--guidance-low: guidance .* and 3, this model has one expert"),
+                (["--high-noise-cfg-scale", 3], "--high-noise-cfg-scale: .*one expert"),
+                (["--sample_guide_scale", "3,4"], "--sample_guide_scale: .*one expert"),
+                (["--boundary", 0.5], "--boundary: 0.5, this model has one expert"),
+                (["--timesteps-shifted"], "--timesteps-shifted: needs --sampler ode or renoise"),
+                (["--size", "96x96"], "--size: 96x96 beside --width and --height"),
+                (["--vae-tiling", "--vae-tile", "exact"], "excludes"),
+                (["--vae-tile-size", 64], "--vae-tile-size: needs --vae-tile"),
+                (["--vae-tile", "exact", "--vae-tile-stride", 32], "--vae-tile-stride: needs --vae-tile blend")):
+            self.fails(2, "generate", *TINY, *extra, *out, says=says)
+        for sampler in ("ode", "renoise"):
+            few = ["generate", *TINY[:8], "-p", "x", "--sampler", sampler]
+            self.fails(2, *few, "--sigma-convention", "wan", *out, says=f"--sigma-convention: wan beside --sampler {sampler}")
+            self.fails(2, *few, "--timesteps-shifted", "--shift", 3, *out, says="--shift: 3 beside --timesteps-shifted")
+        self.fails(1, "generate", *TINY, "--boundary", "-5", *out, says="boundary: -5, expected 0 to 1")
+        for command in ("decode", "compare"):
+            words = [command, "none"] if command == "decode" else [command, *TINY, "-a", "window"]
+            self.fails(2, *words, "--vae-tile-size", 64, says="--vae-tile-size: needs --vae-tile")
+        # What the run has anyway may be named, as in the commands that info prints.
+        named = lacuna("generate", *TINY, "--size", "96x64", "--guidance", 4, "--guidance-low", 4, "--dry-run", *out)
+        self.assertEqual(named.returncode, 0, named.stderr)
+
     def test_bad_requests_are_1(self):
         out = ["-o", self.dir / "a.mp4"]
         for extra, says in (
@@ -117,10 +142,10 @@ class GenerateTest(CliTest):
             return json.loads(made.stdout)
         def holds(plan, **wanted):
             self.assertEqual({key: plan["request"][key] for key in wanted}, wanted)
-        holds(planned("--negative-prompt", "blurry", "--guidance", 4, "--guidance-low", 3, "--boundary", 0.9, "--shift", 6,
+        holds(planned("--negative-prompt", "blurry", "--guidance", 4, "--shift", 6,
                       "--fps", 12, "--dtype", "f32", "--steps", 5, "-a", "window", "--skip", "recall:r=0.9", "--dense-steps", 2,
                       "--dense-layers", "0,-1", "--min-tokens", 50),
-              negative_prompt="blurry", guidance=4, guidance_low=3, boundary=0.9, shift=6, fps=12, dtype="f32", steps=5,
+              negative_prompt="blurry", guidance=4, guidance_low=4, shift=6, fps=12, dtype="f32", steps=5,
               attention="window", skip="recall:r=0.9", dense_steps="2", dense_layers="0,-1", min_tokens=50, width=96,
               height=64, frames=9, sampler="unipc", sigma_convention="diffusers")
         holds(planned("--guidance", 2), guidance=2, guidance_low=2)
