@@ -214,12 +214,12 @@ Json check_section(const Diagnosis& diagnosis, const DenseTiming& dense, const P
       std::move(rows));
 }
 
-void save(const DoctorOptions& o, const Profile& profile) {
+void save(const DoctorOptions& o, const Profile& profile, bool pays) {
   save_profile(profile, o.output);
   if (!o.look.quiet)
-    say_note(fmt::format("{}: {}", o.output,
-                         profile.rules.empty() ? "dense, sparse attention would not pay"
-                                               : "run it with lacuna generate --profile"));
+    say_note(fmt::format(
+        "{}: {}", o.output,
+        pays ? "run it with lacuna generate --profile" : "dense, sparse attention would not pay"));
 }
 
 void diagnose_and_report(const DoctorOptions& o, Backend& backend, const Examined& examined,
@@ -232,7 +232,7 @@ void diagnose_and_report(const DoctorOptions& o, Backend& backend, const Examine
     const Profile profile =
         doctor_profile(diagnosis, examined, *found.target,
                        dense_rules(found.schedule.num_steps, found.dense_steps));
-    if (!o.output.empty()) save(o, profile);
+    if (!o.output.empty()) save(o, profile, diagnosis.pays);
     if (o.check && diagnosis.pays) {
       PolicyTiming timing;
       try {

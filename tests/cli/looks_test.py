@@ -397,7 +397,7 @@ class LooksTest(CliTest):
         kinds = [s["kind"] for s in report["sections"]]
         self.assertEqual(kinds[:6], ["text", "table", "table", "heatmap", "heatmap", "bars"])
         self.assertEqual(len(report["sections"][1]["rows"]), 4)
-        run = lacuna("generate", *TINY, "--profile", profile, "--no-decode", "--latents", self.dir / "l.safetensors")
+        run = lacuna("generate", *TINY, "--profile", profile, "--strict", "--no-decode", "--latents", self.dir / "l.safetensors")
         self.assertEqual(run.returncode, 0, run.stderr)
         self.assertIn(f"attention as in {profile} at density", run.stdout)
         profile.unlink()

@@ -151,8 +151,13 @@ TEST(Diagnose, RulesAreForTheNetworkThatWasExamined) {
   const Diagnosis d = diagnose(what, made_cost(100.0, 1.0), 512, {4, {0, 0, 1, 1}, {}, {0}}, {});
   EXPECT_NEAR(d.density, (2 * 0.1 + 2) / 4, 1e-12);
   const Profile made = doctor_profile(d, what, {}, {});
-  ASSERT_EQ(made.rules.size(), 1u);
+  ASSERT_EQ(made.rules.size(), 2u);
   EXPECT_EQ(made.rules[0].rule.match.expert, 0);
+  const Policy policy = made.policy();
+  Site other;
+  other.step = 2, other.expert = 1;
+  EXPECT_EQ(dense_reason(policy.at(other, 512)), "doctor");
+  EXPECT_EQ(policy.index(policy.at(other, 512)), 1) << "a strict run asks for a rule";
 }
 
 // Recordings without a model: steps 0 and 1 need density 0.1, 2 and 3 the other network's 0.5.
@@ -233,7 +238,7 @@ TEST(Doctor, WritesAProfileForTheModel) {
   EXPECT_NO_THROW(check_profile(loaded, subject.target()));
   const auto sparse = std::count_if(d.decisions.begin(), d.decisions.end(),
                                     [](const Decision& x) { return x.sparse; });
-  EXPECT_EQ(loaded.rules.size(), 1 + static_cast<size_t>(sparse));
+  EXPECT_EQ(loaded.rules.size(), 2 + static_cast<size_t>(sparse)) << "first steps, sparse, rest";
   EXPECT_GT(sparse, 0);
   const PolicyTiming run = policy_pass(subject, 0, loaded.policy());
   EXPECT_LT(run.density, 1.0);
@@ -241,8 +246,11 @@ TEST(Doctor, WritesAProfileForTheModel) {
 
   const Diagnosis no = diagnose(examination.result(), made_cost(1.0, 5.0), 72,
                                 {5, {}, {}, {0, 1, 2}}, timing.share());
-  EXPECT_TRUE(doctor_profile(no, examination.result(), subject.target(), dense_rules(5, "1"))
-                  .rules.empty());
+  const Profile dense =
+      doctor_profile(no, examination.result(), subject.target(), dense_rules(5, "1"));
+  ASSERT_EQ(dense.rules.size(), 1u);
+  EXPECT_EQ(dense.rules[0].rule.plan.method, nullptr);
+  EXPECT_EQ(dense.rules[0].rule.reason, "doctor");
 }
 
 TEST(DensePass, LooksEarlyInTheMiddleAndLate) {
