@@ -326,7 +326,7 @@ void check_plan(const Plan& plan) {
   LACUNA_CHECK(plan.method == nullptr || plan.refresh.kind != RefreshKind::carry ||
                    plan.skip.kind != SkipKind::none,
                "refresh: carry without a skip rule, expected one of {}",
-               names_of(all_skip_rules()));
+               names_of(all_skip_rules().subspan(1)));  // the first is none
 }
 
 void Policy::add(Rule rule) {
@@ -443,6 +443,9 @@ SkipRule parse_skip(std::string_view text) {
 
 Policy make_policy(const Plan& plan, const SkipRule& skip, std::string_view dense_steps,
                    std::string_view dense_layers, int64_t min_tokens, int num_steps) {
+  if (plan.method != nullptr && plan.refresh.kind == RefreshKind::at_steps)
+    LACUNA_CHECK(plan.refresh.steps.back() < num_steps, "at: {}, expected steps below {}",
+                 plan.refresh.steps.back(), num_steps);
   Policy policy;
   if (!dense_steps.empty()) {
     const bool count = dense_steps.find_first_of(",-") == std::string_view::npos;

@@ -269,6 +269,16 @@ TEST(MakePolicy, StepsAsCountOrList) {
     EXPECT_THAT(error_of([&] { dense(bad); }), HasSubstr("expected steps below 10")) << bad;
 }
 
+TEST(MakePolicy, StepsOfASearchAreOfTheRun) {
+  const auto make = [](const char* at) {
+    return make_policy(parse_plan(std::string("xattention:refresh=at_steps,at=") + at), {}, "", "",
+                       0, 4);
+  };
+  EXPECT_EQ(make("0+3").rules().size(), 1u);
+  for (const char* bad : {"4", "99", "1+4", "2-5"})
+    EXPECT_THAT(error_of([&] { make(bad); }), HasSubstr("expected steps below 4")) << bad;
+}
+
 TEST(Policy, DenseReasonsReachTheTrace) {
   const std::unique_ptr<Backend> backend = make_backend("ref");
   const Input in = make_input({{2, 3, 4}});
