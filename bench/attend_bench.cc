@@ -12,6 +12,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,7 @@
 #include "lacuna/backend/cpu/cpu_backend.h"
 #include "lacuna/core/error.h"
 #include "lacuna/core/threads.h"
+#include "lacuna/engine/policy.h"
 #include "lacuna/models/context.h"
 #include "lacuna/report/machine_info.h"
 
@@ -40,7 +42,7 @@ struct AttendOptions {
   int block = 128, reps = 5, threads = 1;
   bool bf16 = false;
   std::string isa = "", mask = "random", skip = "none", bias = "none";
-  float skip_param = 0;
+  std::optional<double> skip_param;
   bool json = false;
   std::vector<double> densities = {1.0, 0.5, 0.25, 0.1, 0.05};
 };
@@ -55,12 +57,22 @@ cpu::Isa parse_isa(const AttendOptions& o) {
   fail("bench attend: isa {}, expected one that this machine has", name);
 }
 
-SkipKind parse_skip(const std::string& name) {
-  if (name == "none") return SkipKind::none;
-  if (name == "running_max") return SkipKind::running_max;
-  if (name == "running_lse") return SkipKind::running_lse;
-  if (name == "recall") return SkipKind::recall;
-  fail("bench attend: skip {}, expected none, running_max, running_lse or recall", name);
+// What attention gets of the rule that was named: its first parameter, or that one's default.
+struct SkipChoice {
+  SkipKind kind;
+  float param;
+};
+
+SkipChoice choose_skip(const AttendOptions& o) {
+  const SkipInfo& info = find_skip(o.skip);
+  if (info.specs.empty()) {
+    if (o.skip_param) throw cli::UsageError("--skip-param: needs --skip with a rule, not none");
+    return {info.kind, 0};
+  }
+  Params params(info.specs);
+  const std::string_view name = info.specs.front().name;
+  if (o.skip_param) params.set(name, *o.skip_param);
+  return {info.kind, static_cast<float>(params.get(name))};
 }
 
 struct AttendRow {
@@ -119,13 +131,14 @@ std::vector<double> time_calls(const AttendOptions& o, const AttendParams& p, cp
 }
 
 void run_case(const AttendOptions& o) {
+  const SkipChoice skip = choose_skip(o);
   set_num_threads(o.threads);
   const cpu::Isa isa = parse_isa(o);
   const CpuPeak peak = measure_cpu_peak(cpu::machine_isa());
   AttendData data({o.heads, o.seq_len, o.head_dim, o.bf16});
   AttendParams p = data.params(o.block);
-  const std::vector<float> skip_param(static_cast<size_t>(o.heads), o.skip_param);
-  p.skip = parse_skip(o.skip);
+  const std::vector<float> skip_param(static_cast<size_t>(o.heads), skip.param);
+  p.skip = skip.kind;
   p.skip_param = skip_param.data();
   // Zeros: the sampled error stays that of plain attention.
   std::vector<float> bias;
@@ -284,9 +297,12 @@ void add_attend_bench(CLI::App& bench) {
       ->add_option("--density", o->densities, "1 = dense, the reference of the efficiency column")
       ->check(CLI::Range(0.001, 1.0))
       ->multi_option_policy(CLI::MultiOptionPolicy::Throw);
-  command->add_option("--skip", o->skip, "none, running_max, running_lse or recall")
-      ->capture_default_str();
-  command->add_option("--skip-param", o->skip_param, "lambda, or r of recall");
+  auto* skip = command->add_option("--skip", o->skip, "none, running_max, running_lse or recall")
+                   ->capture_default_str();
+  command
+      ->add_option("--skip-param", o->skip_param,
+                   "lambda, or r of recall; default: the rule's, see lacuna methods")
+      ->needs(skip);
   command->add_option("--bias", o->bias, "per key or per (query, key) pair")
       ->check(CLI::IsMember({"none", "key", "pair"}))
       ->capture_default_str();

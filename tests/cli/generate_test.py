@@ -483,6 +483,18 @@ class GenerateTest(CliTest):
         self.fails(2, "bench", "attend", "--suite", "gpu", says="gpu")
         self.fails(1, *fixed, "--seq-len", 100, says="multiple of 256")
 
+    def test_attend_bench_has_a_parameter_for_every_rule(self):
+        one = ["bench", "attend", "--seq-len", 256, "--reps", 1, "--density", 1]
+        for rule in ("none", "running_max", "running_lse", "recall"):
+            made = lacuna(*one, "--skip", rule, "--json")
+            self.assertEqual(made.returncode, 0, made.stderr)
+            self.assertEqual(json.loads(made.stdout.splitlines()[-1])["skip"], rule)
+        for extra, status, says in ((["--skip-param", 5], 2, "--skip"), (["--skip", "none", "--skip-param", 5], 2, "not none"),
+                                    (["--skip", "recall", "--skip-param", 5], 1, "r"), (["--skip", "best"], 1, "running_max")):
+            made = lacuna(*one, *extra)
+            self.assertEqual((made.returncode, made.stdout), (status, ""), made.stderr)
+            self.assertRegex(made.stderr, f"^lacuna: .*{says}")
+
     def test_bench_generate_needs_no_options(self):
         made = lacuna("bench", "generate", "--json")
         self.assertEqual(made.returncode, 0, made.stderr)
