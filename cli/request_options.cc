@@ -206,6 +206,7 @@ Request RequestOptions::make(const Model& model) const {
        {std::pair("guidance", r.guidance), std::pair("guidance-low", r.guidance_low),
         std::pair("boundary", r.boundary)})
     LACUNA_CHECK(std::isfinite(value), "{}: {}, expected a finite number", name, value);
+  LACUNA_CHECK(r.fps >= 1 && r.fps <= 1000, "fps: {}, expected 1 to 1000", r.fps);
   LACUNA_CHECK(r.boundary >= 0.0 && r.boundary <= 1.0, "boundary: {}, expected 0 to 1", r.boundary);
   refuse_without_effect(*this, model, r);
   return r;

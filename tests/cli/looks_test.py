@@ -192,7 +192,7 @@ class LooksTest(CliTest):
                             (["--candidate", "radial --frames 9"], "--frames"), (["--candidate", " "], "empty")):
             self.fails(2, "compare", *TINY, "-a", "window", *extra, says=says)
         for extra, says in ((["-a", "magic"], "xattention"), (["-a", "dense"], "'dense'"), (["-W", "100"], "multiples"),
-                            (["--candidate", "window --profile none.json"], "none.json"),
+                            (["--fps", 0], "fps: 0, expected 1"), (["--candidate", "window --profile none.json"], "none.json"),
                             (["-o", self.dir / "none" / "a.mp4"], "folder"), (["-o", self.dir / "a.avi"], r"\.mp4"),
                             (["--report", self.dir / "none" / "a.html"], "none"), (["--prompt-file", "none.txt"], "none.txt")):
             self.fails(1, "compare", *TINY, "-a", "window", *extra, says=says)
