@@ -233,6 +233,8 @@ void diagnose_and_report(const DoctorOptions& o, Backend& backend, const Examine
         doctor_profile(diagnosis, examined, *found.target,
                        dense_rules(found.schedule.num_steps, found.dense_steps));
     if (!o.output.empty()) save(o, profile, diagnosis.pays);
+    if (o.check && !diagnosis.pays && !o.look.quiet)
+      say_note("check: nothing to run, dense attention is the choice");
     if (o.check && diagnosis.pays) {
       PolicyTiming timing;
       try {

@@ -401,6 +401,12 @@ class LooksTest(CliTest):
         self.assertEqual(run.returncode, 0, run.stderr)
         self.assertIn(f"attention as in {profile} at density", run.stdout)
         profile.unlink()
+        # No density of so coarse blocks is that close to dense.
+        dense = lacuna("doctor", *TINY, "--method", "xattention:block=64,stride=4", "--target", "1e-6", "--check",
+                       "--seconds", 0.5)
+        self.assertEqual(dense.returncode, 0, dense.stderr)
+        self.assertIn("does not pay here", dense.stdout)
+        self.assertIn("check: nothing to run, dense attention is the choice\n", dense.stderr)
         record = self.record()
         text = lacuna("doctor", record, *method)
         self.assertEqual(text.returncode, 0, text.stderr)
@@ -419,6 +425,7 @@ class LooksTest(CliTest):
         self.relabel(record, expert=0)
         self.fails(2, "doctor", *TINY[:-1], "", leaves=left, says="no prompt")
         self.fails(1, "doctor", record, "--method", "window", leaves=left, says="moves its density")
+        self.fails(1, "doctor", record, "--method", "dense", leaves=left, says="doctor: dense, expected a method")
         self.fails(1, "doctor", record, "--method", "xattention:refresh=drift", leaves=left, says="every_step")
         self.fails(1, "doctor", *TINY, "--dense-steps", "77", leaves=left, says="77")
         (self.dir / "none.txt").write_text("# nothing\n")
