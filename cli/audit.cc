@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <set>
+
 #include "cli/options.h"
 #include "lacuna/core/atomic_file.h"
 #include "lacuna/core/available_memory.h"
@@ -102,6 +104,14 @@ nlohmann::ordered_json explain_json(const GenerationResult& result, bool planned
     list.push_back(std::move(json));
   }
   return list;
+}
+
+std::string why_all_dense(const Trace& trace) {
+  std::set<std::string> reasons;
+  for (const TraceEntry& call : trace.entries()) reasons.insert(call.reason);
+  // A method that kept everything did run: -a dense, or a skip rule without a mask.
+  if (reasons.empty() || reasons.contains("") || reasons.contains("method")) return {};
+  return fmt::format("note: every call ran dense: {}; see --explain", fmt::join(reasons, ", "));
 }
 
 }  // namespace lacuna::cli

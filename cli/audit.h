@@ -37,5 +37,7 @@ class Audit {
 // yet, without densities and counts.
 std::string explain_text(const GenerationResult& result, bool planned);
 nlohmann::ordered_json explain_json(const GenerationResult& result, bool planned);
+// Which rules made every call dense, for a person; empty where the method ran.
+std::string why_all_dense(const Trace& trace);
 
 }  // namespace lacuna::cli

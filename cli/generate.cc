@@ -202,6 +202,7 @@ void print_summary(const GenerateOptions& o, const Request& request, const Gener
       timed ? fmt::format(" (attention {:.1f} s, selection {:.1f} s)", attention_s, selection_s)
             : "",
       result.decode_seconds);
+  if (const std::string why = why_all_dense(trace); !why.empty()) say_note(why);
   if (result.memory.limit > 0)
     fmt::print("device memory: {} at most, {} copied there and {} back\n",
                format_bytes(static_cast<double>(result.memory.most)),

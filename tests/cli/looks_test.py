@@ -185,6 +185,15 @@ class LooksTest(CliTest):
         self.assertRegex(text, "Quality against dense")
         self.assertNotIn("noise floor", text)
 
+    def test_a_run_that_is_all_dense_says_why(self):
+        for extra, note in ((["-a", "blasst"], "note: every call ran dense: dense-layers, dense-steps; see --explain\n"),
+                            (["-a", "window", "--min-tokens", 999], "note: every call ran dense: min-tokens; see --explain\n"),
+                            (["-a", "dense"], ""), (["-a", "window"], ""), (["-a", "cef"], "")):
+            made = lacuna("generate", *TINY, *extra, "-o", self.dir / "a.y4m")
+            self.assertEqual(made.returncode, 0, made.stderr)
+            self.assertEqual("every call ran dense" in made.stderr, bool(note), made.stderr)
+            self.assertIn(note, made.stderr)
+
     def test_bad_comparisons(self):
         self.fails(2, "compare", *TINY, says="no candidate")
         self.fails(2, "compare", "--synthetic", "tiny", "-a", "window", says="no prompt")
