@@ -406,6 +406,9 @@ void add_generate(CLI::App& app) {
   decides("prompt", "--prompt-file");
   decides("width", "--size"), decides("height", "--size");
   decides("timesteps", "--timesteps"), decides("warp_timesteps", "--timesteps-shifted");
+  for (const char* key : {"guidance", "guidance_low"})
+    decides(key, "--sample_guide_scale"), decides(key, "--high-noise-cfg-scale");
+  for (const char* key : {"steps", "boundary"}) decides(key, "--high-noise-steps");
   command->callback([options] { run_generate(*options); });
 }
 

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // lacuna tournament: all methods at equal density and at equal time.
-#include "lacuna/core/available_memory.h"
 #include "lacuna/report/tournament.h"
 
 #include <fmt/format.h>
@@ -10,6 +9,7 @@
 #include "cli/command.h"
 #include "cli/look_options.h"
 #include "cli/work.h"
+#include "lacuna/core/available_memory.h"
 #include "lacuna/core/error.h"
 #include "lacuna/engine/recording.h"
 #include "lacuna/report/dense_pass.h"
