@@ -181,7 +181,7 @@ void run_compare(const CompareOptions& o) {
                                           o.report.empty() ? 0 : kPictureBytes);
     // First what took long: a disk may be full by now.
     if (o.json) {
-      fmt::print("{}\n", without_pictures(report));
+      std::puts(without_pictures(report).c_str());
     } else {
       say("{}", report_text(report, ReportFigures::omit));
     }

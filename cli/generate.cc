@@ -220,6 +220,12 @@ void check_resumed(const GenerateOptions& o, const Model& model, const Request& 
   if (r.sampler.empty()) r.sampler = theirs.at("sampler");
   if (r.timesteps.empty() && r.sampler == theirs.at("sampler"))
     r.timesteps = saved.sampler.timesteps;
+  if (!r.guidance && !r.guide_scale) {
+    if (!r.guidance_high) r.guidance_high = saved.guidance;
+    if (!r.guidance_low) r.guidance_low = saved.guidance_low;
+  }
+  if (!r.shift) r.shift = saved.sampler.shift;
+  if (!r.boundary && !r.high_noise_steps) r.boundary = saved.boundary;
   const auto ours = nlohmann::ordered_json::parse(make_request(asked, model).to_json());
   for (const auto& [key, option] : o.of_the_video)
     if (option->count() > 0 && ours.at(key) != theirs.at(key))

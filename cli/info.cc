@@ -131,12 +131,12 @@ void print(const InfoOptions& o, const MadeBy& made) {
   say("\nthe same again, with the model and an output file added:\n{}\n", command);
 }
 
-// Whether lacuna inspect may know it: JSON, which no model is without more files, or safetensors
+// Whether lacuna inspect may know it: JSON that is no index of a model's shards, or safetensors
 // with such a key.
 bool is_for_inspect(const std::filesystem::path& path) {
   std::error_code none;
   if (!std::filesystem::is_regular_file(path, none)) return false;
-  if (path.extension() == ".json") return true;
+  if (path.extension() == ".json") return !path.filename().string().ends_with(".index.json");
   try {
     const Metadata metadata = SafetensorsFile(path).metadata();
     return metadata.contains("lacuna_masks") || metadata.contains("lacuna_recording");

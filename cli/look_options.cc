@@ -76,7 +76,7 @@ void LookOptions::check_outputs(const std::vector<NamedFile>& outputs) const {
 void LookOptions::finish(const Json& made) const {
   // First what took long: a disk may be full by now.
   if (json) {
-    fmt::print("{}\n", made.dump(1, ' ', false, Json::error_handler_t::replace));
+    std::puts(made.dump(1, ' ', false, Json::error_handler_t::replace).c_str());
   } else {
     say("{}", report_text(made, ReportFigures::omit));
   }

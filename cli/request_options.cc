@@ -49,7 +49,7 @@ Guidance parse_guide_scale(const std::string& text) {
 
 void set_guidance(const RequestOptions& o, const FamilyDefaults& d, Request& r) {
   Guidance given{o.guidance, o.guidance};
-  if (!o.guide_scale.empty()) given = parse_guide_scale(o.guide_scale);
+  if (o.guide_scale) given = parse_guide_scale(*o.guide_scale);
   // In stable-diffusion.cpp the plain scale is that of the low-noise expert.
   if (o.guidance_high) given.first = o.guidance_high;
   if (o.guidance_low) given.second = o.guidance_low;
@@ -71,32 +71,22 @@ void set_high_noise_steps(const RequestOptions& o, int num_experts, Request& r) 
   r.boundary = (sampler->timestep(high - 1) + sampler->timestep(high)) / 2000.0;
 }
 
-// Throws UsageError on what was given and changes nothing. A value that the run has anyway may
-// stand there: the commands that info prints name every value.
+// Throws UsageError on what was given and changes nothing, but for what the commands that info
+// prints may hold: these name every value, used or not, and must run with any default.
 void refuse_without_effect(const RequestOptions& o, const Model& model, const Request& r) {
-  const FamilyDefaults& d = model.defaults();
   if ((o.width && *o.width != r.width) || (o.height && *o.height != r.height))
     throw UsageError(fmt::format(
         "--size: {} beside --width and --height that differ, expected one of them", o.size));
-  if (is_list(r.sampler.kind)) {
-    if (r.sampler.convention != model.sigma_convention())
-      throw UsageError(fmt::format("--sigma-convention: {} beside --sampler {}, which runs a list",
-                                   o.sigma_convention, sampler_name(r.sampler.kind)));
-  } else if (o.timesteps_shifted) {
+  if (o.timesteps_shifted && !is_list(r.sampler.kind))
     throw UsageError("--timesteps-shifted: needs --sampler ode or renoise");
-  }
-  if (o.timesteps_shifted && r.sampler.shift != d.shift)
-    throw UsageError(fmt::format("--shift: {} beside --timesteps-shifted, expected one of them",
-                                 r.sampler.shift));
-  if (model.num_experts() == 2) return;
-  if (r.guidance_low != r.guidance)
+  if (o.guidance && o.guidance_high && o.guidance_low)
+    throw UsageError("--guidance: both experts have their own");
+  if (model.num_experts() == 1 && r.guidance_low != r.guidance)
     throw UsageError(fmt::format("{}: guidance {} and {}, this model has one expert: --guidance",
                                  o.guidance_low    ? "--guidance-low"
                                  : o.guidance_high ? "--high-noise-cfg-scale"
                                                    : "--sample_guide_scale",
                                  r.guidance, r.guidance_low));
-  if (r.boundary != d.boundary)
-    throw UsageError(fmt::format("--boundary: {}, this model has one expert", r.boundary));
 }
 
 // Decimal as it is printed: CLI11 alone reads 010 as 8, and -1 and 2^64 as 2^64 - 1.

@@ -19,7 +19,8 @@ struct RequestOptions {
   std::string size;
   std::optional<double> guidance, guidance_low, guidance_high, shift, boundary;
   std::optional<int> high_noise_steps;
-  std::string guide_scale, sampler, high_noise_sampler, sigma_convention;
+  std::optional<std::string> guide_scale;
+  std::string sampler, high_noise_sampler, sigma_convention;
   std::vector<double> timesteps;
   bool timesteps_shifted = false;
   uint64_t seed = 0;

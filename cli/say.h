@@ -13,10 +13,11 @@
 
 namespace lacuna::cli {
 
-// Arguments that are no lines of their own go through one_line().
+// Arguments that are no lines of their own go through one_line(). No error where nothing can be
+// written there, since what a command has made comes after: main says it at the end.
 template <typename... Args>
 void say(fmt::format_string<Args...> format, Args&&... args) {
-  fmt::print("{}", printable(fmt::format(format, std::forward<Args>(args)...)));
+  std::fputs(printable(fmt::format(format, std::forward<Args>(args)...)).c_str(), stdout);
 }
 
 // One line on stderr. No error where nothing can be written there: main says errors so.

@@ -96,6 +96,7 @@ Budget::Budget(const Subject& subject, const HasteSettings& settings)
   LACUNA_CHECK(host_.method != nullptr && !host_.method->takes_masks() && !host_.method->looks(),
                "haste: host {}, expected a method that selects in its first call", settings.host);
   check_plan(host_);  // as the profile will be, when it is written
+  check_steps(host_, subject.target().num_steps());
   const auto num_heads = static_cast<size_t>(subject.target().num_heads);
   Params spread = host_.params;
   // A host that takes one value only says so here.

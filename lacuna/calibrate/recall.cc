@@ -61,6 +61,7 @@ Kappa::Kappa(const Subject& subject, const RecallSettings& settings)
       num_heads_(subject.target().num_heads) {
   LACUNA_CHECK(host_.method != nullptr && !host_.method->takes_masks(),
                "recall: host {}, expected a method that selects", settings.host);
+  check_steps(host_, subject.target().num_steps());
   LACUNA_CHECK(settings.quantile > 0.0 && settings.quantile <= 1.0,
                "recall: quantile {}, expected more than 0 and at most 1", settings.quantile);
   LACUNA_CHECK(settings.rows >= 0 && settings.intervals >= 1,

@@ -329,6 +329,12 @@ void check_plan(const Plan& plan) {
                names_of(all_skip_rules().subspan(1)));  // the first is none
 }
 
+void check_steps(const Plan& plan, int num_steps) {
+  if (plan.method == nullptr || plan.refresh.kind != RefreshKind::at_steps) return;
+  LACUNA_CHECK(plan.refresh.steps.back() < num_steps, "at: {}, expected steps below {}",
+               plan.refresh.steps.back(), num_steps);
+}
+
 void Policy::add(Rule rule) {
   check_plan(rule.plan);
   rules_.push_back(std::move(rule));
@@ -443,9 +449,7 @@ SkipRule parse_skip(std::string_view text) {
 
 Policy make_policy(const Plan& plan, const SkipRule& skip, std::string_view dense_steps,
                    std::string_view dense_layers, int64_t min_tokens, int num_steps) {
-  if (plan.method != nullptr && plan.refresh.kind == RefreshKind::at_steps)
-    LACUNA_CHECK(plan.refresh.steps.back() < num_steps, "at: {}, expected steps below {}",
-                 plan.refresh.steps.back(), num_steps);
+  check_steps(plan, num_steps);
   Policy policy;
   if (!dense_steps.empty()) {
     const bool count = dense_steps.find_first_of(",-") == std::string_view::npos;

@@ -70,6 +70,8 @@ struct Plan {
 
 // Throws Error when the choices of a plan do not fit together.
 void check_plan(const Plan& plan);
+// Throws Error unless a run of so many steps has all those at which it selects.
+void check_steps(const Plan& plan, int num_steps);
 
 // Half-open ranges; an empty list of layers matches every layer.
 struct SiteMatch {

@@ -187,6 +187,7 @@ ProfileRule read_rule(const Json& json, const std::string& path, const ProfileTa
   if (object.has("skip"))
     plan.skip = read_skip(object.at("skip"), object.path("skip"), target.num_heads);
   check_plan(plan);
+  check_steps(plan, target.num_steps());
   if (object.has("density")) item.density = object.number("density", 0.0, 1.0);
   return item;
 }

@@ -109,8 +109,9 @@ const TraceEntry& entry_of(const MaskLog::Call& call, const TraceFile& trace) {
                "inspect: the trace has no call at step {} layer {}; it is of another run than the "
                "masks",
                site.step, site.layer);
-  const bool same_method = entry->method == call.method || entry->method == "replay";
-  LACUNA_CHECK(same_method && entry->reason == call.reason,
+  // What a skip rule left of a dense call is a mask, for which a replay has no reason.
+  const bool same = entry->method == call.method && entry->reason == call.reason;
+  LACUNA_CHECK(same || entry->method == "replay",
                "inspect: step {} layer {} {} ran {} by the trace and {} by the masks; they are of "
                "two runs",
                site.step, site.layer, branch_name(site.branch),
@@ -122,9 +123,10 @@ const TraceEntry& entry_of(const MaskLog::Call& call, const TraceFile& trace) {
 class MaskProof {
  public:
   void add(size_t selection, const TraceEntry& entry) {
-    // Without the blocks that a skip rule dropped, the log has another mask than was selected.
+    // Without the blocks that a skip rule dropped, the log has another mask than was selected, and
+    // one where none was.
     constexpr double kRounding = 1e-12;
-    if (entry.pv_density < entry.qk_density - kRounding) return;
+    if (entry.mask_hash == 0 || entry.pv_density < entry.qk_density - kRounding) return;
     const auto [known, fresh] = entries_.try_emplace(selection, &entry);
     check(known->second->mask_hash == entry.mask_hash, entry);
   }

@@ -163,7 +163,8 @@ class GenerateTest(CliTest):
             made = lacuna("generate", *words, "--guidance", 3, "--no-decode", "--latents", latents)
             self.assertEqual(made.returncode, 0, made.stderr)
         for words in (["-a", "dense"], ["-W", 96], ["-H", 64], ["--size", "96x64"], ["--steps", 3], ["--guidance", 3],
-                      ["--seed", 0], ["--sampler", "unipc"]):
+                      ["--seed", 0], ["--sampler", "unipc"], ["--guidance-low", 3], ["--high-noise-cfg-scale", 3],
+                      ["--sample_guide_scale", "3,3"]):
             resumes(unipc, *words)
         for words in (["--sampler", "ode"], ["--steps", 2], ["--timesteps", "1000,500"]):
             resumes(listed, *words)
@@ -441,7 +442,13 @@ class GenerateTest(CliTest):
         self.assertEqual(made.returncode, 0, made.stderr)
         for path in (masks, recording, trace):
             self.fails(1, "info", path, leaves=names, says=f"info: {path}, .* for lacuna inspect")
-
+        # The index of a model's shards is a model.
+        shard, index = self.dir / "m-00001-of-00001.safetensors", self.dir / "m.safetensors.index.json"
+        shutil.copy(pathlib.Path(__file__).parents[2] / "assets" / "lacuna-shapes" / "transformer" / "diffusion_pytorch_model.safetensors", shard)
+        data = shard.read_bytes()
+        tensors = json.loads(data[8:8 + struct.unpack("<Q", data[:8])[0]])
+        index.write_text(json.dumps({"weight_map": {name: shard.name for name in tensors if name != "__metadata__"}}))
+        self.fails(1, "info", index, leaves=[*names, shard.name, index.name], says=r"m-00001-of-00001\.safetensors: width 192")
 
 
 if __name__ == "__main__":

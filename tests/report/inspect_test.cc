@@ -288,6 +288,8 @@ TEST_F(InspectTest, ATraceAndMasksOfTwoRunsAreRefused) {
   };
   using Calls = std::vector<TraceEntry>;
   EXPECT_EQ(error([](Calls&) {}), "");
+  EXPECT_EQ(error([](Calls& calls) { calls[0].method = "replay", calls[0].reason = "method"; }), "")
+      << "a skip rule left a mask of a dense call";
   EXPECT_EQ(error([](Calls& calls) {
               for (TraceEntry& call : calls) call.method = "replay";
             }),

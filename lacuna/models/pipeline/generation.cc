@@ -292,6 +292,8 @@ MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tilin
   plan.decoder =
       model.decoder().memory_bytes(latent.frames, latent.height, latent.width, compute, tiling);
   plan.passing = passing.stored;
+  plan.f32 = compute == DType::f32;
+  plan.tiled = tiling.mode != TileMode::off;
   return plan;
 }
 
@@ -308,7 +310,8 @@ namespace {
 // What would help most, in this order.
 std::string memory_advice(const MemoryPlan& plan, int64_t limit) {
   std::string advice;
-  if (plan.decoder > limit) advice += "--vae-tile exact, ";
+  if (plan.f32) advice += "--dtype bf16, ";
+  if (plan.decoder > limit && !plan.tiled) advice += "--vae-tile exact, ";
   if (plan.weights > limit / 2) advice += "a checkpoint of fewer bits (GGUF), ";
   return advice + "a smaller size or fewer frames";
 }
@@ -328,13 +331,13 @@ void check_own_memory(const MemoryPlan& plan, int64_t limit, const NoteHook& not
                           memory_size(std::min(again + plan.passing, plan.weights)));
     note(line);
   }
+  MemoryPlan resident = plan;
+  resident.weights = 0;  // which come one by one
   LACUNA_CHECK(plan.least() <= room,
                "memory: needs about {} on the device with weights that come one by one "
                "({}), {} may be used; try {}",
-               memory_size(plan.least() + limit - room),
-               memory_parts({.activations = plan.activations, .decoder = plan.decoder}),
-               memory_size(limit),
-               memory_advice({.activations = plan.activations, .decoder = plan.decoder}, room));
+               memory_size(plan.least() + limit - room), memory_parts(resident), memory_size(limit),
+               memory_advice(resident, room));
 }
 
 }  // namespace

@@ -71,6 +71,8 @@ struct MemoryPlan {
   int64_t loaded = 0;       // of that, what a resumed run has loaded already
   int64_t decoder = 0;      // activations of the video decoder
   int64_t passing = 0;      // weights that pass one by one where not all have room
+  bool f32 = false;         // activations
+  bool tiled = false;       // the decoder
   int64_t peak() const { return std::max(weights + activations + attention, decoder); }
   // On a device.
   int64_t least() const { return std::max(std::min(weights, passing) + activations, decoder); }

@@ -50,7 +50,7 @@ ExpertState prepare_expert(Context& ctx, const SamplingInputs& inputs, const Sam
 
 void snapshot(const Sampler& sampler, const Engine& engine, const TensorView& x, int next_step,
               SamplingState& state) {
-  state.next_step = 0;  // until it is whole: memory may end here, and what is done gets saved
+  state.next_step = 0;  // until it is whole: memory may end here, and half a state is not saved
   std::memcpy(state.latents.as<float>(), x.data, static_cast<size_t>(x.numel()) * sizeof(float));
   state.sampler.clear();
   for (const Sampler::NamedState& s : sampler.state()) {

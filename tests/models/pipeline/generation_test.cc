@@ -418,8 +418,12 @@ TEST_F(GenerationTest, AdvisesByWhatTakesTheMemory) {
                                 "frames"));
   EXPECT_THAT(refusal({.weights = 5 * kMiB, .attention = 110 * kMiB}),
               testing::EndsWith("try a smaller size or fewer frames"));
-  EXPECT_THAT(refusal({.weights = 5 * kMiB, .decoder = 110 * kMiB}),
+  MemoryPlan decoder{.weights = 5 * kMiB, .decoder = 110 * kMiB};
+  EXPECT_THAT(refusal(decoder),
               testing::EndsWith("try --vae-tile exact, a smaller size or fewer frames"));
+  decoder.tiled = decoder.f32 = true;
+  EXPECT_THAT(refusal(decoder), testing::EndsWith("try --dtype bf16, a smaller size or fewer "
+                                                  "frames"));
 }
 
 TEST_F(GenerationTest, NotesTheMemoryThatIsHeld) {
