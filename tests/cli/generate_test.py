@@ -13,7 +13,7 @@ import signal
 import struct
 import subprocess
 
-from harness import CliTest, LACUNA, TINY, lacuna, main, stopped
+from harness import CliTest, LACUNA, TINY, lacuna, main, stopped, write_png
 
 
 class GenerateTest(CliTest):
@@ -350,7 +350,7 @@ class GenerateTest(CliTest):
                           "--dense-steps", 1, "-p", "it's a \"red\" $ball", "--latents", self.dir / "l.st", "-o", self.dir / name)
             self.assertEqual(made.returncode, 0, made.stderr)
         left = json.loads(lacuna("info", self.dir / "l.st", "--json").stdout)
-        for name in ("a.mp4", "a.y4m", "a-0001.png"):
+        for name in ("a.mp4", "a-0001.png"):
             told = json.loads(lacuna("info", self.dir / name, "--json").stdout)
             self.assertEqual((told["request"], told["command"]), (left["request"], left["command"]))
         again = [*shlex.split(told["command"]), "--synthetic", "tiny", "-o", self.dir / "b.mp4"]
@@ -363,20 +363,17 @@ class GenerateTest(CliTest):
         self.assertRegex(told.stderr, r"^lacuna: .*c\.mp4.*\n$")
 
     def test_a_comment_that_lacuna_did_not_write_is_an_error(self):
-        clip = self.dir / "a.y4m"
-        def tell(comment):
-            coded = "".join(c if "!" <= c <= "~" and c != "%" else f"%{ord(c):02X}" for c in comment)
-            clip.write_text(f"YUV4MPEG2 W2 H2 F1:1 C444 XLACUNA={coded}\n")
+        clip = self.dir / "a.png"
         for comment, says in (("", "says nothing about how"), ("a film to compare with others", "says nothing about how"),
                               ("lacuna compare -p x -a window", "says nothing about how"), ('["x"]', "says nothing about how"),
-                              ("{", r"a\.y4m: not JSON"), ('{"command": "lacuna compare', r"a\.y4m: not JSON"),
-                              ('{"command": 5}', r"a\.y4m command: 5, expected a string"), ('{"command": ""}', "command: empty"),
+                              ("{", r"a\.png: not JSON"), ('{"command": "lacuna compare', r"a\.png: not JSON"),
+                              ('{"command": 5}', r"a\.png command: 5, expected a string"), ('{"command": ""}', "command: empty"),
                               ('{"command": "x", "seed": 1}', 'unknown key "seed"'),
                               ('{"command": "x", "command": "y"}', 'key "command" twice'), ('{"a":' * 99, "nested deeper"),
-                              ("{}", r"a\.y4m request: .*model")):
-            tell(comment)
-            self.fails(1, "info", clip, leaves=["a.y4m"], says=says)
-        tell(json.dumps({"command": "lacuna compare -p 'a\nb \u00e9'"}))
+                              ("{}", r"a\.png request: .*model")):
+            write_png(clip, comment)
+            self.fails(1, "info", clip, leaves=["a.png"], says=says)
+        write_png(clip, json.dumps({"command": "lacuna compare -p 'a\nb \u00e9'"}))
         told = lacuna("info", clip, "--json")
         self.assertEqual(json.loads(told.stdout), {"command": "lacuna compare -p 'a\nb \u00e9'"}, told.stderr)
 
@@ -388,9 +385,8 @@ class GenerateTest(CliTest):
 
     def test_strangers_do_not_reach_the_terminal(self):
         evil, shown = "a \x1b[2J\x07\u202eball\r\x9b31m\x7f", r"a \x1b[2J\x07\u202eball\r\u009b31m\x7f"
-        clip, latents, model = self.dir / "a.y4m", self.dir / "l.st", self.dir / "model"
-        coded = "".join(f"%{b:02X}" for b in json.dumps({"command": f"lacuna {evil}"}, ensure_ascii=False).encode())
-        clip.write_text(f"YUV4MPEG2 W2 H2 F1:1 C444 XLACUNA={coded}\n")
+        clip, latents, model = self.dir / "a.png", self.dir / "l.st", self.dir / "model"
+        write_png(clip, json.dumps({"command": f"lacuna {evil}"}, ensure_ascii=False))
         told = lacuna("info", clip)
         self.assertEqual(told.returncode, 0, told.stderr)
         self.says_safely(told.stdout, f"made by:\nlacuna {shown}\n")

@@ -3,11 +3,13 @@ import argparse
 import os
 import pathlib
 import pty
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import unittest
+import zlib
 
 _parser = argparse.ArgumentParser()
 _parser.add_argument("--lacuna", required=True, help="the program to test")
@@ -19,6 +21,14 @@ TINY = ["--synthetic", "tiny", "-W", "96", "-H", "64", "--frames", "9", "--steps
 
 def lacuna(*args, **kwargs):
     return subprocess.run([LACUNA, *map(str, args)], capture_output=True, text=True, timeout=300, **kwargs)
+
+
+def write_png(path, comment):
+    """A picture of one pixel that says so."""
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0)) +
+                     chunk(b"tEXt", b"Comment\0" + comment.encode()) + chunk(b"IDAT", zlib.compress(bytes(4))) + chunk(b"IEND", b""))
 
 
 def _read(terminal):

@@ -237,7 +237,7 @@ class LooksTest(CliTest):
             trace, manifest = self.dir / f"{name}.json", self.dir / f"{name}.manifest.json"
             result = lacuna("generate", *TINY, *extra, "-o", self.dir / f"{name}.y4m", "--trace", trace, "--manifest", manifest)
             self.assertEqual(result.returncode, 0, result.stderr)
-            frames = (self.dir / f"{name}.y4m").read_bytes().split(b"\n", 1)[1]  # the request stands in the first line
+            frames = (self.dir / f"{name}.y4m").read_bytes()
             return frames, json.loads(trace.read_text()), json.loads(manifest.read_text())
         sparse = ["-a", "svg2:top_p=0.5,q_clusters=4,k_clusters=8,refresh=drift,delta=0.2"]
         first, trace, manifest = made("a", *sparse, "--save-masks", masks)

@@ -17,42 +17,12 @@ extern "C" {
 namespace lacuna {
 namespace {
 
-// y4m comments may not hold spaces or newlines: %XX for those and for % itself.
-std::string percent_encode(std::string_view text) {
-  std::string out;
-  for (unsigned char c : text) {
-    if (c <= ' ' || c == '%' || c >= 0x7f) {
-      out += fmt::format("%{:02X}", c);
-    } else {
-      out += static_cast<char>(c);
-    }
-  }
-  return out;
-}
-
-std::string percent_decode(std::string_view text) {
-  std::string out;
-  for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '%' && i + 2 < text.size() &&
-        isxdigit(static_cast<unsigned char>(text[i + 1])) &&
-        isxdigit(static_cast<unsigned char>(text[i + 2]))) {
-      out += static_cast<char>(std::stoi(std::string(text.substr(i + 1, 2)), nullptr, 16));
-      i += 2;
-    } else {
-      out += text[i];
-    }
-  }
-  return out;
-}
-
-constexpr std::string_view kY4mComment = " XLACUNA=";
-
 class Y4mVideo : public VideoWriter {
  public:
   Y4mVideo(const std::filesystem::path& path, const VideoInfo& info) : file_(path), info_(info) {
-    file_.write(fmt::format("YUV4MPEG2 W{} H{} F{}:1 Ip A1:1 C444 XCOLORRANGE=LIMITED{}{}\n",
-                            info.width, info.height, info.fps, kY4mComment,
-                            percent_encode(info.comment)));
+    // Without the comment: libav, and so most players, refuses headers of more than 96 bytes.
+    file_.write(fmt::format("YUV4MPEG2 W{} H{} F{}:1 Ip A1:1 C444 XCOLORRANGE=LIMITED\n",
+                            info.width, info.height, info.fps));
     scaler_ = bt709_scaler(info, AV_PIX_FMT_YUV444P, SWS_POINT);
     planes_.resize(size_t{3} * info.width * info.height);
   }
@@ -193,16 +163,10 @@ std::string png_pattern(const std::filesystem::path& path) {
 }
 
 std::string read_y4m_comment(const std::filesystem::path& path) {
-  // A prompt file may hold 1 MiB, and %XX is three bytes for one.
-  constexpr size_t kMaxHeader = size_t{16} << 20;
-  std::ifstream in(path, std::ios::binary);
-  std::string header;
-  for (char c = 0; header.size() < kMaxHeader && in.get(c) && c != '\n';) header += c;
-  LACUNA_CHECK(header.starts_with("YUV4MPEG2 "), "video: {} is not a y4m file", path.string());
-  const size_t at = header.find(kY4mComment);
-  if (at == std::string::npos) return "";
-  const size_t begin = at + kY4mComment.size();
-  return percent_decode(header.substr(begin, header.find(' ', begin) - begin));
+  fail(
+      "video: {}: y4m files say nothing of how they were made; other formats, latents files and "
+      "manifests do",
+      path.string());
 }
 
 std::string read_png_comment(const std::filesystem::path& path) {

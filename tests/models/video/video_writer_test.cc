@@ -5,6 +5,7 @@ extern "C" {
 #include <libavcodec/avcodec.h>
 #include <libavformat/avformat.h>
 }
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
@@ -16,6 +17,7 @@ extern "C" {
 #include <vector>
 
 #include "lacuna/core/error.h"
+#include "tests/support/error_of.h"
 #include "tests/support/temp_folder.h"
 
 namespace lacuna {
@@ -57,13 +59,26 @@ const VideoInfo kInfo{
     .width = 48, .height = 32, .fps = 16, .comment = "{\"seed\": 7, \"p\": \"50 %\"}"};
 
 TEST_F(VideoTest, EveryFormatKeepsItsComment) {
-  for (const char* name : {"a.mp4", "a.webm", "a.y4m", "a.png", "f%03d.png"}) {
+  for (const char* name : {"a.mp4", "a.webm", "a.png", "f%03d.png"}) {
     write_clip(folder_ / name, kInfo, 3);
     EXPECT_EQ(read_video_comment(folder_ / name), kInfo.comment) << name;
   }
   EXPECT_TRUE(fs::exists(folder_ / "a-0001.png"));
   EXPECT_TRUE(fs::exists(folder_ / "f003.png"));
-  EXPECT_EQ(files(), 3u + 6u);
+  EXPECT_EQ(files(), 2u + 6u);
+}
+
+// Other programs refuse longer ones.
+TEST_F(VideoTest, Y4mHasAHeaderOfAtMost96Bytes) {
+  VideoInfo info = kInfo;
+  info.width = info.height = 8192, info.fps = 1000;
+  info.comment = std::string(500, 'x');
+  write_clip(folder_ / "a.y4m", info, 1);
+  const std::string file = bytes(folder_ / "a.y4m");
+  EXPECT_THAT(file, testing::StartsWith("YUV4MPEG2 W8192 H8192 F1000:1 Ip A1:1 C444 "));
+  EXPECT_LE(file.find('\n'), 96u);
+  EXPECT_THAT(test::error_of([&] { read_video_comment(folder_ / "a.y4m"); }),
+              testing::HasSubstr("y4m files say nothing"));
 }
 
 TEST_F(VideoTest, EveryEndingIsOneThatMayBeOpened) {
@@ -94,9 +109,11 @@ TEST(PngFrames, TellTheirNames) {
 
 TEST_F(VideoTest, LongCommentsAreKept) {
   VideoInfo info = kInfo;
-  info.comment = std::string(100'000, '\xff');  // three bytes each in y4m
-  write_clip(folder_ / "a.y4m", info, 1);
-  EXPECT_EQ(read_video_comment(folder_ / "a.y4m"), info.comment);
+  for (const auto& [name, letter] : {std::pair("a.png", '\xff'), std::pair("a.mp4", 'x')}) {
+    info.comment = std::string(100'000, letter);
+    write_clip(folder_ / name, info, 1);
+    EXPECT_EQ(read_video_comment(folder_ / name), info.comment) << name;
+  }
 }
 
 TEST_F(VideoTest, NamesMayHoldColons) {
