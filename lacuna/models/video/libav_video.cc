@@ -95,6 +95,9 @@ class LibavVideo : public VideoWriter {
     encoder_->color_primaries = AVCOL_PRI_BT709;
     encoder_->color_trc = AVCOL_TRC_BT709;
     av_opt_set(encoder_->priv_data, format.quality_key, format.quality, 0);
+    // libx264's macroblock tree (0.164) reads memory that it never wrote where there is AVX-512:
+    // the same clip, other bytes. VP9's encoder has no such option.
+    av_opt_set(encoder_->priv_data, "mbtree", "0", 0);
     if (muxer_->oformat->flags & AVFMT_GLOBALHEADER) encoder_->flags |= AV_CODEC_FLAG_GLOBAL_HEADER;
     check_av(avcodec_open2(encoder_, codec, nullptr), "could not start the encoder for", path_);
   }
