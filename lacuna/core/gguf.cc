@@ -229,6 +229,7 @@ GgufValue element(const GgufArray& array, uint64_t i) {
 GgufFile::GgufFile(const std::filesystem::path& path) : file_(path) {
   const std::span<const uint8_t> bytes = file_.bytes();
   Cursor in(bytes, path.string());
+  check_not_lfs_pointer(bytes, in.who());
   read_header(in);
   const auto num_tensors = in.number<uint64_t>();
   const auto num_values = in.number<uint64_t>();

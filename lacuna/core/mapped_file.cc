@@ -62,4 +62,14 @@ void check_disjoint(std::vector<ByteRange> ranges, std::string_view who) {
   }
 }
 
+void check_not_lfs_pointer(std::span<const uint8_t> bytes, std::string_view who) {
+  constexpr std::string_view kStart = "version https://git-lfs";
+  const bool pointer =
+      bytes.size() >= kStart.size() && std::equal(kStart.begin(), kStart.end(), bytes.begin());
+  LACUNA_CHECK(!pointer,
+               "{}: a Git LFS pointer of {} bytes, expected the file itself; fetch it (git lfs "
+               "pull)",
+               who, bytes.size());
+}
+
 }  // namespace lacuna

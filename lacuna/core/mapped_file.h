@@ -42,4 +42,8 @@ struct ByteRange {
 // Throws Error naming `who` (the file) and two tensors if two non-empty ranges share a byte.
 void check_disjoint(std::vector<ByteRange> ranges, std::string_view who);
 
+// Throws Error naming `who` if these are the bytes of a Git LFS pointer, which a clone without LFS
+// leaves in the place of a large file.
+void check_not_lfs_pointer(std::span<const uint8_t> bytes, std::string_view who);
+
 }  // namespace lacuna

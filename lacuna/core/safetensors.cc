@@ -169,6 +169,7 @@ TensorView checked_view(const Entry& entry, std::span<const uint8_t> data, const
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path) {
   const std::string who = path.string();
   const std::span<const uint8_t> bytes = file_.bytes();
+  check_not_lfs_pointer(bytes, who);
   LACUNA_CHECK(bytes.size() >= 8, "{}: {} bytes, too short for a safetensors file", who,
                bytes.size());
   uint64_t header_size = 0;

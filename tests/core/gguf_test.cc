@@ -147,6 +147,8 @@ TEST_F(Gguf, HostileFilesAreRefusedByName) {
   EXPECT_THAT(error_of(wrong), HasSubstr("tensors and"));
   wrong = good, wrong.num_values = uint64_t{1} << 40;
   EXPECT_THAT(error_of(wrong), HasSubstr("values in"));
+  const std::string pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n";
+  EXPECT_THAT(error_of(pointer), HasSubstr("git lfs pull"));
 }
 
 TEST_F(Gguf, HostileValuesAreRefusedByName) {

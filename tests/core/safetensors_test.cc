@@ -115,6 +115,8 @@ TEST_F(Safetensors, HostileFilesAreRefusedByName) {
   EXPECT_THAT(error_of(file("")), HasSubstr("too short"));
   EXPECT_THAT(error_of(file(std::string(8, '\xff'))), HasSubstr("header of"));
   EXPECT_THAT(error_of(file(std::string("\x09\0\0\0\0\0\0\0{}", 10))), HasSubstr("header of 9"));
+  EXPECT_THAT(error_of(file("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")),
+              HasSubstr("git lfs pull"));
 }
 
 TEST_F(Safetensors, HostileHeadersAreRefusedByName) {
