@@ -70,6 +70,29 @@ std::vector<fs::path> list_files(const fs::path& folder) {
   return files;
 }
 
+// A link to a file that is gone, as a pruned download cache leaves behind.
+bool is_dangling(const fs::path& path) {
+  std::error_code error;
+  return fs::is_symlink(path, error) && !fs::exists(path, error);
+}
+
+void check_not_dangling(const fs::path& path) {
+  std::error_code error;
+  LACUNA_CHECK(!is_dangling(path), "{}: a link to a missing file, {}; fetch it again",
+               path.string(), fs::read_symlink(path, error).string());
+}
+
+// Those that list_files leaves out.
+std::vector<fs::path> dangling_weights(const fs::path& folder) {
+  std::vector<fs::path> links;
+  std::error_code error;
+  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+    if (is_weight_file(it->path()) && is_dangling(it->path())) links.push_back(it->path());
+  }
+  std::sort(links.begin(), links.end());
+  return links;
+}
+
 // --- shards --------------------------------------------------------------------------------------
 
 // `stem-00002-of-00006.safetensors`
@@ -99,6 +122,7 @@ FileGroup expand_index(const fs::path& index) {
   FileGroup files;
   for (const std::string& name : shard_files(read_text(index, kMaxIndex), index.string())) {
     files.push_back(index.parent_path() / name);
+    check_not_dangling(files.back());
     LACUNA_CHECK(fs::is_regular_file(files.back()), "{}: shard {} is missing", index.string(),
                  name);
   }
@@ -285,6 +309,7 @@ CheckpointPart diffusers_part(const fs::path& folder) {
     if (!groups.empty()) chosen = groups.front();
   }
   if (chosen.empty()) {
+    for (const fs::path& link : dangling_weights(folder)) check_not_dangling(link);
     const auto pickle = std::find_if(files.begin(), files.end(), is_pickle);
     if (pickle != files.end()) refuse_pickle(*pickle);
     fail("{}: no weights, expected *.safetensors or *.gguf", folder.string());
@@ -321,7 +346,8 @@ void read_diffusers(const fs::path& root, Checkpoint& checkpoint) {
   }
 }
 
-// Reads a folder of weight files, with A14B's two subfolders if present. Returns the pickles.
+// Reads a folder of weight files, with A14B's two subfolders if present. Returns what could be
+// weights but cannot be read: pickles, and links to missing files.
 std::vector<fs::path> read_original(const fs::path& root, Checkpoint& checkpoint) {
   checkpoint.layout = CheckpointLayout::original;
   const std::vector<fs::path> files = list_files(root);
@@ -342,9 +368,17 @@ std::vector<fs::path> read_original(const fs::path& root, Checkpoint& checkpoint
     LACUNA_CHECK(is_transformer(part->tensors),
                  "{}: the tensors are not those of a Wan transformer", (root / name).string());
   }
-  std::vector<fs::path> pickles;
-  std::copy_if(files.begin(), files.end(), std::back_inserter(pickles), is_pickle);
-  return pickles;
+  if (checkpoint.transformer.empty() && checkpoint.vae.empty() && checkpoint.text_encoder.empty()) {
+    for (const char* sub : {"transformer", "vae"}) {
+      if (!fs::is_directory(root / sub)) continue;
+      check_not_dangling(root / "model_index.json");
+      fail("{}: {} but no model_index.json, expected a whole diffusers folder, or {} alone",
+           root.string(), sub, (root / sub).string());
+    }
+  }
+  std::vector<fs::path> unusable = dangling_weights(root);
+  std::copy_if(files.begin(), files.end(), std::back_inserter(unusable), is_pickle);
+  return unusable;
 }
 
 // --- tokenizer -----------------------------------------------------------------------------------
@@ -377,14 +411,15 @@ fs::path find_tokenizer(const Checkpoint& checkpoint) {
   return {};
 }
 
-void check_pickles(const std::vector<fs::path>& pickles, const Checkpoint& checkpoint) {
-  for (const fs::path& pickle : pickles) {
-    const std::string name = lower(pickle.filename().string());
+void check_unusable(const std::vector<fs::path>& files, const Checkpoint& checkpoint) {
+  for (const fs::path& file : files) {
+    const std::string name = lower(file.filename().string());
     const bool vae = name.find("vae") != std::string::npos;
     const bool encoder = name.find("t5") != std::string::npos;
     if ((vae && checkpoint.vae.empty()) || (encoder && checkpoint.text_encoder.empty()) ||
         (!vae && !encoder && checkpoint.transformer.empty())) {
-      refuse_pickle(pickle);
+      check_not_dangling(file);
+      refuse_pickle(file);
     }
   }
 }
@@ -396,10 +431,11 @@ bool is_tokenizer_file(const fs::path& path) {
 Checkpoint find_parts(std::span<const fs::path> paths) {
   Checkpoint checkpoint;
   checkpoint.root = paths.front();
-  std::vector<fs::path> files, pickles;
+  std::vector<fs::path> files, unusable;
   fs::path tokenizer;
   bool folder_seen = false;
   for (const fs::path& path : paths) {
+    check_not_dangling(path);
     LACUNA_CHECK(fs::exists(path), "{}: no such file or folder", path.string());
     if (fs::is_directory(path)) {
       LACUNA_CHECK(!folder_seen, "{}: a second folder, expected one folder and single files",
@@ -409,7 +445,7 @@ Checkpoint find_parts(std::span<const fs::path> paths) {
       if (fs::is_regular_file(path / "model_index.json")) {
         read_diffusers(path, checkpoint);
       } else {
-        pickles = read_original(path, checkpoint);
+        unusable = read_original(path, checkpoint);
       }
     } else if (is_tokenizer_file(path)) {
       tokenizer = path;
@@ -425,7 +461,7 @@ Checkpoint find_parts(std::span<const fs::path> paths) {
   for (const FileGroup& group : group_files(files))
     parts.push_back(make_part(group, has_folder_name(group)));
   place_parts(std::move(parts), checkpoint);
-  check_pickles(pickles, checkpoint);
+  check_unusable(unusable, checkpoint);
   checkpoint.tokenizer = tokenizer.empty() ? find_tokenizer(checkpoint) : tokenizer;
   LACUNA_CHECK(
       !checkpoint.transformer.empty() || !checkpoint.vae.empty() ||

@@ -267,6 +267,37 @@ TEST_F(CheckpointTest, NetworksThisLibraryDoesNotComputeAreRefusedByName) {
               AllOf(HasSubstr("pose_patch_embedding"), HasSubstr("an Animate network")));
 }
 
+TEST_F(CheckpointTest, LinksToMissingFilesAreNamed) {
+  text("model_index.json", "{}");
+  fs::create_directories(root_ / "transformer");
+  const fs::path link = root_ / "transformer/diffusion_pytorch_model.safetensors";
+  fs::create_symlink("../../blobs/gone", link);
+  const auto named =
+      AllOf(HasSubstr(link.string() + ": a link to a missing file"), HasSubstr("../../blobs/gone"));
+  EXPECT_THAT(error_of({root_}), named);
+  EXPECT_THAT(error_of({root_ / "transformer"}), named);
+  EXPECT_THAT(error_of({link}), named);
+  text("transformer/x.safetensors.index.json",
+       R"({"weight_map": {"t": "diffusion_pytorch_model.safetensors"}})");
+  EXPECT_THAT(error_of({root_}), named);
+}
+
+// A precision that was pruned does not stand in the way of the one that is there.
+TEST_F(CheckpointTest, LinksToMissingFilesBesideWeightsAreLeftOut) {
+  weights("dit.safetensors", kDitOriginal);
+  fs::create_symlink("gone", root_ / "dit_fp8.safetensors");
+  EXPECT_EQ(error_of({root_}), "accepted");
+  fs::create_symlink("gone", root_ / "wan_vae.safetensors");
+  EXPECT_THAT(error_of({root_}), HasSubstr("wan_vae.safetensors: a link to a missing file"));
+}
+
+TEST_F(CheckpointTest, ADiffusersFolderWithoutItsIndexIsNamed) {
+  weights("transformer/diffusion_pytorch_model.safetensors", kDitDiffusers);
+  weights("vae/diffusion_pytorch_model.safetensors", kVae21);
+  EXPECT_THAT(error_of({root_}), HasSubstr("no model_index.json"));
+  EXPECT_EQ(error_of({root_ / "transformer"}), "accepted");
+}
+
 TEST_F(CheckpointTest, OtherPathsAreRefusedByName) {
   EXPECT_THAT(error_of({}), HasSubstr("no path"));
   EXPECT_THAT(error_of({root_}), HasSubstr("no weights"));
