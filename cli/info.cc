@@ -81,6 +81,13 @@ std::string significant(double value) {
   return value < 100 ? fmt::format("{:.3g}", value) : fmt::format("{:.0f}", value);
 }
 
+// As --size has it, from the frames x height x width of the JSON.
+std::string width_first(const std::string& size) {
+  const size_t height = size.find('x') + 1, width = size.find('x', height) + 1;
+  return fmt::format("{}x{}, {} frames", size.substr(width),
+                     size.substr(height, width - height - 1), size.substr(0, height - 1));
+}
+
 void print(const nlohmann::ordered_json& j) {
   say("{}\n", one_line(j["name"].get<std::string>()));
   say("  fingerprint  {}\n  licence      {}\n", j["fingerprint"].get<std::string>(),
@@ -96,10 +103,11 @@ void print(const nlohmann::ordered_json& j) {
   fmt::print("  defaults     {}, {} frames at {} fps, {} steps, shift {}, guidance {}\n",
              d["size"].get<std::string>(), d["frames"].get<int>(), d["fps"].get<int>(),
              d["steps"].get<int>(), d["shift"].get<double>(), d["guidance"].get<double>());
-  fmt::print("\n  {:<14} {:>14} {:>8} {:>13} {:>16}\n", "frames x size", "grid", "tokens",
+  fmt::print("\n  {:<21} {:>15} {:>8} {:>13} {:>16}\n", "size", "grid, t x h x w", "tokens",
              "TFLOP/forward", "self-attention");
   for (const auto& s : j["sizes"]) {
-    fmt::print("  {:<14} {:>14} {:>8} {:>13} {:>14.0f} %\n", s["size"].get<std::string>(),
+    fmt::print("  {:<21} {:>15} {:>8} {:>13} {:>14.0f} %\n",
+               width_first(s["size"].get_ref<const std::string&>()),
                fmt::format("{}x{}x{}", s["grid"][0].get<int>(), s["grid"][1].get<int>(),
                            s["grid"][2].get<int>()),
                s["tokens"].get<int64_t>(), significant(s["tflop_per_forward"].get<double>()),

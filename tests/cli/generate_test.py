@@ -427,6 +427,7 @@ class GenerateTest(CliTest):
         text = lacuna("info", "--synthetic", "wan2.1-1.3b").stdout
         self.assertRegex(text, "1419 M parameters")
         self.assertRegex(text, "Apache-2.0")
+        self.assertRegex(text, r"\n  832x480, 81 frames +21x30x52 +32760 ")
         sizes = json.loads(lacuna("info", "--synthetic", "wan2.1-1.3b", "--json").stdout)["sizes"]
         self.assertIn(32760, [s["tokens"] for s in sizes])
 
