@@ -48,6 +48,13 @@ ReplayCase::Knob method_knob(const ReplayCase& made, std::string_view name) {
           [name](ReplayCase& other, double value) { other.plan.params.set(name, value); }};
 }
 
+// The share kept, with as many digits as tell four of the share lost; more than eight are not in
+// a float.
+std::string recall_text(double x) {
+  const int zeros = static_cast<int>(-x / std::log(10.0));  // of the share lost, exp(x)
+  return fmt::format("{:.{}f}", 1.0 - std::exp(x), std::min(zeros + 4, 8));
+}
+
 // Skip rules keep more as their threshold falls, but recall, whose target is the mass kept.
 std::optional<ReplayCase::Knob> skip_knob(SkipKind kind) {
   const auto set = [](auto transform) {
@@ -57,15 +64,17 @@ std::optional<ReplayCase::Knob> skip_knob(SkipKind kind) {
   };
   switch (kind) {
     case SkipKind::running_max:  // ln(lambda), so that steps are even
-      return ReplayCase::Knob{"ln lambda", 0.0, -30.0, [](ReplayCase& other, double x) {
+      return ReplayCase::Knob{"lambda", 0.0, -30.0,
+                              [](ReplayCase& other, double x) {
                                 other.plan.skip.param = {static_cast<float>(std::exp(x))};
                                 other.plan.skip.per_key = false;  // the knob is lambda itself
-                              }};
+                              },
+                              [](double x) { return fmt::format("{:.4g}", std::exp(x)); }};
     case SkipKind::running_lse:
       return ReplayCase::Knob{"lambda", 20.0, -60.0, set([](double x) { return x; })};
     case SkipKind::recall:  // ln(1 - r)
-      return ReplayCase::Knob{"ln 1-r", -0.01, -15.0,
-                              set([](double x) { return 1.0 - std::exp(x); })};
+      return ReplayCase::Knob{"r", -0.01, -15.0, set([](double x) { return 1.0 - std::exp(x); }),
+                              recall_text};
     case SkipKind::none:
       break;
   }
@@ -226,7 +235,10 @@ std::optional<ReplayRow> Replay::search(const ReplayCase& wanted, double target,
   if (distance > kAccepted) return {};
   wanted.knob->set(tried, best);
   ReplayRow row = run(tried);
-  row.parameter = fmt::format("{}={:.4g}", wanted.knob->parameter, best);
+  const ReplayCase::Knob& knob = *wanted.knob;
+  row.parameter =
+      fmt::format("{}={}", knob.parameter,
+                  knob.value_text ? knob.value_text(best) : fmt::format("{:.4g}", best));
   return row;
 }
 

@@ -24,9 +24,11 @@ struct ReplayCase {
   // Makes the case with another value of the parameter, smallest density at `sparse`, largest at
   // `full`; unset when the case has none.
   struct Knob {
-    std::string parameter;
-    double sparse, full;
+    std::string parameter;  // as options name it
+    double sparse, full;    // may be on another scale, on which steps are even
     std::function<void(ReplayCase&, double)> set;
+    // The parameter's value as options take it; unset = the knob's, in four digits.
+    std::function<std::string(double)> value_text = {};
   };
   std::optional<Knob> knob;
 };

@@ -73,6 +73,19 @@ TEST_F(ReplayTest, KnobsOfSkipRulesMoveTheDensity) {
   }
 }
 
+TEST_F(ReplayTest, WhatIsFoundForASkipRuleIsWhatItsOptionTakes) {
+  Replay replay(*backend_, calls_, 1);
+  for (const std::string skip : {"running_max", "running_lse", "recall"}) {
+    const ReplayCase wanted = replay_case("dense", skip);
+    const auto row = replay.at_density(wanted, replay.run(wanted).pv_density);
+    ASSERT_TRUE(row) << skip;
+    const ReplayCase again = replay_case("dense", skip + ":" + row->parameter);
+    EXPECT_NEAR(replay.run(again).pv_density, row->pv_density, 0.05) << row->parameter;
+  }
+  EXPECT_EQ(replay_case("dense", "recall").knob->value_text(std::log(0.0309)), "0.96910");
+  EXPECT_EQ(replay_case("dense", "recall").knob->value_text(-15.0), "0.99999969");
+}
+
 // The knob is lambda, also where lambda was given as a / keys: the range is the same.
 TEST_F(ReplayTest, ACalibratedThresholdIsSearchedOverTheWholeRange) {
   Replay replay(*backend_, calls_, 1);
