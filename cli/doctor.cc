@@ -61,6 +61,7 @@ void set_schedule(const DoctorOptions& o, int num_steps, std::vector<int> layers
                   Case& found) {
   found.schedule.num_steps = num_steps;
   found.schedule.layers = std::move(layers);
+  found.schedule.num_layers = num_layers;
   found.schedule.dense.assign(static_cast<size_t>(num_steps), false);
   // Shares of steps become counts.
   found.dense_steps =

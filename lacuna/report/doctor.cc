@@ -131,6 +131,8 @@ Diagnosis diagnose(const Examined& examined, const MeasuredCost& cost, int64_t t
   result.target = examined.loss;
   result.tokens = tokens;
   result.attention_share = attention_share;
+  result.layers = static_cast<int>(schedule.layers.size());
+  result.num_layers = schedule.num_layers > 0 ? schedule.num_layers : result.layers;
   if (schedule.experts.empty()) schedule.experts = nearest_experts(findings, schedule.num_steps);
   // A rule found in one network is not for the other, examined or not.
   result.experts = std::any_of(schedule.experts.begin(), schedule.experts.end(),
@@ -173,10 +175,16 @@ std::string verdict(const Diagnosis& d, const MeasuredCost& cost) {
   if (d.pays) {
     const auto sparse = std::count_if(d.decisions.begin(), d.decisions.end(),
                                       [](const Decision& x) { return x.sparse; });
+    // Nothing is known of layers that were not recorded: what is said must not seem to hold there.
+    const bool part = d.layers < d.num_layers;
+    const std::string where =
+        part ? fmt::format("the recorded layers ({} of {})", d.layers, d.num_layers)
+             : "the whole run";
     std::string text = fmt::format(
         "Sparse attention pays here: {} in {} of {} examined layers and steps, mean density {:.2f} "
-        "over the whole run, with rel_l1 at most {:.3g} in every head. Expected: attention {:.2f}x",
-        d.method, sparse, d.decisions.size(), d.density, d.target, d.attention_speedup);
+        "over {}, with rel_l1 at most {:.3g} in every head. Expected: attention {:.2f}x{}",
+        d.method, sparse, d.decisions.size(), d.density, where, d.target, d.attention_speedup,
+        part ? " in these layers" : "");
     if (d.step_speedup)
       text += fmt::format(", a whole step {:.2f}x (attention is {:.0f} % of it)", *d.step_speedup,
                           100.0 * *d.attention_share);

@@ -71,7 +71,8 @@ struct Schedule {
   int num_steps = 1;
   std::vector<int> experts;  // per step; empty = that of the nearest finding
   std::vector<bool> dense;   // per step; empty = none is kept dense
-  std::vector<int> layers;   // all that run
+  std::vector<int> layers;   // all that are counted
+  int num_layers = 0;        // of the network; 0 = as many as are counted
 };
 
 // One layer over a range of steps around the step that was examined.
@@ -93,10 +94,12 @@ struct Diagnosis {
   bool pays = false;
   bool experts = false;  // rules name the expert
   std::vector<Decision> decisions;
-  double attention_speedup = 1.0;      // over a whole generation
+  // Of a network of num_layers, layers are counted; the same unless a recording stands alone.
+  int layers = 0, num_layers = 0;
+  double attention_speedup = 1.0;      // of these layers, over a whole generation
   std::optional<double> step_speedup;  // by Amdahl, when attention's share of a step is known
   std::optional<double> attention_share;
-  double density = 1.0;  // mean over a whole generation
+  double density = 1.0;  // mean over these layers and a whole generation
 };
 
 // `attention_share` of a dense step, if known.

@@ -179,6 +179,19 @@ TEST(Diagnose, ExpectsByAmdahl) {
   EXPECT_NEAR(d.density, (12 + 8 * 0.1) / 20, 1e-12);
 }
 
+TEST(Diagnose, SaysOfWhichLayersItSpeaks) {
+  const MeasuredCost cost = made_cost(100.0, 1.0);
+  const auto text = [&](std::vector<int> layers) {
+    const Schedule schedule{1, {}, {}, std::move(layers), 4};
+    return verdict(diagnose(examined({{0, 0, 2, {need(0.1)}}}), cost, 512, schedule, {}), cost);
+  };
+  EXPECT_THAT(text({2}),
+              testing::AllOf(testing::HasSubstr("0.10 over the recorded layers (1 of 4)"),
+                             testing::HasSubstr("9.09x in these layers.")));
+  EXPECT_THAT(text({0, 1, 2, 3}), testing::AllOf(testing::HasSubstr("over the whole run"),
+                                                 testing::HasSubstr("attention 1.29x.")));
+}
+
 TEST(Diagnose, LittleToGainIsDense) {
   const Diagnosis d = diagnose(examined({{0, 0, 0, {need(0.1)}}}), made_cost(100.0, 1.0), 512,
                                {1, {}, {}, {0}}, 0.01);
