@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lacuna/models/checkpoint.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cctype>
 #include <map>
@@ -244,13 +246,26 @@ std::string_view part_name(TensorSet set) {
   return is_transformer(set) ? "transformer" : is_text_encoder(set) ? "text encoder" : "VAE";
 }
 
+// One file in two options is in the wrong one of them; two transformers of one file would pass for
+// two experts.
+void check_parts(const std::vector<CheckpointPart>& parts) {
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const fs::path& file = parts[i].files.front();
+    LACUNA_CHECK(parts[i].tensors != TensorSet::unknown,
+                 "{}: holds no Wan transformer, VAE or UMT5 text encoder", file.string());
+    std::error_code error;
+    for (size_t j = 0; j < i; ++j)
+      LACUNA_CHECK(!fs::equivalent(parts[j].files.front(), file, error),
+                   "{}: given twice, holds a {}; expected another file for each part",
+                   file.string(), part_name(parts[i].tensors));
+  }
+}
+
 // Puts each part in its place. Replaces parts that `checkpoint` already has.
 void place_parts(std::vector<CheckpointPart> parts, Checkpoint& checkpoint) {
+  check_parts(parts);
   std::vector<CheckpointPart> transformers, others;
   for (CheckpointPart& part : parts) {
-    LACUNA_CHECK(part.tensors != TensorSet::unknown,
-                 "{}: holds no Wan transformer, VAE or UMT5 text encoder",
-                 part.files.front().string());
     (is_transformer(part.tensors) ? transformers : others).push_back(std::move(part));
   }
   LACUNA_CHECK(transformers.size() <= 2, "{}: one of {} transformers, expected one or two",
@@ -502,6 +517,16 @@ std::vector<std::string> shard_files(std::string_view index_json, std::string_vi
     names.insert(name);
   }
   return {names.begin(), names.end()};
+}
+
+std::string list_parts(const Checkpoint& checkpoint) {
+  std::vector<std::string> list;
+  for (const CheckpointPart* part : {&checkpoint.transformer, &checkpoint.transformer_2,
+                                     &checkpoint.vae, &checkpoint.text_encoder}) {
+    if (!part->empty())
+      list.push_back(fmt::format("{} {}", part_name(part->tensors), part->files.front().string()));
+  }
+  return fmt::format("{}", fmt::join(list, ", "));
 }
 
 TensorSet classify_tensors(std::span<const std::string> names) {

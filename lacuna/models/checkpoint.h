@@ -64,14 +64,18 @@ struct Checkpoint {
 // tokenizer.json / *.model. Two transformer files are told apart by `high` and `low` in their
 // names, else high-noise comes first. Parts may stay absent, but one whose only file is a pickle
 // (.pth, .bin) is an error that says how to go on. Throws Error naming the path for: nothing found,
-// two candidates for one part, missing shards, malformed JSON, shard names that leave the folder,
-// tensors this library does not compute (VSA gates, SLA projections, image, audio and control
-// conditioning, VACE, camera and frame-rate embeddings, LoRA), each by name.
+// two candidates for one part, a file given twice, missing shards, malformed JSON, shard names that
+// leave the folder, tensors this library does not compute (VSA gates, SLA projections, image, audio
+// and control conditioning, VACE, camera and frame-rate embeddings, LoRA), each by name.
 Checkpoint find_checkpoint(std::span<const std::filesystem::path> paths);
 
 // Every file that these parts come from: weights and the index of their shards, settings,
 // tokenizer. Each once; not all need exist.
 std::vector<std::filesystem::path> checkpoint_files(const Checkpoint& checkpoint);
+
+// "transformer a.safetensors, VAE b.gguf", so that an error about a missing part tells what the
+// files that were given hold.
+std::string list_parts(const Checkpoint& checkpoint);
 
 // By tensor names alone, prefixes already stripped.
 TensorSet classify_tensors(std::span<const std::string> names);

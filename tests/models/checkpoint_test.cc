@@ -267,6 +267,15 @@ TEST_F(CheckpointTest, NetworksThisLibraryDoesNotComputeAreRefusedByName) {
               AllOf(HasSubstr("pose_patch_embedding"), HasSubstr("an Animate network")));
 }
 
+TEST_F(CheckpointTest, OneFileForTwoPartsIsNamedWithWhatItHolds) {
+  const fs::path dit = weights("dit.safetensors", kDitOriginal);
+  EXPECT_THAT(error_of({dit, dit}), HasSubstr("dit.safetensors: given twice, holds a transformer"));
+  EXPECT_THAT(error_of({dit, root_ / "." / "dit.safetensors"}), HasSubstr("given twice"));
+  const fs::path t5 = weights("t5.safetensors", kT5);
+  EXPECT_EQ(list_parts(find({dit, t5})),
+            "transformer " + dit.string() + ", text encoder " + t5.string());
+}
+
 TEST_F(CheckpointTest, LinksToMissingFilesAreNamed) {
   text("model_index.json", "{}");
   fs::create_directories(root_ / "transformer");

@@ -232,7 +232,7 @@ const VideoDecoder& Model::decoder() {
   }
   const CheckpointPart& part = checkpoint_.vae;
   LACUNA_CHECK(!part.empty(), "model: no video decoder beside {}; give its file with --vae",
-               checkpoint_.root.string());
+               list_parts(checkpoint_));
   vae_source_ = open_weights(part.files);
   if (part.config) {
     decoder_ = make_video_decoder(part.config_text, part.config_file.string(), *vae_source_);
@@ -257,10 +257,11 @@ Tensor Model::embed_prompt(Context& ctx, const std::string& prompt, const fs::pa
   }
   LACUNA_CHECK(!checkpoint_.text_encoder.empty(),
                "model: no text encoder beside {}; give its file with --text-encoder",
-               checkpoint_.root.string());
-  LACUNA_CHECK(!checkpoint_.tokenizer.empty(),
-               "model: no tokenizer.json or spiece.model beside {}; give its file with --model",
-               checkpoint_.root.string());
+               list_parts(checkpoint_));
+  LACUNA_CHECK(
+      !checkpoint_.tokenizer.empty(),
+      "model: no tokenizer in {} or beside it; add tokenizer.json or spiece.model to --model",
+      checkpoint_.text_encoder.files.front().string());
   TextEncoderFiles files{checkpoint_.text_encoder.files,
                          checkpoint_.text_encoder.config_text,
                          checkpoint_.tokenizer,
