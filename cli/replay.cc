@@ -46,12 +46,12 @@ Table find_table(const std::string& title, const std::vector<ReplayCase>& list, 
 }
 
 void print(const Table& table) {
-  fmt::print("\n{}\n{:<34} {:>7} {:>7} {:>7} {:>9} {:>10} {:>10} {:>9} {:>8}  {}\n", table.title,
-             "attention", "QK", "PV", "recall", "rel_l1", "select ms", "attend ms", "select %",
-             "speed-up", "parameter");
+  fmt::print("\n{}\n{:<34} {:>7} {:>7} {:>7} {:>9} {:>10} {:>10} {:>19} {:>8}  {}\n", table.title,
+             "attention", "QK", "PV", "recall", "rel_l1", "select ms", "attend ms",
+             "selection / dense %", "speed-up", "parameter");
   for (const ReplayRow& r : table.rows) {
     fmt::print(
-        "{:<34} {:>7.3f} {:>7.3f} {:>7.4f} {:>9.2e} {:>10.2f} {:>10.2f} {:>9.1f} {:>7.2f}x  {}\n",
+        "{:<34} {:>7.3f} {:>7.3f} {:>7.4f} {:>9.2e} {:>10.2f} {:>10.2f} {:>19.1f} {:>7.2f}x  {}\n",
         r.name, r.qk_density, r.pv_density, r.recall, r.rel_l1, r.select_ms, r.attend_ms,
         100.0 * r.selection_share(), r.speedup(), r.parameter);
   }

@@ -49,9 +49,9 @@ constexpr Metric kCost[] = {
      [](const CompareMeasurement& m) { return m.qk_density; }},
     {"pv_density", "PV density", "", 3, Worst::none, "pairs left after the skip rule / all",
      [](const CompareMeasurement& m) { return m.pv_density; }},
-    {"speedup", "speed-up", "x", 2, Worst::low, "sampling end to end, against dense",
+    {"speedup", "sampling speed-up", "x", 2, Worst::low, "sampling end to end, against dense",
      [](const CompareMeasurement& m) { return m.speedup; }},
-    {"selection_share", "selection share", "", 3, Worst::none,
+    {"selection_share", "selection / dense", "", 3, Worst::none,
      "selection time / attention time of dense",
      [](const CompareMeasurement& m) { return m.selection_share; }},
 };
