@@ -237,7 +237,10 @@ TEST_F(ProfileFile, NamesTheRuleThatIsWrong) {
   EXPECT_THAT(rule(1, [](json& r) { r["match"]["branch"] = "both"; }), HasSubstr("'both'"));
   EXPECT_THAT(rule(1, [](json& r) { r["match"]["step"] = 1; }), HasSubstr("unknown key \"step\""));
   EXPECT_THAT(rule(3, [](json& r) { r["refresh"].erase("at"); }), HasSubstr("refresh.at: missing"));
-  EXPECT_THAT(rule(3, [](json& r) { r["refresh"]["at"] = {1, 9}; }),
+  EXPECT_THAT(rule(3,
+                   [](json& r) {
+                     r["refresh"]["at"] = {1, 9};
+                   }),
               HasSubstr("rules[3]: at: 9, expected steps below "));
   EXPECT_THAT(rule(0, [](json& r) { r["params"] = json::object(); }),
               HasSubstr("rules[0].params: given without a method"));
