@@ -83,7 +83,7 @@ void print(const BenchOptions& o, const Row& row, const Row& first) {
   j["selection_seconds"] = t.select_ms() / 1000 / forwards;
   j["qk_density"] = t.qk_density();
   j["pv_density"] = t.pv_density();
-  j["speed_up"] = first.result.sample_seconds / row.result.sample_seconds;
+  j["speedup"] = first.result.sample_seconds / row.result.sample_seconds;
   j["latents_rel_l2"] = row.rel_l2;
   if (o.json) {
     fmt::print("{}\n", j.dump());
@@ -92,7 +92,7 @@ void print(const BenchOptions& o, const Row& row, const Row& first) {
   fmt::print("{:<34} {:>9.2f} {:>11.2f} {:>11.3f} {:>8.3f} {:>8.3f} {:>8.2f}x {:>10.2e}\n",
              row.attention, seconds, j["attention_seconds"].get<double>(),
              j["selection_seconds"].get<double>(), t.qk_density(), t.pv_density(),
-             j["speed_up"].get<double>(), row.rel_l2);
+             j["speedup"].get<double>(), row.rel_l2);
 }
 
 // Where the latents of a run pass through; removed however the bench ends.

@@ -318,7 +318,7 @@ class GenerateTest(CliTest):
         self.assertEqual(made.returncode, 0, made.stderr)
         dense, sparse, again = map(json.loads, made.stdout.splitlines())
         for row in (dense, sparse, again):
-            self.assertAlmostEqual(row["speed_up"], dense["forward_seconds"] / row["forward_seconds"])
+            self.assertAlmostEqual(row["speedup"], dense["forward_seconds"] / row["forward_seconds"])
         self.assertEqual((dense["latents_rel_l2"], again["latents_rel_l2"]), (0, 0))
         self.assertGreater(sparse["latents_rel_l2"], 0)
 
