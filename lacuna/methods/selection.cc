@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lacuna/methods/selection.h"
 
-#include <algorithm>
-
 #include "lacuna/core/error.h"
 
 namespace lacuna {
@@ -215,18 +213,6 @@ int64_t selection_bytes(const Selection& s) {
   return bytes(s.q_layout.offsets) + bytes(s.k_layout.offsets) + bytes(s.q_order.order) +
          bytes(s.k_order.order) + bytes(s.row_source.order) +
          mask_bytes(s.mask.num_heads(), s.mask.num_q_blocks(), s.mask.num_k_blocks());
-}
-
-int64_t Method::held_bytes(const HoldArgs& args) const {
-  const auto blocks = [&](std::string_view side) -> int64_t {
-    for (const ParamSpec& spec : specs())
-      if (spec.name == "block" || spec.name == side)
-        return BlockLayout::uniform(args.sizes.seq_len(),
-                                    static_cast<int32_t>(args.params.get_int(spec.name)))
-            .num_blocks;
-    return 0;
-  };
-  return mask_bytes(args.sizes.num_heads, blocks("block_q"), blocks("block_k"));
 }
 
 void transfer(const StateIo& io, BlockMask& mask) {
