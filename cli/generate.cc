@@ -213,6 +213,8 @@ void print_summary(const GenerateOptions& o, const Request& request, const Gener
 // Of options given beside --resume none may contradict the file, which decides; the others, whose
 // defaults it may differ from, say nothing.
 void check_resumed(const GenerateOptions& o, const Model& model, const Request& saved) {
+  const auto given = [](const auto& item) { return item.second->count() > 0; };
+  if (std::none_of(o.of_the_video.begin(), o.of_the_video.end(), given)) return;
   const auto theirs = nlohmann::ordered_json::parse(saved.to_json());
   GenerateOptions asked = o;
   RequestOptions& r = asked.request;

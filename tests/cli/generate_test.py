@@ -168,6 +168,12 @@ class GenerateTest(CliTest):
             resumes(unipc, *words)
         for words in (["--sampler", "ode"], ["--steps", 2], ["--timesteps", "1000,500"]):
             resumes(listed, *words)
+        # As an earlier version could make it: of no effect, and no option of this command.
+        data = unipc.read_bytes()
+        self.assertEqual(data.count(b'guidance_low\\":3.0'), 1)
+        unipc.write_bytes(data.replace(b'guidance_low\\":3.0', b'guidance_low\\":4.0'))
+        resumes(unipc)
+        unipc.write_bytes(data)
         refuses(unipc, "width 96", "-W", 112)
         refuses(unipc, "height 64", "--size", "96x80")
         refuses(unipc, "guidance 3.0", "--guidance", 4)
