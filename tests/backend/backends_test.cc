@@ -2,17 +2,15 @@
 #include "tests/support/backends.h"
 
 #include "lacuna/backend/cpu/cpu_backend.h"
+#include "tests/support/tile_unit.h"
 
 namespace lacuna::test {
 
 std::vector<BackendChoice> backends_under_test() {
   std::vector<BackendChoice> list;
   for (cpu::Isa isa : {cpu::Isa::avx2, cpu::Isa::avx512, cpu::Isa::avx512_bf16, cpu::Isa::amx})
-    list.push_back({"cpu_" + std::string(cpu::isa_name(isa)), [isa]() -> std::unique_ptr<Backend> {
-                      LACUNA_CHECK(isa <= cpu::machine_isa(), "this machine has no {}",
-                                   cpu::isa_name(isa));
-                      return make_cpu_backend(isa);
-                    }});
+    list.push_back({fmt::format("cpu_{}", isa == cpu::Isa::amx ? amx_name() : cpu::isa_name(isa)),
+                    [isa] { return make_cpu_backend(isa, with_tile_unit(cpu::machine_isa())); }});
   // cuda: tests/backend/cuda.
   for (std::string_view name : backend_names())
     if (name != "ref" && name != "cpu" && name != "cuda")

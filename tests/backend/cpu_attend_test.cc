@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// CPU attention at every instruction set level of this machine, the AMX kernel on its software tile
-// unit and the f32 kernel on sixteen plain lanes, against a plain double-precision attention, on
-// buffers whose unused elements are NaN.
+// CPU attention at every instruction set level of this machine, and the f32 kernel on sixteen plain
+// lanes, against a plain double-precision attention, on buffers whose unused elements are NaN.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -18,6 +17,7 @@
 #include "lacuna/core/threads.h"
 #include "tests/backend/cpu_attend_truth.h"
 #include "tests/backend/kernel_vec_lanes16.h"
+#include "tests/support/tile_unit.h"
 
 namespace lacuna::cpu {
 namespace {
@@ -101,21 +101,20 @@ Truth expect_truth(Call& c, const Way& way, const std::string& what) {
 class CpuAttend : public testing::TestWithParam<Way> {
  protected:
   void SetUp() override {
-    if (GetParam().needs > machine_isa())
+    if (GetParam().needs > test::with_tile_unit(machine_isa()))
       GTEST_SKIP() << "this machine lacks " << isa_name(GetParam().needs);
   }
-  // The AMX kernel takes bf16 only, the others all.
-  static bool emulated() { return GetParam().ops == &kAttendBf16AmxEmulated; }
+  // f32 runs on AMX machines as on AVX-512 ones.
   static std::vector<bool> dtypes() {
-    return emulated() ? std::vector<bool>{true} : std::vector<bool>{false, true};
+    return tiles() ? std::vector<bool>{true} : std::vector<bool>{false, true};
   }
+  static bool tiles() { return GetParam().needs == Isa::amx; }
 };
 
 INSTANTIATE_TEST_SUITE_P(Kernels, CpuAttend,
                          testing::Values(Way{"avx2", Isa::avx2}, Way{"avx512", Isa::avx512},
-                                         Way{"avx512_bf16", Isa::avx512_bf16}, Way{"amx", Isa::amx},
-                                         Way{"amx_emulated", Isa::avx512_bf16,
-                                             &kAttendBf16AmxEmulated},
+                                         Way{"avx512_bf16", Isa::avx512_bf16},
+                                         Way{test::amx_name(), Isa::amx},
                                          Way{"plain_lanes", Isa::avx2, &kAttendLanes16}),
                          [](const auto& info) { return std::string(info.param.name); });
 
@@ -135,7 +134,6 @@ TEST_P(CpuAttend, DenseLengthsAndHeadDims) {
 TEST_P(CpuAttend, GenericHeadDims) {
   for (const bool bf16 : dtypes())
     for (const int64_t dim : {1, 2, 7, 12, 31, 32, 80, 96, 256, 384, 1024}) {
-      if (emulated() && dim % kAttendBf16AmxEmulated.dim_multiple != 0) continue;
       Call c(1, 70, 141, dim, bf16, static_cast<uint64_t>(dim));
       c.want_everything();
       expect_truth(c, GetParam(), "head_dim " + std::to_string(dim));
@@ -251,7 +249,7 @@ TEST_P(CpuAttend, LowestFiniteBiasIsAPlainMean) {
   for (int64_t d = 0; d < 64; ++d) {
     double mean = 0;
     for (int64_t j = 0; j < 40; ++j) mean += double{c.v.get(0, j, d)} / 40;
-    EXPECT_NEAR(c.out.get(0, 1, d), mean, emulated() ? 2e-3 : 1e-6);
+    EXPECT_NEAR(c.out.get(0, 1, d), mean, tiles() ? 2e-3 : 1e-6);
   }
 }
 
@@ -285,7 +283,6 @@ TEST_P(CpuAttend, LateMaximumAndUnderflow) {
 }
 
 TEST_P(CpuAttend, DenormalValues) {
-  if (emulated()) GTEST_SKIP() << "AMX takes denormals as zero";
   Call c(1, 5, 130, 64, false);
   c.v.fill([](int64_t, int64_t j, int64_t d) { return static_cast<float>(j + d) * 1e-42f; });
   run(c, GetParam());

@@ -12,6 +12,7 @@
 #include "lacuna/core/bf16.h"
 #include "lacuna/core/rng.h"
 #include "lacuna/core/threads.h"
+#include "tests/support/tile_unit.h"
 
 namespace lacuna {
 namespace {
@@ -19,10 +20,11 @@ namespace {
 class CpuSelect : public testing::TestWithParam<cpu::Isa> {
  protected:
   void SetUp() override {
-    if (GetParam() > cpu::active_isa())
+    const cpu::Isa has = test::with_tile_unit(cpu::active_isa());
+    if (GetParam() > has)
       GTEST_SKIP() << "needs " << cpu::isa_name(GetParam()) << ", this run has "
-                   << cpu::isa_name(cpu::active_isa());
-    backend_ = make_cpu_backend(GetParam());
+                   << cpu::isa_name(has);
+    backend_ = make_cpu_backend(GetParam(), has);
   }
   void TearDown() override { set_num_threads(threads_); }
 
@@ -33,7 +35,11 @@ class CpuSelect : public testing::TestWithParam<cpu::Isa> {
 INSTANTIATE_TEST_SUITE_P(Isa, CpuSelect,
                          testing::Values(cpu::Isa::avx2, cpu::Isa::avx512, cpu::Isa::avx512_bf16,
                                          cpu::Isa::amx),
-                         [](const auto& info) { return std::string(cpu::isa_name(info.param)); });
+                         [](const auto& info) {
+                           return std::string(info.param == cpu::Isa::amx
+                                                  ? test::amx_name()
+                                                  : cpu::isa_name(info.param));
+                         });
 
 // Token-major memory [len, 2, d] seen as [2, len, d].
 struct Tokens {

@@ -53,8 +53,12 @@ class BackendTest : public testing::TestWithParam<BackendChoice> {
     }
   }
 
-  // Random cases: fewer on the emulator.
-  int turns(int all) const { return GetParam().name.starts_with("emulated") ? all / 4 : all; }
+  // Random cases: fewer where instructions are emulated.
+  int turns(int all) const {
+    const bool slow =
+        GetParam().name.starts_with("emulated") || GetParam().name.ends_with("software");
+    return slow ? all / 4 : all;
+  }
 
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Backend> ref_ = make_ref_backend();

@@ -128,9 +128,9 @@ std::unique_ptr<Backend> make_cpu_backend() {
   return make(cpu::active_isa(), cpu::active_attend_levels());
 }
 
-std::unique_ptr<Backend> make_cpu_backend(cpu::Isa isa) {
-  LACUNA_CHECK(isa <= cpu::machine_isa(), "cpu: level {}, this machine has at most {}",
-               cpu::isa_name(isa), cpu::isa_name(cpu::machine_isa()));
+std::unique_ptr<Backend> make_cpu_backend(cpu::Isa isa, cpu::Isa machine) {
+  LACUNA_CHECK(isa <= machine, "cpu: level {}, this machine has at most {}", cpu::isa_name(isa),
+               cpu::isa_name(machine));
   return make(isa, {.widest = isa});
 }
 

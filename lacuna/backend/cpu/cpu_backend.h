@@ -14,7 +14,8 @@ namespace lacuna {
 std::unique_ptr<Backend> make_cpu_backend();
 // At a given level, attention too, for tests. Own kernels and the choice of data types follow
 // `isa`; oneDNN's level is one for the whole process and follows LACUNA_ISA. Throws Error if the
-// machine has less.
-std::unique_ptr<Backend> make_cpu_backend(cpu::Isa isa);
+// machine has less than `isa`; a test that carries out instructions itself
+// (tests/support/tile_unit.h) says what the machine has.
+std::unique_ptr<Backend> make_cpu_backend(cpu::Isa isa, cpu::Isa machine = cpu::machine_isa());
 
 }  // namespace lacuna

@@ -76,8 +76,5 @@ extern const KernelOps kAttendF32Avx2;
 extern const KernelOps kAttendF32Avx512;
 extern const KernelOps kAttendBf16Avx512Bf16;
 extern const KernelOps kAttendBf16Amx;
-// The AMX kernel's source on a software model of the tile unit, for tests on any AVX512-BF16
-// machine; slow, never chosen by attend().
-extern const KernelOps kAttendBf16AmxEmulated;
 
 }  // namespace lacuna::cpu

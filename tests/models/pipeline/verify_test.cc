@@ -5,19 +5,25 @@
 
 #include <nlohmann/json.hpp>
 
+#include "lacuna/backend/cpu/cpu_backend.h"
 #include "lacuna/core/error.h"
+#include "tests/support/tile_unit.h"
 
 namespace lacuna {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
+std::vector<VerifyResult> run_on(Backend& backend, const std::string& json, DType compute) {
+  std::vector<VerifyResult> results;
+  verify_goldens(json, "test", backend, compute,
+                 [&](const VerifyResult& r) { results.push_back(r); });
+  return results;
+}
+
 std::vector<VerifyResult> run(const std::string& json, std::string_view backend,
                               DType compute = DType::f32) {
-  std::vector<VerifyResult> results;
-  const auto b = make_backend(backend);
-  verify_goldens(json, "test", *b, compute, [&](const VerifyResult& r) { results.push_back(r); });
-  return results;
+  return run_on(*make_backend(backend), json, compute);
 }
 
 // Every shipped golden number on both rungs of the ladder.
@@ -35,6 +41,15 @@ TEST(Verify, CpuReproducesUpstream) {
 TEST(Verify, CpuInBf16StaysNearF32) {
   for (const VerifyResult& r : run(std::string(shipped_goldens()), "cpu", DType::bf16))
     EXPECT_TRUE(r.passed) << r.name << ": " << r.detail;
+}
+
+// Attention on tiles; matrix products are oneDNN's, which knows what the processor really has.
+TEST(Verify, TilesInBf16StayNearF32) {
+  const cpu::Isa has = test::with_tile_unit(cpu::machine_isa());
+  if (has < cpu::Isa::amx) GTEST_SKIP() << "this machine lacks AVX512-BF16";
+  const auto tiles = make_cpu_backend(cpu::Isa::amx, has);
+  for (const VerifyResult& r : run_on(*tiles, std::string(shipped_goldens()), DType::bf16))
+    EXPECT_TRUE(r.passed) << r.name << " (" << test::amx_name() << "): " << r.detail;
 }
 
 Json sampler_case() {
