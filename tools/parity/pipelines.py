@@ -6,13 +6,14 @@ Wan2.2 TI2V-5B), runs diffusers, runs lacuna with the same prompt and seed, and 
 (relative L2 <= 1e-4) and frames (within one grey level).
 
 Needs Python packages that the build never does: torch, diffusers, transformers, sentencepiece,
-protobuf, ftfy. Usage: pipelines.py [--lacuna build/release/lacuna] [--work out/parity]
+protobuf, ftfy. Usage: pipelines.py [--lacuna build/release/lacuna] [--work out/parity] [CASE ...]
 """
 import argparse
 import json
 import pathlib
 import subprocess
 import sys
+import time
 
 import numpy as np
 import torch
@@ -80,67 +81,88 @@ def vae(kind, seed):
     return randomize(model, seed)
 
 
+def text_encoder(tokenizer, **sizes):
+    return randomize(UMT5EncoderModel(UMT5Config(
+        vocab_size=len(tokenizer) + 8, num_layers=2, feed_forward_proj="gated-gelu", tie_word_embeddings=False,
+        **sizes)), 1)
+
+
+def unipc():
+    return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True,
+                                   flow_shift=SHIFT, num_train_timesteps=1000)
+
+
 def build(name, tokenizer):
-    text = randomize(UMT5EncoderModel(UMT5Config(
-        vocab_size=len(tokenizer) + 8, d_model=64, d_kv=16, num_heads=4, d_ff=128, num_layers=2,
-        feed_forward_proj="gated-gelu", tie_word_embeddings=False)), 1)
-    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True,
-                                        flow_shift=SHIFT, num_train_timesteps=1000)
+    text = text_encoder(tokenizer, d_model=64, d_kv=16, num_heads=4, d_ff=128)
+    scheduler = unipc()
     if name == "wan2.1":
-        return WanPipeline(tokenizer, text, vae("2.1", 2), scheduler, transformer(4, 3)), (64, 96)
+        return WanPipeline(tokenizer, text, vae("2.1", 2), scheduler, transformer(4, 3))
     if name == "wan2.2-a14b":
         return WanPipeline(tokenizer, text, vae("2.1", 2), scheduler, transformer(4, 3), transformer(4, 4),
-                           boundary_ratio=0.875), (64, 96)
-    return WanPipeline(tokenizer, text, vae("2.2", 2), scheduler, transformer(6, 3), expand_timesteps=True), (64, 96)
+                           boundary_ratio=0.875)
+    return WanPipeline(tokenizer, text, vae("2.2", 2), scheduler, transformer(6, 3), expand_timesteps=True)
 
 
-def compare(name, pipeline, size, folder, lacuna):
-    height, width = size
+def compare(name, pipeline, folder, lacuna, height=64, width=96, num_frames=9, steps=STEPS, decode=True):
+    """Relative error of the latents, and of the frames in grey levels unless decode is False."""
     model = folder / name
     pipeline.save_pretrained(model, safe_serialization=True)
-    kwargs = dict(prompt=PROMPT, negative_prompt=NEGATIVE, height=height, width=width, num_frames=9,
-                  num_inference_steps=STEPS, guidance_scale=GUIDANCE,
-                  generator=torch.Generator().manual_seed(SEED))
+    kwargs = dict(prompt=PROMPT, negative_prompt=NEGATIVE, height=height, width=width, num_frames=num_frames,
+                  num_inference_steps=steps, guidance_scale=GUIDANCE)
     if name == "wan2.2-a14b":
         kwargs["guidance_scale_2"] = 3.0
-    with torch.no_grad():
-        latents = pipeline(output_type="latent", **kwargs).frames.float().numpy()
-        kwargs["generator"] = torch.Generator().manual_seed(SEED)
-        frames = pipeline(output_type="np", **kwargs).frames[0]
+
+    def run(output_type):
+        with torch.no_grad():
+            return pipeline(output_type=output_type, generator=torch.Generator().manual_seed(SEED), **kwargs).frames
+
+    begin = time.perf_counter()
+    latents = run("latent").float().numpy()
+    result = {"model": name, "tokens": latents[0, 0].size // 4, "diffusers_s": round(time.perf_counter() - begin, 1)}
     out = folder / f"{name}-%04d.png"
     latents_file = folder / f"{name}.latents.safetensors"
     command = [lacuna, "generate", "--model", model, "--prompt", PROMPT, "--negative-prompt", NEGATIVE,
-               "--height", height, "--width", width, "--frames", 9, "--steps", STEPS, "--guidance", GUIDANCE,
-               "--shift", SHIFT, "--seed", SEED, "--dtype", "f32", "--no-prompt-cache",
-               "--latents", latents_file, "-o", out]
+               "--height", height, "--width", width, "--frames", num_frames, "--steps", steps, "--guidance", GUIDANCE,
+               "--shift", SHIFT, "--seed", SEED, "--dtype", "f32", "--no-prompt-cache", "--latents", latents_file]
+    command += ["-o", out] if decode else ["--no-decode"]
     if name == "wan2.2-a14b":
         command += ["--guidance-low", 3.0]
+    begin = time.perf_counter()
     subprocess.run([str(c) for c in command], check=True)
+    result["lacuna_s"] = round(time.perf_counter() - begin, 1)
     ours = load_file(latents_file)["latents"].reshape(latents.shape)
-    error = np.linalg.norm(ours - latents) / np.linalg.norm(latents)
-    from PIL import Image
-    worst = 0
-    for i in range(frames.shape[0]):
-        png = np.asarray(Image.open(str(out) % (i + 1)), dtype=np.float32)
-        worst = max(worst, float(np.abs(png - np.floor(frames[i] * 255)).max()))
-    ok = error <= 1e-4 and worst <= 1
-    print(json.dumps({"model": name, "latents_rel_l2": float(error), "frames_max_levels": worst, "ok": bool(ok)}))
-    return ok
+    result["latents_rel_l2"] = float(np.linalg.norm(ours - latents) / np.linalg.norm(latents))
+    result["ok"] = result["latents_rel_l2"] <= 1e-4
+    if decode:
+        from PIL import Image
+        result["frames_max_levels"] = max(
+            float(np.abs(np.asarray(Image.open(str(out) % (i + 1)), dtype=np.float32) - np.floor(frame * 255)).max())
+            for i, frame in enumerate(run("np")[0]))
+        result["ok"] = result["ok"] and result["frames_max_levels"] <= 1
+    print(json.dumps(result), flush=True)
+    return result["ok"]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(doc, cases):
+    """cases: {name: a function from the tokenizer to the arguments of compare() beside the name}"""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lacuna", default="build/release/lacuna")
     parser.add_argument("--work", default="out/parity", type=pathlib.Path)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="one of: " + ", ".join(cases) + " (default: all)")
     args = parser.parse_args()
+    unknown = [name for name in args.cases if name not in cases]
+    if unknown:
+        parser.error(f"case {unknown[0]}, expected one of: {', '.join(cases)}")
     torch.set_num_threads(2)
     args.work.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(args.work)
-    results = [compare(name, *build(name, tokenizer), args.work, args.lacuna)
-               for name in ("wan2.1", "wan2.2-a14b", "wan2.2-ti2v-5b")]
+    results = []
+    for name in args.cases or cases:
+        results.append(compare(name, folder=args.work, lacuna=args.lacuna, **cases[name](tokenizer)))
     print(f"parity: {sum(results)} passed, {len(results) - sum(results)} failed")
     return 0 if all(results) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, {name: lambda tokenizer, name=name: {"pipeline": build(name, tokenizer)}
+                            for name in ("wan2.1", "wan2.2-a14b", "wan2.2-ti2v-5b")}))
