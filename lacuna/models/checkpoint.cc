@@ -28,6 +28,7 @@ constexpr int kMaxDepth = 64;
 std::string read_text(const fs::path& path, size_t limit) {
   const MappedFile file(path);
   const auto bytes = file.bytes();
+  check_not_lfs_pointer(bytes, path.string());
   LACUNA_CHECK(bytes.size() <= limit, "{}: {} bytes, expected at most {}", path.string(),
                bytes.size(), limit);
   return {bytes.begin(), bytes.end()};
@@ -218,6 +219,7 @@ void refuse_other_networks(std::span<const std::string> names, const std::string
 }
 
 void read_config(CheckpointPart& part, const fs::path& file) {
+  check_not_dangling(file);
   if (!fs::is_regular_file(file)) return;
   part.config_file = file;
   part.config_text = read_text(file, kMaxConfig);
@@ -356,6 +358,7 @@ void read_diffusers(const fs::path& root, Checkpoint& checkpoint) {
                  slot.folder);
   }
   const fs::path scheduler = root / "scheduler" / "scheduler_config.json";
+  check_not_dangling(scheduler);
   if (fs::is_regular_file(scheduler)) {
     checkpoint.scheduler = read_object(read_text(scheduler, kMaxConfig), scheduler);
   }
@@ -415,14 +418,17 @@ fs::path find_tokenizer(const Checkpoint& checkpoint) {
   if (!checkpoint.text_encoder.empty()) {
     folders.push_back(checkpoint.text_encoder.files.front().parent_path());
   }
+  fs::path dangling;
   for (const fs::path& folder : folders) {
     for (const char* sub : {"tokenizer", ".", "google/umt5-xxl"}) {
       for (const char* name : {"tokenizer.json", "spiece.model"}) {
         const fs::path file = (folder / sub / name).lexically_normal();
         if (fs::is_regular_file(file)) return file;
+        if (dangling.empty() && is_dangling(file)) dangling = file;
       }
     }
   }
+  check_not_dangling(dangling);
   return {};
 }
 

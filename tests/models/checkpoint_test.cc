@@ -291,6 +291,30 @@ TEST_F(CheckpointTest, LinksToMissingFilesAreNamed) {
   EXPECT_THAT(error_of({root_}), named);
 }
 
+// Settings that a broken download lacks would be taken for settings that were never there.
+TEST_F(CheckpointTest, SettingsThatCannotBeReadAreNamed) {
+  text("model_index.json", "{}");
+  weights("transformer/diffusion_pytorch_model.safetensors", kDitDiffusers);
+  weights("text_encoder/model.safetensors", kT5);
+  const std::string pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n";
+  for (const char* name : {"transformer/config.json", "text_encoder/config.json",
+                           "scheduler/scheduler_config.json", "tokenizer/tokenizer.json"}) {
+    const fs::path file = text(name, "{}");
+    EXPECT_EQ(error_of({root_}), "accepted") << name;
+    fs::remove(file);
+    fs::create_symlink("gone", file);
+    EXPECT_THAT(error_of({root_}), HasSubstr(file.string() + ": a link to a missing file, gone"));
+    fs::remove(file);
+    if (file.filename() == "tokenizer.json") continue;  // read when a prompt is
+    text(name, pointer);
+    EXPECT_THAT(error_of({root_}), HasSubstr(file.string() + ": a Git LFS pointer of"));
+    fs::remove(file);
+  }
+  fs::create_symlink("gone", root_ / "tokenizer/tokenizer.json");
+  const fs::path other = text("tokenizer/spiece.model", "x");
+  EXPECT_EQ(find({root_}).tokenizer, other) << "one is enough";
+}
+
 // A precision that was pruned does not stand in the way of the one that is there.
 TEST_F(CheckpointTest, LinksToMissingFilesBesideWeightsAreLeftOut) {
   weights("dit.safetensors", kDitOriginal);

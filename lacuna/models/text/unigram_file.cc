@@ -64,6 +64,7 @@ UnigramModel read_unigram_model(const std::filesystem::path& path) {
   std::string who = file.string();
   const MappedFile mapped(file);
   const auto bytes = mapped.bytes();
+  check_not_lfs_pointer(bytes, who);
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   if (text.starts_with("GGUF")) return read_gguf(file);
   if (file.extension() == ".safetensors") return read_safetensors(file);

@@ -11,6 +11,7 @@
 #include "lacuna/core/error.h"
 #include "lacuna/models/text/tokenizer.h"
 #include "tests/support/repository.h"
+#include "tests/support/temp_folder.h"
 
 namespace lacuna {
 namespace {
@@ -271,6 +272,19 @@ TEST(TokenizerHostile, JsonIsNotMuchLargerThanARealTokenizer) {
     FAIL() << "accepted";
   } catch (const Error& error) {
     EXPECT_STREQ(error.what(), "t: 67108865 bytes, expected at most 67108864");
+  }
+}
+
+TEST(TokenizerHostile, APointerOfGitLfsIsNamed) {
+  const test::TempFolder folder;
+  for (const char* name : {"tokenizer.json", "spiece.model"}) {
+    std::ofstream(folder.path() / name) << "version https://git-lfs.github.com/spec/v1\nsize 9\n";
+    try {
+      read_unigram_model(folder.path() / name);
+      FAIL() << "accepted";
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find("git lfs pull"), std::string::npos) << error.what();
+    }
   }
 }
 
