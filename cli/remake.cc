@@ -97,6 +97,10 @@ std::string command_of(const Request& request) {
     const std::string word = value.is_string() ? value.get<std::string>() : value.dump();
     // An empty negative prompt differs from none; other empty words say nothing.
     if (word.empty() && key != std::string_view("negative_prompt")) continue;
+    // A profile or a mask log decides instead; the word is then the default.
+    if (key == std::string_view("attention") &&
+        !(request.profile.empty() && request.replay_masks.empty()))
+      continue;
     command += fmt::format(" {} {}", option, quoted(word));
   }
   if (!request.sampler.timesteps.empty())

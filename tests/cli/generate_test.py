@@ -363,6 +363,13 @@ class GenerateTest(CliTest):
         self.assertEqual(lacuna(*again[1:]).returncode, 0)
         self.assertEqual((self.dir / "b.mp4").read_bytes(), (self.dir / "a.mp4").read_bytes())
         self.assertIn(told["command"], lacuna("info", self.dir / "a.mp4").stdout)
+        masks = self.dir / "m.st"
+        for extra in (["--save-masks", masks], ["--replay-masks", masks]):
+            made = lacuna("generate", *TINY, *extra, "-o", self.dir / "m.mp4")
+            self.assertEqual(made.returncode, 0, made.stderr)
+            told = json.loads(lacuna("info", self.dir / "m.mp4", "--json").stdout)["command"]
+            self.assertEqual((" -a dense" in told, f"--replay-masks {masks}" in told), (extra[0] == "--save-masks",
+                                                                                     extra[0] == "--replay-masks"))
         (self.dir / "c.mp4").write_bytes(b"no video")
         told = lacuna("info", self.dir / "c.mp4")
         self.assertEqual((told.returncode, told.stdout), (1, ""))
