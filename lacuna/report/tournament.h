@@ -15,8 +15,8 @@
 namespace lacuna {
 
 struct TournamentSettings {
-  std::vector<double> densities{0.1, 0.2, 0.3, 0.5};  // of P V, each in (0, 1]
-  std::vector<double> times{0.25, 0.5, 0.75};         // shares of dense attention's time, (0, 1)
+  std::vector<double> densities{0.1, 0.2, 0.3, 0.5, 0.7};  // of P V, each in (0, 1]
+  std::vector<double> times{0.25, 0.5, 0.75};  // shares of dense attention's time, (0, 1)
   double loss = 0.05;  // rel_l1 that counts as good enough, for the question who is fastest
 };
 
