@@ -264,8 +264,7 @@ void check_options(const DoctorOptions& o) {
   if (o.look.recordings.empty()) return;
   if (!o.look.prompts.empty() || !o.look.prompt_file.empty())
     throw UsageError("recordings: take no prompt beside them");
-  if (!o.look.names_model())
-    o.look.refuse_request();  // with a model they say what a profile is for
+  o.look.refuse_request();
   if (o.check) throw UsageError("--check: needs a model that runs, not a recording");
   if (!o.output.empty() && !o.look.names_model())
     throw UsageError("--output: a profile needs the model of the recording, --model ...");

@@ -36,6 +36,7 @@ void LookOptions::add_to(CLI::App& command) {
                         of_content.end());
   for (const CLI::Option* option : command.get_option_group("Sampling")->get_options())
     of_the_request.push_back(option);
+  of_the_request.push_back(command.get_option("--dtype"));
   auto* output = command.add_option_group("Output");
   output->add_option("--sites", sites, "steps=LIST;layers=LIST: the attention calls to look at");
   output->add_option("--report", report, "Write the result as one HTML page")
@@ -60,7 +61,7 @@ std::vector<std::string> LookOptions::all_prompts() const {
 
 void LookOptions::refuse_request() const {
   for (const CLI::Option* option : of_the_request)
-    if (option->count() > 0)
+    if (option->count() > 0 && (!names_model() || option->get_name() == "--dtype"))
       throw UsageError(fmt::format("recordings: take no {} beside them, it would change nothing",
                                    option->get_name()));
 }

@@ -28,6 +28,7 @@ struct LookOptions {
   // What was given, else one default. Throws UsageError on an empty prompt.
   std::vector<std::string> all_prompts() const;
   // Throws UsageError on one of those options: recordings were made with what they were made with.
+  // Beside a model they say what a profile is for, but for --dtype.
   void refuse_request() const;
   // Throws UsageError when a file that will be written is read too, Error when it cannot be written
   // there; better known before the work.

@@ -384,7 +384,7 @@ class LooksTest(CliTest):
         self.fails(2, "tournament", record, "--vae", record, leaves=left, says="no model")
         for command in ("tournament", "doctor"):
             for option in (["--steps", 3], ["-W", 96], ["--seed", 1], ["--guidance", 2], ["--negative-prompt", "x"],
-                           ["--timesteps-shifted"]):
+                           ["--timesteps-shifted"], ["--dtype", "f32"]):
                 name = "--width" if option[0] == "-W" else option[0]
                 self.fails(2, command, record, *option, leaves=left, says=f"recordings: take no {name} beside them")
         self.fails(2, "tournament", record, "--densities", "0", leaves=left)
@@ -426,6 +426,7 @@ class LooksTest(CliTest):
         left = ["d.html", "d.profile.json", "l.safetensors", "qkv.safetensors"]
         self.fails(2, "doctor", record, "-o", profile, leaves=left, says="model of the recording")
         self.fails(2, "doctor", record, *TINY, leaves=left, says="no prompt")
+        self.fails(2, "doctor", record, *TINY[:-3], "--dtype", "f32", leaves=left, says="recordings: take no --dtype beside them")
         self.fails(1, "doctor", record, *TINY[:-3], "--steps", 4, leaves=left, says="recording has steps: 3")
         self.fails(1, "doctor", record, "--synthetic", "wan2.1-1.3b", leaves=left, says="recording has layers: 4")
         self.relabel(record, expert=1)
