@@ -55,7 +55,7 @@ void add_method_options(CLI::App& command, CalibrateOptions& o) {
           "the prompts")
       ->required()
       ->check(CLI::IsMember({"haste", "recall", "calibatt"}));
-  group->add_option("--prompts", o.prompts, "Text file, one prompt per line")
+  group->add_option("--prompts,--prompt-file", o.prompts, "Text file, one prompt per line")
       ->check(names_a_file())
       ->required();
   group->add_option("--host", o.host,

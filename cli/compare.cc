@@ -84,7 +84,7 @@ std::vector<CompareCandidate> candidates_of(const CompareOptions& o) {
 }
 
 std::vector<NamedFile> files_compared(const CompareOptions& o, const CompareTask& task) {
-  std::vector<NamedFile> files = {{"--prompt-file", o.prompt_file}};
+  std::vector<NamedFile> files = {{"--prompts", o.prompt_file}};
   for (const CompareCandidate& candidate : task.candidates) {
     files.push_back({"--profile", candidate.request.profile});
     files.push_back({"the profile's masks", named_masks_file(candidate.request.profile)});
@@ -99,7 +99,7 @@ std::vector<std::string> prompts_of(const CompareOptions& o) {
     const std::vector<std::string> more = read_prompts(o.prompt_file);
     prompts.insert(prompts.end(), more.begin(), more.end());
   }
-  if (prompts.empty()) throw UsageError("no prompt: -p \"...\" or --prompt-file");
+  if (prompts.empty()) throw UsageError("no prompt: -p \"...\" or --prompts");
   return prompts;
 }
 
@@ -205,7 +205,9 @@ void add_compare(CLI::App& app) {
   auto o = std::make_shared<CompareOptions>();
   auto* content = command->add_option_group("Content");
   content->add_option("-p,--prompt", o->prompt, "What the videos show");
-  content->add_option("--prompt-file", o->prompt_file, "More prompts, one per line")
+  content
+      ->add_option("--prompts,--prompt-file", o->prompt_file,
+                   "Text file with more prompts, one per line")
       ->check(names_a_file());
   o->request.add_content_to(*content);
   content->add_option("--seeds", o->seeds, "So many seeds for each prompt, from --seed upwards")

@@ -23,7 +23,7 @@ void LookOptions::add_to(CLI::App& command) {
                    "What the video shows; default: a sentence that the small model knows")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->allow_extra_args(false);
-  content->add_option("--prompts", prompt_file, "Text file, one prompt per line")
+  content->add_option("--prompts,--prompt-file", prompt_file, "Text file, one prompt per line")
       ->check(names_a_file());
   const auto prompts_only = content->get_options().size();
   request.add_content_to(*content);

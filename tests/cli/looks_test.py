@@ -222,7 +222,7 @@ class LooksTest(CliTest):
         for words, says in (
                 ([*calibrate, "-o", text], "--output and --prompts: both are .*c.measurements.json"),
                 (calibrate, "its measurements and --prompts: both are "),
-                ([*compare, "--prompt-file", text, "--report", text], "--report and --prompt-file: both are "),
+                ([*compare, "--prompt-file", text, "--report", text], "--report and --prompts: both are "),
                 ([*compare, "--candidate", f"--profile {other}", "--report", other], "--report and --profile: both are "),
                 (["inspect", text, other, "--report", f"{self.dir}/./prompts.txt"], "--report and files: both are .*prompts.txt"),
                 (["tournament", text, "--report", text], "--report and recording: both are "),

@@ -20,6 +20,10 @@ class OptionsTest(CliTest):
             self.assertGreater(len(result.stdout), 100, command)
         self.assertRegex(lacuna("--version").stdout, r"^lacuna \d+\.\d+\.\d+$")
 
+    def test_a_file_of_prompts_has_two_names_everywhere(self):
+        for command in ("calibrate", "compare", "doctor", "tournament"):
+            self.assertIn("--prompts,--prompt-file TEXT", lacuna(command, "--help").stdout, command)
+
     def test_bad_usage_is_2(self):
         self.fails(2, says=r"A subcommand is required \(see lacuna --help\)")
         for words, says in ((["generat"], "generat: no such command (see lacuna --help)"),
