@@ -20,6 +20,7 @@
 #include "bench/attend_suite.h"
 #include "bench/cpu_peak.h"
 #include "cli/command.h"
+#include "cli/options.h"
 #include "cli/work.h"
 #include "lacuna/backend/cpu/attend.h"
 #include "lacuna/backend/cpu/attend_levels.h"
@@ -264,7 +265,7 @@ void add_suite_options(CLI::App& command, AttendOptions& o) {
   command
       .add_option("--seconds", o.seconds,
                   "With --suite: time to spend, roughly; pairs of calls per row follow, 3 to 31")
-      ->check(CLI::Range(0.0, 86400.0))
+      ->check(cli::real_number(0.0, 86400.0))
       ->capture_default_str()
       ->needs(suite);
 }
@@ -295,13 +296,14 @@ void add_attend_bench(CLI::App& bench) {
       ->capture_default_str();
   command
       ->add_option("--density", o->densities, "1 = dense, the reference of the efficiency column")
-      ->check(CLI::Range(0.001, 1.0))
+      ->check(cli::real_number(0.001, 1.0))
       ->multi_option_policy(CLI::MultiOptionPolicy::Throw);
   auto* skip = command->add_option("--skip", o->skip, "none, running_max, running_lse or recall")
                    ->capture_default_str();
   command
       ->add_option("--skip-param", o->skip_param,
                    "lambda, or r of recall; default: the rule's, see lacuna methods")
+      ->check(cli::real_number())
       ->needs(skip);
   command->add_option("--bias", o->bias, "per key or per (query, key) pair")
       ->check(CLI::IsMember({"none", "key", "pair"}))

@@ -174,6 +174,7 @@ void add_bench_generate(CLI::App& bench) {
   command->add_option("--frames", options->frames);
   command->add_option("--steps", options->steps)->capture_default_str();
   command->add_option("--guidance", options->guidance, "1 = one forward a step")
+      ->check(real_number())
       ->capture_default_str();
   command->add_option("-p,--prompt", options->prompt)->capture_default_str();
   command->add_flag("--json", options->json, "One JSON object a line");

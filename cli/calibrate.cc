@@ -70,17 +70,20 @@ void add_method_options(CLI::App& command, CalibrateOptions& o) {
       ->capture_default_str();
   group->add_option("--candidates", o.haste.candidates, "haste: its values, beside the host's own")
       ->delimiter(',')
+      ->check(real_number())
       ->capture_default_str()
       ->multi_option_policy(CLI::MultiOptionPolicy::Throw);
   group
       ->add_option("--budget", o.haste.budget,
                    "haste: mean density; default: that of the host's own value for all heads")
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(real_number(0.0, 1.0));
   group->add_option("--recall", o.recall.recall, "recall: softmax mass each row keeps")
+      ->check(real_number())
       ->capture_default_str();
   group
       ->add_option("--quantile", o.recall.quantile,
                    "recall: of the measured ratios, taken as kappa; 1 = the largest seen")
+      ->check(real_number())
       ->capture_default_str();
   group
       ->add_option("--rows", o.recall.rows,
@@ -102,16 +105,20 @@ void add_calibatt_options(CLI::App& command, CalibrateOptions& o) {
                    "A,C,k: a mask covers A + (C - A) e^(-k step / steps) of the mass; default "
                    "0.796 + 1.41e-6 tokens,0.99,16")
       ->delimiter(',')
+      ->check(real_number())
       ->expected(3)
       ->multi_option_policy(CLI::MultiOptionPolicy::Throw);
   group->add_option("--vote-share", s.share, "Share of the prompts that keep a block")
+      ->check(real_number())
       ->capture_default_str();
   group->add_option("--block", s.block, "Tokens per block")->capture_default_str();
   group->add_option("--gap", s.gap, "Dropped blocks between kept ones of a row that are kept too")
       ->capture_default_str();
   group->add_option("--share-iou", s.share_iou, "Steps whose masks are this alike share one")
+      ->check(real_number())
       ->capture_default_str();
   group->add_option("--similarity", s.similarity, "Rows this alike make a head repetitive")
+      ->check(real_number())
       ->capture_default_str();
   group->add_option("--anchors", s.anchors, "Rows of a frame it computes; 0: no such heads")
       ->capture_default_str();

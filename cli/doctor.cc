@@ -306,14 +306,14 @@ void add_doctor(CLI::App& app) {
   group
       ->add_option("--target", o->target,
                    "rel_l1 of a head's output, against dense, that is small enough")
-      ->check(CLI::Range(1e-6, 0.999))
+      ->check(real_number(1e-6, 0.999))
       ->capture_default_str();
   group
       ->add_option("--dense-steps", o->dense_steps,
                    "Dense in the profile: a count or share from the start (10, 20%), or 0-4,49")
       ->capture_default_str();
   group->add_option("--seconds", o->seconds, "About so long attention's time is measured")
-      ->check(CLI::Range(0.01, 3600.0))
+      ->check(real_number(0.01, 3600.0))
       ->capture_default_str();
   group->add_option("-o,--output", o->output, "Write NAME.profile.json for generate --profile")
       ->check(names_a_file());

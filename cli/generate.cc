@@ -74,13 +74,6 @@ Request make_request(const GenerateOptions& o, const Model& model) {
   return r;
 }
 
-// At least the byte that tells a limit from none, and what fits a count of bytes.
-std::string check_max_memory(const std::string& word) {
-  double gb = 0.0;
-  if (CLI::detail::lexical_cast(word, gb) && gb >= 1e-9 && gb <= 1e9) return {};
-  return fmt::format("{}, expected a number of GB from 1e-9 to 1e9", word);
-}
-
 void add_output_options(CLI::App& command, GenerateOptions& o) {
   auto* output = command.add_option_group("Output");
   output->add_option("-o,--output,--save_file", o.output, "File ending in " + video_endings())
@@ -110,7 +103,8 @@ void add_output_options(CLI::App& command, GenerateOptions& o) {
       ->add_option("--max-memory", o.max_memory_gb,
                    "GB that may be used. On a GPU weights that have no room are copied there "
                    "when they are used; what needs more is refused")
-      ->check(CLI::Validator(check_max_memory, "", "memory"));
+      // At least the byte that tells a limit from none, and what fits a count of bytes.
+      ->check(real_number(1e-9, 1e9, "GB"));
   output->add_flag("--json", o.json, "Print the summary as one JSON object");
   output->add_flag("-q,--quiet", o.quiet, "Print nothing but errors and what --json asks for");
 }

@@ -149,6 +149,21 @@ CLI::Validator names_a_file() {
   return {check, "", "file"};
 }
 
+CLI::Validator real_number(double low, double high, const std::string& counted) {
+  const bool any = high == std::numeric_limits<double>::max();
+  const std::string range = any ? "" : fmt::format("{:g} to {:g}", low, high);
+  const std::string wanted =
+      any ? "a finite number"
+          : fmt::format("a number{} from {}", counted.empty() ? "" : " of " + counted, range);
+  const auto check = [=](std::string& word) {
+    double value = 0.0;
+    // Not the other way round: nan compares false with both.
+    const bool fits = CLI::detail::lexical_cast(word, value) && value >= low && value <= high;
+    return fits ? std::string() : fmt::format("{}, expected {}", word, wanted);
+  };
+  return {check, range, "number"};
+}
+
 std::filesystem::path prompt_cache_folder() {
   const std::filesystem::path folder = cache_folder();
   return folder.empty() ? folder : folder / "prompts";

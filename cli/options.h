@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -58,6 +59,12 @@ struct DecodeSettings {
 
 // Of options that name files: an empty word, such as an unset "$OUT", would mean not given.
 CLI::Validator names_a_file();
+
+// Of every option that is a real number: neither nan nor an infinity, from `low` to `high`. What is
+// counted, as in "GB", is named in the message.
+CLI::Validator real_number(double low = std::numeric_limits<double>::lowest(),
+                           double high = std::numeric_limits<double>::max(),
+                           const std::string& counted = {});
 
 // Where prompt embeddings are kept between runs; empty when there is no home folder.
 std::filesystem::path prompt_cache_folder();

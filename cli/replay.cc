@@ -140,11 +140,11 @@ void add_replay(CLI::App& app) {
   command
       ->add_option("--density", o->density,
                    "Also compare at this share of computed pairs, searching each parameter")
-      ->check(CLI::Range(0.001, 1.0));
+      ->check(real_number(0.001, 1.0));
   command
       ->add_option("--speedup", o->speedup,
                    "Also compare at this speed-up of attention with its selection")
-      ->check(CLI::Range(0.1, 1000.0));
+      ->check(real_number(0.1, 1000.0));
   command->add_option("--repeats", o->repeats, "Timed runs of every case; medians are shown")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();

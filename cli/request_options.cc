@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "cli/command.h"
+#include "cli/options.h"
 #include "lacuna/core/error.h"
 
 namespace lacuna::cli {
@@ -38,7 +39,8 @@ Guidance parse_guide_scale(const std::string& text) {
   for (double& value : values) {
     const auto parsed = std::from_chars(at, end, value);
     const bool last = parsed.ptr == end;
-    if (parsed.ec != std::errc() || !(last || (*parsed.ptr == ',' && &value == values)))
+    if (parsed.ec != std::errc() || !std::isfinite(value) ||
+        !(last || (*parsed.ptr == ',' && &value == values)))
       throw UsageError(
           fmt::format("--sample_guide_scale: {}, expected one number or LOW,HIGH", text));
     if (last && &value == values) return {value, value};
@@ -118,20 +120,28 @@ void RequestOptions::add_sampling_to(CLI::App& command) {
   auto* all_steps = sampling->add_option("--steps,--sample_steps", steps,
                                          "Denoising steps; default of the model");
   auto* one_guidance =
-      sampling->add_option("--guidance,--cfg-scale,--cfg", guidance,
-                           "Classifier-free guidance; 1 turns it off and halves the time");
-  sampling->add_option("--guidance-low,--cfg-low", guidance_low,
-                       "Guidance of the low-noise expert (Wan2.2 A14B)");
-  sampling->add_option("--high-noise-cfg-scale", guidance_high,
-                       "Guidance of the high-noise expert; --guidance is then the other's");
+      sampling
+          ->add_option("--guidance,--cfg-scale,--cfg", guidance,
+                       "Classifier-free guidance; 1 turns it off and halves the time")
+          ->check(real_number());
+  sampling
+      ->add_option("--guidance-low,--cfg-low", guidance_low,
+                   "Guidance of the low-noise expert (Wan2.2 A14B)")
+      ->check(real_number());
+  sampling
+      ->add_option("--high-noise-cfg-scale", guidance_high,
+                   "Guidance of the high-noise expert; --guidance is then the other's")
+      ->check(real_number());
   sampling
       ->add_option("--sample_guide_scale", guide_scale,
                    "Guidance as in Wan's generate.py: one number, or LOW,HIGH of two experts")
       ->excludes(one_guidance);
-  sampling->add_option("--shift,--flow-shift,--sample_shift", shift, "Sigma shift");
-  auto* switch_at =
-      sampling->add_option("--boundary,--moe-boundary", boundary,
-                           "Timestep / 1000 at which the low-noise expert takes over");
+  sampling->add_option("--shift,--flow-shift,--sample_shift", shift, "Sigma shift")
+      ->check(real_number());
+  auto* switch_at = sampling
+                        ->add_option("--boundary,--moe-boundary", boundary,
+                                     "Timestep / 1000 at which the low-noise expert takes over")
+                        ->check(real_number());
   sampling
       ->add_option("--high-noise-steps", high_noise_steps,
                    "Steps of the high-noise expert before the --steps of the other, instead of "
@@ -149,6 +159,7 @@ void RequestOptions::add_sampling_to(CLI::App& command) {
       ->check(CLI::IsMember({"diffusers", "wan", "flow_matching"}));
   sampling->add_option("--timesteps", timesteps, "List for ode and renoise, 1000 downwards")
       ->delimiter(',')
+      ->check(real_number())
       ->multi_option_policy(CLI::MultiOptionPolicy::Throw);
   sampling->add_flag("--timesteps-shifted", timesteps_shifted,
                      "The list is already shifted (Self-Forcing, FastWan)");
@@ -192,10 +203,6 @@ Request RequestOptions::make(const Model& model) const {
   } else if (!timesteps.empty()) {
     throw UsageError("--timesteps: needs --sampler ode or renoise");
   }
-  for (const auto& [name, value] :
-       {std::pair("guidance", r.guidance), std::pair("guidance-low", r.guidance_low),
-        std::pair("boundary", r.boundary)})
-    LACUNA_CHECK(std::isfinite(value), "{}: {}, expected a finite number", name, value);
   LACUNA_CHECK(r.fps >= 1 && r.fps <= 1000, "fps: {}, expected 1 to 1000", r.fps);
   LACUNA_CHECK(r.boundary >= 0.0 && r.boundary <= 1.0, "boundary: {}, expected 0 to 1", r.boundary);
   refuse_without_effect(*this, model, r);

@@ -137,16 +137,16 @@ void add_tournament(CLI::App& app) {
       ->allow_extra_args(false);
   group->add_option("--densities", o->settings.densities, "Shares of computed pairs")
       ->delimiter(',')
-      ->check(CLI::Range(0.001, 1.0))
+      ->check(real_number(0.001, 1.0))
       ->capture_default_str()
       ->multi_option_policy(CLI::MultiOptionPolicy::Throw);
   group->add_option("--times", o->settings.times, "Shares of dense attention's time")
       ->delimiter(',')
-      ->check(CLI::Range(0.001, 1.0))
+      ->check(real_number(0.001, 1.0))
       ->capture_default_str()
       ->multi_option_policy(CLI::MultiOptionPolicy::Throw);
   group->add_option("--loss", o->settings.loss, "rel_l1 that counts as good enough")
-      ->check(CLI::Range(1e-6, 1.0))
+      ->check(real_number(1e-6, 1.0))
       ->capture_default_str();
   group->add_option("--repeats", o->repeats, "Timed runs of every point; medians are shown")
       ->check(CLI::Range(1, 1000))

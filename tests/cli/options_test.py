@@ -43,9 +43,23 @@ class OptionsTest(CliTest):
                             (["--seed", "18446744073709551616"], "seed"), (["--sigma-convention", "wam"], "wan"),
                             (["--timesteps", "1000,500"], "sampler ode"), (["--sampler", "ode"], "list of timesteps has 4"),
                             (["--prompt-file", "x.txt"], "no --prompt beside"), (["--record-sites", "steps=1"], "--record"),
-                            *((["--max-memory", gb], f"--max-memory: {gb}, expected a number of GB from 1e-9 to 1e9 ")
+                            *((["--max-memory", gb], rf"--max-memory: {gb}, expected a number of GB from 1e-09 to 1e\+09 ")
                               for gb in ("nan", "inf", "0", "-1", "1e-12", "1e300", "x"))):
             self.fails(2, "generate", *TINY, *extra, says=says)
+
+    def test_every_real_number_is_finite(self):
+        seen = 0
+        for command in (["generate"], ["decode"], ["info"], ["calibrate"], ["replay"], ["tournament"], ["doctor"], ["compare"],
+                        ["inspect"], ["methods"], ["verify"], ["bench", "generate"], ["bench", "attend"], ["bench", "select"]):
+            options = re.findall(r"^ +(?:-\w,)?(--[\w-]+)\S* .*FLOAT", lacuna(*command, "--help").stdout, re.M)
+            seen += len(options)
+            for option in options:
+                for word in ("nan", "-inf", "1e999", "x"):
+                    self.fails(2, *command, f"{option}={word}", says=f"{option}: {word}, expected a (finite )?number")
+        self.assertGreater(seen, 40)
+        for text in ("nan", "3,inf"):
+            self.fails(2, "generate", *TINY, "--sample_guide_scale", text, says="--sample_guide_scale: .*expected")
+        self.fails(2, "generate", *TINY, "--timesteps", "1000,nan", says="--timesteps: nan, expected a finite number")
 
     def test_an_empty_name_of_a_file_is_not_no_file(self):
         for option in ("--output", "--latents", "--profile", "--trace", "--record", "--save-masks", "--replay-masks", "--manifest",
@@ -95,7 +109,7 @@ class OptionsTest(CliTest):
                 (["--skip", "recall:r=7"], "r"), (["--dense-steps", "77"], ""),
                 (["-a", "xattention:refresh=at_steps,at=99"], "at: 99, expected steps below 3"), (["--dense-layers", "x"], ""),
                 (["--sampler", "ddim"], "unipc"), (["--backend", "tpu"], "cpu"), (["--profile", "none.json"], "none.json"),
-                (["--max-memory", "0.001"], "may be used"), (["--guidance", "nan"], "guidance"),
+                (["--max-memory", "0.001"], "may be used"),
                 (["--profile", "none.json", "--dense-steps", "1"], "leave out .*--dense-steps"),
                 (["--latents", self.dir / "none" / "l.st"], "none")):
             self.fails(1, "generate", *TINY, *extra, *out, says=says)
