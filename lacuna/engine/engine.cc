@@ -32,7 +32,7 @@ struct Engine::SiteState {
   int step = 0;
   std::unique_ptr<State> method;
   RefreshState refresh;
-  MaskCache masks;
+  MaskCache masks;  // empty where the rule selects anew in every call
 
   void transfer(const StateIo& io, const Policy& policy);
 };
@@ -51,12 +51,12 @@ struct Engine::Impl {
   KernelCall call;
   AttendParams checked;  // the last call for which every rule was tried
   std::map<std::tuple<int, Branch, int>, SiteState> sites;
-  MaskCache followed;  // the selection that a source gave for this call
+  MaskCache momentary;  // the selection of this call alone: a source's, or one made every step
 
   explicit Impl(Backend& backend) : workspace(backend), call(backend, workspace) {}
   void check_rules(const Policy& policy);
   SiteState& site_state(const SelectArgs& args, const Rule& rule);
-  bool refresh(SiteState& state, SelectArgs& args, const Rule& rule);
+  bool refresh(SiteState& state, MaskCache& masks, SelectArgs& args, const Rule& rule);
   Choice choose(SelectArgs& args, const Rule& rule, TraceEntry& entry);
   Choice follow(const SelectArgs& args, SiteSelection given, TraceEntry& entry);
 };
@@ -67,7 +67,7 @@ Engine::~Engine() = default;
 
 void Engine::reset() {
   impl_->sites.clear();
-  impl_->followed = {};
+  impl_->momentary = {};
   impl_->workspace.release();
 }
 
@@ -83,7 +83,8 @@ void Engine::SiteState::transfer(const StateIo& io, const Policy& policy) {
     method = rule->plan.method->make_state();
   }
   refresh.transfer(io.in("refresh"), num_heads);
-  masks.transfer(io.in("masks"), num_heads, grid.tokens(), text_tokens);
+  if (!selects_anew(rule->plan))
+    masks.transfer(io.in("masks"), num_heads, grid.tokens(), text_tokens);
   if (method != nullptr) method->transfer(io.in("method"), num_heads, grid.tokens() + text_tokens);
 }
 
@@ -149,7 +150,7 @@ Engine::SiteState& Engine::Impl::site_state(const SelectArgs& args, const Rule& 
 
 // Selects for the heads that need it, which are args.head_ids then. True when the method only wants
 // to look.
-bool Engine::Impl::refresh(SiteState& state, SelectArgs& args, const Rule& rule) {
+bool Engine::Impl::refresh(SiteState& state, MaskCache& masks, SelectArgs& args, const Rule& rule) {
   args.head_ids =
       state.refresh.decide(rule.plan.refresh, args.site, args.q, args.k, args.backend, workspace);
   if (args.head_ids.empty()) return false;
@@ -158,7 +159,7 @@ bool Engine::Impl::refresh(SiteState& state, SelectArgs& args, const Rule& rule)
   check_selection(fresh, who, static_cast<int64_t>(args.head_ids.size()), args.grid.tokens(),
                   args.text_tokens);
   const bool provisional = fresh.provisional;
-  state.masks.merge(std::move(fresh), args.head_ids, state.num_heads, who);
+  masks.merge(std::move(fresh), args.head_ids, state.num_heads, who);
   state.refresh.selected(provisional);
   return provisional;
 }
@@ -171,8 +172,8 @@ Engine::Choice Engine::Impl::choose(SelectArgs& args, const Rule& rule, TraceEnt
     return choice;
   }
   choice.state = &site_state(args, rule);
-  choice.masks = &choice.state->masks;
-  choice.provisional = refresh(*choice.state, args, rule);
+  choice.masks = selects_anew(rule.plan) ? &momentary : &choice.state->masks;
+  choice.provisional = refresh(*choice.state, *choice.masks, args, rule);
   choice.asks = !args.head_ids.empty();
   choice.compensate = rule.plan.compensate;
   if (choice.provisional) call.set_skip({});
@@ -191,8 +192,8 @@ Engine::Choice Engine::Impl::follow(const SelectArgs& args, SiteSelection given,
   if (given.selection.mask.empty()) entry.reason = std::move(given.reason);
   std::vector<int32_t> all(static_cast<size_t>(num_heads));
   std::iota(all.begin(), all.end(), 0);
-  followed.merge(std::move(given.selection), all, num_heads, entry.method);
-  return {nullptr, &followed, false, true, given.compensate};
+  momentary.merge(std::move(given.selection), all, num_heads, entry.method);
+  return {nullptr, &momentary, false, true, given.compensate};
 }
 
 // Throws Error when no rule asked for a dense call.

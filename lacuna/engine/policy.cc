@@ -369,35 +369,43 @@ bool Policy::carries() const {
     const Method* method = rule.plan.method;
     const RefreshKind refresh = rule.plan.refresh.kind;
     return method != nullptr && (refresh == RefreshKind::carry || method->make_state() != nullptr ||
-                                 (!method->static_mask() && refresh != RefreshKind::every_step));
+                                 (!method->static_mask() && !selects_anew(rule.plan)));
   });
 }
 
 int64_t Policy::held_bytes(std::span<const Site> sites, const SiteSizes& sizes) const {
-  std::vector<int64_t> of_rule;
+  std::vector<int64_t> of_rule;    // at each site
+  std::vector<int64_t> momentary;  // at one site at a time
   std::set<const Selection*> given;
   int64_t total = 0;
   for (const Rule& rule : rules_) {
     const Plan& plan = rule.plan;
     const bool drops = plan.refresh.kind == RefreshKind::carry;
-    of_rule.push_back(plan.method == nullptr
-                          ? 0
-                          : plan.method->held_bytes({sizes, plan.params, plan.fixed.get(), drops}) +
-                                anchor_bytes(plan.refresh, sizes));
+    of_rule.push_back(0);
+    momentary.push_back(0);
+    if (plan.method != nullptr) {
+      const HoldArgs args{sizes, plan.params, plan.fixed.get(), drops};
+      const int64_t all = plan.method->held_bytes(args);
+      const int64_t kept = selects_anew(plan) ? plan.method->state_bytes(args) : all;
+      of_rule.back() = kept + anchor_bytes(plan.refresh, sizes);
+      momentary.back() = all - kept;
+    }
     if (plan.fixed != nullptr && given.insert(plan.fixed.get()).second)
       total += selection_bytes(*plan.fixed);
   }
   // A site holds what its last sparse rule left.
   std::map<std::tuple<int, Branch, int>, int64_t> most;
+  int64_t most_momentary = 0;
   for (const Site& site : sites) {
     const int rule = index(at(site, sizes.seq_len()));
     if (rule < 0) continue;
     int64_t& bytes = most[{site.layer, site.branch, site.expert}];
     bytes = std::max(bytes, of_rule[static_cast<size_t>(rule)]);
+    most_momentary = std::max(most_momentary, momentary[static_cast<size_t>(rule)]);
   }
   const int64_t copies = carries() ? 2 : 1;
   for (const auto& [site, bytes] : most) total += copies * bytes;
-  return total;
+  return total + most_momentary;
 }
 
 std::string dense_reason(const Rule& rule) {

@@ -92,6 +92,11 @@ struct Rule {
       reason;  // shown by the trace when the plan is dense: "dense-steps", "min-tokens", ...
 };
 
+// Whether every call selects for all heads: no selection outlives its call.
+inline bool selects_anew(const Plan& plan) {
+  return plan.refresh.kind == RefreshKind::every_step;
+}
+
 // Why a call under this rule that ran dense did so: the rule's reason, else "plan" when the rule
 // has no method and "method" when the method gave no mask.
 std::string dense_reason(const Rule& rule);
@@ -113,7 +118,7 @@ class Policy {
   bool carries() const;
   // Bytes that an engine holds from call to call when it has run at all of `sites`: selections,
   // method states and drift anchors, a second time where the policy carries them (Engine::save),
-  // and the masks that rules were given.
+  // the masks that rules were given, and one selection where every call makes its own.
   int64_t held_bytes(std::span<const Site> sites, const SiteSizes& sizes) const;
 
  private:

@@ -92,6 +92,7 @@ class AdaSpa final : public Method {
            args.sizes.num_heads * (args.sizes.seq_len() * static_cast<int64_t>(sizeof(float)) +
                                    2 * static_cast<int64_t>(sizeof(double)));
   }
+  int64_t state_bytes(const HoldArgs& args) const override { return held_bytes(args); }
 
   void check(const Params& params) const override {
     for (const ParamSpec& spec : kAdaSpaSpecs)

@@ -147,6 +147,8 @@ class Method {
   // Bytes that one site holds from call to call, at most: the selection in force and what the State
   // saves. By default a mask in blocks of the parameter `block`, or of `block_q` and `block_k`.
   virtual int64_t held_bytes(const HoldArgs& args) const;
+  // Of these what the State saves, at most: all that is held where every call selects anew.
+  virtual int64_t state_bytes(const HoldArgs& /*args*/) const { return 0; }
   // Throws Error when values that are each in range do not fit together.
   virtual void check(const Params& /*params*/) const {}
   virtual std::unique_ptr<State> make_state() const { return nullptr; }

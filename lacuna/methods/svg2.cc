@@ -160,7 +160,14 @@ class Svg2 final : public Method {
     const int64_t k = cluster_count(args.params, "k_clusters", kPublishedKey, video);
     const int64_t offsets = (q + text + 1 + k + text + 1) * static_cast<int64_t>(sizeof(int32_t));
     return mask_bytes(s.num_heads, q + text, k + text) + 2 * order_bytes(s.num_heads, s.seq_len()) +
-           s.num_heads * (offsets + storage_bytes(s.dtype, (q + k) * s.head_dim));
+           s.num_heads * offsets + state_bytes(args);
+  }
+  int64_t state_bytes(const HoldArgs& args) const override {
+    const SiteSizes& s = args.sizes;
+    const int64_t video = s.grid.tokens();
+    const int64_t clusters = cluster_count(args.params, "q_clusters", kPublishedQuery, video) +
+                             cluster_count(args.params, "k_clusters", kPublishedKey, video);
+    return s.num_heads * storage_bytes(s.dtype, clusters * s.head_dim);
   }
 
   void check(const Params& params) const override {

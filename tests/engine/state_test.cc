@@ -120,6 +120,34 @@ TEST_P(StateTest, HoldsWhatThePolicySays) {
   EXPECT_GE(4 * saved_bytes(*whole), held);
 }
 
+// What the next call makes anew is neither kept nor saved: of svg2 only its centroids.
+TEST(State, SelectionsOfEveryStepAreNotCarried) {
+  const auto backend = make_backend("cpu");
+  const auto attended = [&](const char* plan) {
+    auto engine = std::make_unique<Engine>(*backend, policy_of(parse_plan(plan)));
+    attend(*engine, site_at(0), make_input(kShape));
+    StateTensors saved;
+    engine->save(saved);
+    const Site sites[] = {site_at(0, 0), site_at(0, 1), site_at(0, 2)};
+    return std::pair(std::move(saved), engine->policy().held_bytes(sites, kSizes));
+  };
+  const auto has_masks = [](const StateTensors& saved) {
+    return std::any_of(saved.begin(), saved.end(), [](const auto& item) {
+      return item.first.find(".masks.") != std::string::npos;
+    });
+  };
+  const auto [every, held_every] = attended("svg2:q_clusters=4,k_clusters=9");
+  const auto [drift, held_drift] = attended("svg2:q_clusters=4,k_clusters=9,refresh=never");
+  EXPECT_FALSE(has_masks(every));
+  EXPECT_TRUE(has_masks(drift));
+  const int64_t centroids = kShape.num_heads * (4 + 9) * kShape.head_dim * 4;
+  const int64_t selection = held_drift / 6 - centroids;
+  EXPECT_EQ(held_every, 6 * centroids + selection) << "one selection at a time";
+  const auto [plain, held_plain] = attended("xattention:block=16,stride=4");
+  EXPECT_FALSE(has_masks(plain));
+  EXPECT_EQ(held_plain, 2 * 5 * 8) << "two heads of five rows of blocks";
+}
+
 TEST(State, ASkipRuleThatIsCarriedMakesAMaskOfDense) {
   const auto backend = make_backend("cpu");
   Plan plan = parse_plan("dense:refresh=carry,retest=3");

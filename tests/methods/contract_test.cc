@@ -103,13 +103,20 @@ TEST_P(MethodContract, HoldsWhatItSays) {
       transfer(io.in("masks"), last, shape.num_heads, shape.grid.tokens(), shape.text_tokens);
       if (steps.state() != nullptr)
         steps.state()->transfer(io.in("method"), shape.num_heads, shape.seq_len());
-      int64_t bytes = 0;
-      for (const auto& [name, tensor] : saved)
-        if (tensor.numel() > 1) bytes += storage_bytes(tensor.view().dtype, tensor.numel());
+      int64_t bytes = 0, state_bytes = 0;
+      for (const auto& [name, tensor] : saved) {
+        if (tensor.numel() <= 1) continue;
+        const int64_t size = storage_bytes(tensor.view().dtype, tensor.numel());
+        bytes += size;
+        if (name.starts_with("method.")) state_bytes += size;
+      }
       const SiteSizes sizes{shape.grid, shape.text_tokens, shape.num_heads, shape.head_dim};
       const int64_t held = method_.held_bytes({sizes, params, &masks});
       EXPECT_LE(bytes, held) << shape;
       EXPECT_GE(2 * bytes, held) << shape;
+      const int64_t state_held = method_.state_bytes({sizes, params, &masks});
+      EXPECT_LE(state_bytes, state_held) << shape;
+      EXPECT_LE(state_held, steps.state() != nullptr ? held : 0) << shape;
     }
 }
 

@@ -476,13 +476,13 @@ TEST_F(GenerationTest, PlansForWhatAttentionHolds) {
   };
   constexpr int64_t kMask = 4 * 5 * 8;  // 5 blocks: a word for each row
   EXPECT_EQ(site("dense"), 0);
-  EXPECT_EQ(site("xattention:block=16,stride=4"), kMask);
+  EXPECT_EQ(site("xattention:block=16,stride=4"), kMask / 8.0) << "of one call at a time";
   EXPECT_EQ(site("xattention:block=16,stride=4,refresh=never"), 2 * kMask);
   EXPECT_EQ(site("xattention:block=16,stride=4,refresh=drift,pool=16"),
             2 * (kMask + 2 * 4 * 5 * 64 * 4));
   EXPECT_EQ(site("dense:refresh=carry", "running_max:lambda=0.9"), 2 * 4 * 8);
   EXPECT_EQ(site("svg2:q_clusters=3,k_clusters=5"),
-            2 * (4 * 3 * 8 + 2 * 4 * 72 * 4 + 4 * (4 + 6) * 4 + 4 * (3 + 5) * 64 * 2));
+            2 * 4 * (3 + 5) * 64 * 2 + (4 * 3 * 8 + 2 * 4 * 72 * 4 + 4 * (4 + 6) * 4) / 8.0);
   const double adaspa = site("adaspa:block=16");
   EXPECT_EQ(adaspa, 2 * (kMask + 4 * (72 * 4 + 2 * 8)));
   r.dense_layers = "0";
