@@ -186,6 +186,7 @@ void run_calibrate(CalibrateOptions o) {
                          request.sampler.num_steps, prompts.size(),
                          resumed ? "; going on from " + files.progress().string() : ""));
     if (model->is_synthetic()) say_note("made-up weights: the profile means nothing");
+    if (!model->assumption().empty()) say_note(model->assumption());
   }
   std::optional<ProgressBar> bar;
   WalkHooks hooks;

@@ -168,6 +168,7 @@ void run_compare(const CompareOptions& o) {
   hooks.note = say_note;
   hooks.note(fmt::format("{} on {}", model->name(), backend->description()));
   if (model->is_synthetic()) hooks.note("made-up weights: the picture means nothing");
+  if (!model->assumption().empty()) hooks.note(model->assumption());
   std::optional<ProgressBar> bar;
   bool reported = false;
   hooks.progress = [&](int64_t done, int64_t total, const std::string& what) {

@@ -273,6 +273,7 @@ void note_start(const GenerateOptions& o, const Model& model, const Backend& bac
   note(fmt::format("{} on {}; {}x{}, {} frames, {} steps", model.name(), backend.description(),
                    request.width, request.height, request.frames, num_steps));
   if (model.is_synthetic()) note("made-up weights: the picture means nothing");
+  if (!model.assumption().empty()) note(model.assumption());
   if (left_step > 0)
     note(
         fmt::format("note: {0} holds {1} steps of an earlier run and will be replaced; to go on "

@@ -163,6 +163,7 @@ void run_info(const InfoOptions& o) {
                  path);
   }
   const auto model = o.model.open();
+  if (!model->assumption().empty()) say_note(model->assumption());
   const auto json = describe(*model);
   if (o.json) {
     fmt::print("{}\n", json.dump(1));

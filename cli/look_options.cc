@@ -97,6 +97,7 @@ LookedModel::LookedModel(const LookOptions& o, Backend& backend,
                          request_.sampler.num_steps, prompts_.size(),
                          prompts_.size() == 1 ? "" : "s"));
     if (model_->is_synthetic()) say_note("made-up weights: times are real, losses mean nothing");
+    if (!model_->assumption().empty()) say_note(model_->assumption());
   }
   subject_ = std::make_unique<PipelineSubject>(
       *model_, ctx_, request_, prompts_,

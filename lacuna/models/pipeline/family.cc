@@ -20,7 +20,8 @@ const Family kWan22Small{
 const Family kCustom{
     "Wan (custom)",
     "tiny",
-    {832, 480, 21, 16, 20, 5.0, 5.0, 5.0, 0.875, "unknown: see the checkpoint's card"}};
+    {832, 480, 21, 16, 20, 5.0, 5.0, 5.0, 0.875, "unknown: see the checkpoint's card"},
+    false};
 
 }  // namespace
 

@@ -13,6 +13,7 @@ struct Family {
   std::string_view name;
   std::string_view vae;  // preset of its video decoder
   FamilyDefaults defaults;
+  bool released = true;
 };
 
 // By the sizes of the network. What fits no release is "Wan (custom)".

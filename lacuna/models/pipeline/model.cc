@@ -120,6 +120,12 @@ std::unique_ptr<Model> Model::open(std::span<const fs::path> paths) {
   model->name_ = family.name;
   model->defaults_ = family.defaults;
   model->defaults_.negative_prompt = wan_negative_prompt();
+  // The releases are known by their sizes; of others no tensor tells how wide a head is.
+  if (!part.config && !family.released)
+    model->assumption_ = fmt::format(
+        "note: {} comes without a config.json; heads are taken to be {} channels wide, as in every "
+        "released Wan, which makes {}",
+        part.files.front().string(), model->config_.head_dim, model->config_.num_heads);
   model->read_pipeline_settings();
   return model;
 }

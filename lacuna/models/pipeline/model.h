@@ -33,6 +33,8 @@ class Model {
   // Every file it is read from, now or later (checkpoint_files); none of a synthetic one.
   std::vector<std::filesystem::path> files() const { return checkpoint_files(checkpoint_); }
   const std::string& name() const { return name_; }  // "Wan2.1 T2V 1.3B", "synthetic tiny", ...
+  // What its files do not say and was assumed, one line for people; mostly empty.
+  const std::string& assumption() const { return assumption_; }
   bool is_synthetic() const { return !synthetic_.empty(); }
   // Of tensor names, shapes and sampled bytes.
   uint64_t fingerprint() const { return fingerprint_; }
@@ -68,7 +70,7 @@ class Model {
   Model() = default;
   void read_pipeline_settings();
 
-  std::string name_, synthetic_;
+  std::string name_, synthetic_, assumption_;
   DType storage_ = DType::bf16;
   uint64_t fingerprint_ = 0;
   int64_t added_bytes_ = 0;

@@ -45,6 +45,16 @@ TEST(OpenModel, ThePipelineBeatsTheFamily) {
   EXPECT_EQ(unipc->sampler_kind(), SamplerKind::unipc);
 }
 
+TEST(OpenModel, HeadsThatNothingTellsAreSaidToBeAssumed) {
+  const TinyCheckpoint checkpoint({.layers = 1});
+  EXPECT_EQ(open(checkpoint)->assumption(), "");
+  fs::remove(checkpoint.folder() / "transformer" / "config.json");
+  const auto model = open(checkpoint);
+  EXPECT_EQ(model->transformer_config().num_heads, 1) << "two of 64 in truth";
+  EXPECT_NE(model->assumption().find("128 channels wide"), std::string::npos);
+  EXPECT_EQ(Model::synthetic("tiny", DType::f32)->assumption(), "");
+}
+
 // Changes the first byte behind a safetensors header.
 void change(const fs::path& path) {
   std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
