@@ -45,7 +45,8 @@ Audit::Audit(const AuditOptions& options, Model& model, const Request& request,
   hooks.plan_only = options.dry_run;
   if (options.save_masks.empty()) return;
   // Half of what is free: the generation needs the rest.
-  masks_.emplace(profile_target(model, request), available_memory() / 2);
+  masks_.emplace(profile_target(model, request), available_memory() / 2,
+                 run_name(Json::parse(request.to_json())));
   hooks.selections = [this](const auto&... seen) { masks_->add(seen...); };
 }
 

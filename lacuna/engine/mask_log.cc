@@ -17,8 +17,8 @@ std::string site_text(const Site& site) {
 
 }  // namespace
 
-MaskRecorder::MaskRecorder(ProfileTarget target, int64_t max_bytes)
-    : target_(std::move(target)), bytes_left_(max_bytes) {}
+MaskRecorder::MaskRecorder(ProfileTarget target, int64_t max_bytes, std::string run)
+    : target_(std::move(target)), bytes_left_(max_bytes), run_(std::move(run)) {}
 
 Json MaskRecorder::keep(std::string_view kind, DType dtype, std::initializer_list<int64_t> shape,
                         const void* data) {
@@ -99,6 +99,7 @@ void MaskRecorder::add(const Site& site, const VideoGrid& grid, int64_t text_tok
 void MaskRecorder::save(const std::filesystem::path& path) const {
   LACUNA_CHECK(!calls_.empty(), "masks: no attention call ran");
   Json json = {{"version", 1}};
+  if (!run_.empty()) json["run"] = run_;
   add_target(target_, json);
   json["selections"] = selections_;
   json["calls"] = calls_;

@@ -24,8 +24,8 @@ namespace lacuna {
 // kept once: a reused mask costs a reference.
 class MaskRecorder {
  public:
-  // add() throws Error when parts would pass max_bytes.
-  MaskRecorder(ProfileTarget target, int64_t max_bytes);
+  // `run`: see run_name. add() throws Error when parts would pass max_bytes.
+  MaskRecorder(ProfileTarget target, int64_t max_bytes, std::string run = {});
   // Throws Error when the call is not of the target or its site was added before.
   void add(const Site& site, const VideoGrid& grid, int64_t text_tokens,
            const SiteSelection& selection);
@@ -41,6 +41,7 @@ class MaskRecorder {
 
   ProfileTarget target_;
   int64_t bytes_left_;
+  std::string run_;
   std::map<std::string, Tensor> parts_;            // by tensor name
   std::map<std::string, size_t> selection_index_;  // by the selection's JSON
   Json selections_ = Json::array(), calls_ = Json::array();
@@ -62,6 +63,7 @@ class MaskLog {
   explicit MaskLog(const std::filesystem::path& path);
 
   const ProfileTarget& target() const { return target_; }
+  const std::string& run() const { return run_; }            // run_name; empty in older files
   const std::vector<Call>& calls() const { return calls_; }  // in the order they ran
   size_t num_selections() const { return selections_.size(); }
   // Of all heads, not yet checked against its invariants (check_selection). Throws Error when it
@@ -97,6 +99,7 @@ class MaskLog {
 
   SafetensorsFile file_;
   ProfileTarget target_;
+  std::string run_;
   std::vector<Parts> selections_;
   std::vector<Call> calls_;
   std::map<std::tuple<int, int, Branch>, size_t> sites_;  // (step, layer, branch) -> call

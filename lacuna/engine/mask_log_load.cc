@@ -62,8 +62,9 @@ MaskLog::MaskLog(const std::filesystem::path& path) : file_(path) {
   const int64_t version = json_integer(json["version"], who + ":version", 0, INT32_MAX);
   LACUNA_CHECK(version == kMaskLogVersion, "{}: mask log version {}, expected {}", who, version,
                kMaskLogVersion);
-  const JsonObject top(json, who, {"version", "model", "grid", "sigmas", "selections", "calls"},
-                       ':');
+  const JsonObject top(json, who,
+                       {"version", "run", "model", "grid", "sigmas", "selections", "calls"}, ':');
+  if (top.has("run")) run_ = mask_hash_text(parse_mask_hash(top.text("run", 16), top.path("run")));
   target_ = read_target(top);
   check_parts();
   const Json& selections = top.array("selections", kMaxList);

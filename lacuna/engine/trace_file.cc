@@ -4,6 +4,7 @@
 #include "lacuna/core/atomic_file.h"
 #include "lacuna/core/error.h"
 #include "lacuna/core/mapped_file.h"
+#include "lacuna/core/rng.h"
 #include "lacuna/engine/profile_format.h"
 
 namespace lacuna {
@@ -90,6 +91,10 @@ RunHeader read_header(const JsonObject& top) {
 }
 
 }  // namespace
+
+std::string run_name(const Json& request) {
+  return mask_hash_text(fnv1a64(dump_json(request)));
+}
 
 Json header_json(const RunHeader& header) {
   Json json;

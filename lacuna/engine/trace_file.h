@@ -21,6 +21,10 @@ struct RunHeader {
   std::vector<std::string> rules;  // of the policy, in words; TraceEntry::rule counts them
 };
 
+// Names a run by RunHeader::request: 16 hex digits. Files of runs with another seed or prompt
+// differ in it where nothing that attention did would tell.
+std::string run_name(const Json& request);
+
 // One JSON object with the members of the header, for a file that adds its own.
 Json header_json(const RunHeader& header);
 

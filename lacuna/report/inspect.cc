@@ -98,8 +98,19 @@ std::string what_ran(const std::string& method, const std::string& reason) {
   return reason.empty() ? method : fmt::format("{} ({})", method, reason);
 }
 
-// The trace's entry of a call of the log. A log does not hold its request: that both are of one run
-// shows in what ran, and in the masks (MaskProof). A replay ran what the log says.
+// Logs of older versions do not name their run: that both are of one then shows in what ran, and in
+// the masks (MaskProof). A replay is another run than the one whose masks it repeats.
+void check_run(const MaskLog& log, const RunHeader& header) {
+  const auto replayed = header.request.find("replay_masks");
+  if (log.run().empty() || (replayed != header.request.end() && *replayed != "")) return;
+  const std::string run = run_name(header.request);
+  LACUNA_CHECK(run == log.run(),
+               "inspect: the trace is of run {}, the masks of run {}, which differ in seed, prompt "
+               "or another setting; they are of two runs",
+               run, log.run());
+}
+
+// The trace's entry of a call of the log. A replay ran what the log says.
 const TraceEntry& entry_of(const MaskLog::Call& call, const TraceFile& trace) {
   const Site& site = call.site;
   const auto entry = std::find_if(trace.calls.begin(), trace.calls.end(), [&](const TraceEntry& e) {
@@ -148,8 +159,10 @@ class MaskProof {
 
 void add_masks(const Found& found, Json& sections) {
   const MaskLog& log = *found.masks;
-  if (found.trace)
+  if (found.trace) {
     check_target(log.target(), found.trace->header.target, "inspect: the masks were");
+    check_run(log, found.trace->header);
+  }
   MaskSeries series;
   series.num_heads = log.target().num_heads;
   series.grid = log.target().grid;

@@ -322,6 +322,22 @@ class LooksTest(CliTest):
             self.assertIn(shows, lacuna("inspect", *files).stdout)
             report = json.loads(lacuna("inspect", *files, "--json").stdout)
             self.assertEqual(report["lacuna_report"], 1)
+        # radial looks at no data: the masks of another seed are the same.
+        files = {}
+        for name, extra in (("a", ["--seed", 1]), ("b", ["--seed", 2]), ("c", ["--seed", 2])):
+            files[name] = [self.dir / f"{name}.json", self.dir / f"{name}.st"]
+            made = lacuna("generate", *TINY, "-a", "radial", *extra, "--trace", files[name][0], "--save-masks", files[name][1],
+                          "-o", self.dir / "a.y4m")
+            self.assertEqual(made.returncode, 0, made.stderr)
+        (a, _), (b, b_masks), (c, c_masks) = files.values()
+        self.fails(1, "inspect", a, b_masks, leaves=sorted(p.name for p in self.dir.iterdir()),
+                   says="run [0-9a-f]{16}, the masks of run .*seed.*they are of two runs")
+        for both in ((b, b_masks), (b, c_masks)):
+            self.assertEqual(lacuna("inspect", *both).returncode, 0)
+        replay = self.dir / "d.json"
+        made = lacuna("generate", *TINY, "--replay-masks", b_masks, "--trace", replay, "-o", self.dir / "a.y4m")
+        self.assertEqual(made.returncode, 0, made.stderr)
+        self.assertEqual(lacuna("inspect", replay, b_masks).returncode, 0)
         page = self.dir / "r.html"
         self.assertEqual(lacuna("inspect", masks, trace, "--report", page).returncode, 0)
         self.assertIn("report-data", page.read_text())
