@@ -276,13 +276,19 @@ void add_attend_bench(CLI::App& bench) {
   auto* command = bench.add_subcommand(
       "attend", "Attention kernels: time, share of peak, error, one case or a suite");
   auto o = std::make_shared<AttendOptions>();
-  command->add_option("--heads", o->heads)->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--seq-len", o->seq_len)->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--head-dim", o->head_dim)->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--heads", o->heads, "Attention heads")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--seq-len", o->seq_len, "Tokens")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--head-dim", o->head_dim, "Channels per head")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   command->add_flag("--bf16", o->bf16, "bf16 q, k, v; default f32");
   command->add_option("--isa", o->isa,
                       "avx2, avx512, avx512_bf16, amx; default: LACUNA_ISA or the fastest");
-  command->add_option("-t,--threads", o->threads)
+  command->add_option("-t,--threads", o->threads, "CPU threads")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command->add_option("--reps", o->reps, "Timed calls per row")

@@ -180,15 +180,25 @@ void add_select_bench(CLI::App& bench) {
   auto o = std::make_shared<SelectOptions>();
   command->add_option("-a,--attention", o->attention, "Methods or presets; default: every preset")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-  command->add_option("--frames", o->frames, "Token grid")
+  command->add_option("--frames", o->frames, "Token grid: latent frames")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  command->add_option("--height", o->height)->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--width", o->width)->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--heads", o->heads)->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--head-dim", o->head_dim)->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--steps", o->steps)->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("-t,--threads", o->threads)
+  command->add_option("--height", o->height, "Token grid: rows")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--width", o->width, "Token grid: columns")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--heads", o->heads, "Attention heads")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--head-dim", o->head_dim, "Channels per head")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--steps", o->steps, "Denoising steps")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("-t,--threads", o->threads, "CPU threads")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command->add_flag("--json", o->json, "One JSON object a line");

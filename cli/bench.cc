@@ -167,16 +167,18 @@ void add_bench_generate(CLI::App& bench) {
       ->capture_default_str();
   command->add_option("--skip", options->skip, "Skip rule of the sparse policies");
   command->add_option("--dense-steps", options->dense_steps, "Dense steps of the sparse policies");
-  command->add_option(
-      "-W,--width", options->width,
-      "Default of all three: 832x480, 17 frames; the small model's own size for it");
-  command->add_option("-H,--height", options->height);
-  command->add_option("--frames", options->frames);
-  command->add_option("--steps", options->steps)->capture_default_str();
+  command->add_option("-W,--width", options->width,
+                      "Pixels; default 832, the small model's own for it");
+  command->add_option("-H,--height", options->height,
+                      "Pixels; default 480, the small model's own for it");
+  command->add_option("--frames", options->frames,
+                      "Frames; default 17, the small model's own for it");
+  command->add_option("--steps", options->steps, "Denoising steps")->capture_default_str();
   command->add_option("--guidance", options->guidance, "1 = one forward a step")
       ->check(real_number())
       ->capture_default_str();
-  command->add_option("-p,--prompt", options->prompt)->capture_default_str();
+  command->add_option("-p,--prompt", options->prompt, "What the video shows")
+      ->capture_default_str();
   command->add_flag("--json", options->json, "One JSON object a line");
   options->machine.add_to(*command);
   command->callback([options] { run_bench(*options); });

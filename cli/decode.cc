@@ -80,7 +80,7 @@ void add_decode(CLI::App& app) {
   command->add_option("-o,--output", options->output, "File ending in " + video_endings())
       ->check(names_a_file())
       ->capture_default_str();
-  command->add_option("--fps", options->fps, "Frames per second");
+  command->add_option("--fps", options->fps, "Frames per second; default: those of the run");
   options->model.add_to(*command);
   // One file each time, or it would take the latents for one more.
   command->get_option("--model")->allow_extra_args(false);

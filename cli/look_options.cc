@@ -15,7 +15,9 @@
 namespace lacuna::cli {
 
 void LookOptions::add_to(CLI::App& command) {
-  command.add_option("recording", recordings, "Files of lacuna generate --record")
+  command
+      .add_option("recording", recordings,
+                  "Files of lacuna generate --record, instead of running a model")
       ->check(names_a_file());
   auto* content = command.add_option_group("Content");
   content
@@ -23,7 +25,9 @@ void LookOptions::add_to(CLI::App& command) {
                    "What the video shows; default: a sentence that the small model knows")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->allow_extra_args(false);
-  content->add_option("--prompts,--prompt-file", prompt_file, "Text file, one prompt per line")
+  content
+      ->add_option("--prompts,--prompt-file", prompt_file,
+                   "Text file, one prompt per line, instead of -p")
       ->check(names_a_file());
   const auto prompts_only = content->get_options().size();
   request.add_content_to(*content);
@@ -38,7 +42,10 @@ void LookOptions::add_to(CLI::App& command) {
     of_the_request.push_back(option);
   of_the_request.push_back(command.get_option("--dtype"));
   auto* output = command.add_option_group("Output");
-  output->add_option("--sites", sites, "steps=LIST;layers=LIST: the attention calls to look at");
+  output->add_option(
+      "--sites", sites,
+      "steps=LIST;layers=LIST: the attention calls to look at; default: all of recordings, "
+      "else of a model an early, a middle and a late step");
   output->add_option("--report", report, "Write the result as one HTML page")
       ->check(names_a_file());
   output->add_flag("--json", json, "Print the report's data as one JSON object");

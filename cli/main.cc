@@ -61,6 +61,8 @@ int run(int argc, char** argv) {
   lacuna::cli::add_methods(app);
   lacuna::cli::add_bench(app);
   lacuna::cli::add_verify(app);
+  // Last: commands that are added later inherit it.
+  app.footer("lacuna COMMAND --help lists the options of a command.");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

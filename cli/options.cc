@@ -95,7 +95,9 @@ void AttentionOptions::add_to(CLI::App& command) {
   group->add_option("--skip", skip,
                     "What the kernel drops while it runs, e.g. running_max:lambda=0.01 or "
                     "recall:r=0.95; default: none, or that of the preset; see lacuna methods");
-  group->add_option("--profile", profile, "Policy file written by calibration, instead of -a")
+  group
+      ->add_option("--profile", profile,
+                   "Profile of lacuna calibrate or lacuna doctor, instead of -a")
       ->check(names_a_file());
   group->add_option("--dense-steps", dense_steps,
                     "Dense steps: a count or share from the start (10, 20%), or 0-4,49");

@@ -109,7 +109,8 @@ void RequestOptions::add_content_to(CLI::App& group) {
   group.add_option("-W,--width", width, "Pixels; default of the model");
   group.add_option("-H,--height", height, "Pixels; default of the model");
   group.add_option("--size", size, "WIDTHxHEIGHT or WIDTH*HEIGHT, instead of -W and -H");
-  group.add_option("--frames,--video-frames,--frame_num", frames, "Frames, 4n+1 for Wan");
+  group.add_option("--frames,--video-frames,--frame_num", frames,
+                   "Frames, 4n+1 for Wan's checkpoints; default of the model");
   group.add_option("-s,--seed,--base_seed", seed, "Same seed, same video")
       ->transform(CLI::Validator(check_seed, "", "seed"))
       ->capture_default_str();
@@ -121,8 +122,10 @@ void RequestOptions::add_sampling_to(CLI::App& command) {
                                          "Denoising steps; default of the model");
   auto* one_guidance =
       sampling
-          ->add_option("--guidance,--cfg-scale,--cfg", guidance,
-                       "Classifier-free guidance; 1 turns it off and halves the time")
+          ->add_option(
+              "--guidance,--cfg-scale,--cfg", guidance,
+              "Classifier-free guidance; 1 turns it off and halves the time; default of the "
+              "model")
           ->check(real_number());
   sampling
       ->add_option("--guidance-low,--cfg-low", guidance_low,
@@ -136,12 +139,16 @@ void RequestOptions::add_sampling_to(CLI::App& command) {
       ->add_option("--sample_guide_scale", guide_scale,
                    "Guidance as in Wan's generate.py: one number, or LOW,HIGH of two experts")
       ->excludes(one_guidance);
-  sampling->add_option("--shift,--flow-shift,--sample_shift", shift, "Sigma shift")
+  sampling
+      ->add_option("--shift,--flow-shift,--sample_shift", shift,
+                   "Sigma shift: the larger, the more steps at high noise; default of the model")
       ->check(real_number());
-  auto* switch_at = sampling
-                        ->add_option("--boundary,--moe-boundary", boundary,
-                                     "Timestep / 1000 at which the low-noise expert takes over")
-                        ->check(real_number());
+  auto* switch_at =
+      sampling
+          ->add_option("--boundary,--moe-boundary", boundary,
+                       "Timestep / 1000 at which the low-noise expert takes over; default of the "
+                       "model")
+          ->check(real_number());
   sampling
       ->add_option("--high-noise-steps", high_noise_steps,
                    "Steps of the high-noise expert before the --steps of the other, instead of "
@@ -150,7 +157,7 @@ void RequestOptions::add_sampling_to(CLI::App& command) {
       ->needs(all_steps)
       ->excludes(switch_at);
   sampling->add_option("--sampler,--sample_solver,--sampling-method", sampler,
-                       "unipc, euler, ode or renoise (few-step models)");
+                       "unipc, euler, ode or renoise (few-step models); default of the model");
   sampling->add_option("--high-noise-sampling-method", high_noise_sampler,
                        "Accepted where it is the --sampler, which both experts have");
   sampling

@@ -18,6 +18,11 @@ class OptionsTest(CliTest):
             result = lacuna(*command, "--help")
             self.assertEqual(result.returncode, 0, command)
             self.assertGreater(len(result.stdout), 100, command)
+            lines = result.stdout.splitlines() + [""]
+            for line, next_line in zip(lines, lines[1:]):
+                if re.match(r" +--?\w", line):
+                    told = re.match(r"(.{33}|.{35}) \S", line) or re.match(r" {34,36}\S", next_line)
+                    self.assertTrue(told, f"{command}: nothing says what this is: {line}")
         self.assertRegex(lacuna("--version").stdout, r"^lacuna \d+\.\d+\.\d+$")
 
     def test_a_file_of_prompts_has_two_names_everywhere(self):
