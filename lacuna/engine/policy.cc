@@ -364,6 +364,12 @@ bool Policy::moves_tokens() const {
   });
 }
 
+bool Policy::compensates() const {
+  return std::any_of(rules_.begin(), rules_.end(), [](const Rule& rule) {
+    return rule.plan.method != nullptr && rule.plan.compensate != Compensation::none;
+  });
+}
+
 bool Policy::carries() const {
   return std::any_of(rules_.begin(), rules_.end(), [](const Rule& rule) {
     const Method* method = rule.plan.method;

@@ -113,6 +113,8 @@ class Policy {
   int index(const Rule& rule) const;
   // Whether attention under any rule may put tokens in another order (Method::moves_tokens).
   bool moves_tokens() const;
+  // Whether attention under any rule makes a second output of means, to be merged with the first.
+  bool compensates() const;
   // True when masks or method states live from step to step, so that a run cannot go on without
   // them.
   bool carries() const;

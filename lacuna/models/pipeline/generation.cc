@@ -372,8 +372,12 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   set_up(engine, model, request, hooks, first_step);
   check_content(request);
   if (max_memory > 0) ctx.backend.limit_memory(max_memory);
-  const bool moves_tokens = engine.policy().moves_tokens() || !request.replay_masks.empty();
-  MemoryPlan memory = plan_memory(model, request, tiling, moves_tokens);
+  const bool replays = !request.replay_masks.empty();  // of whatever the log holds
+  MemoryPlan memory =
+      plan_memory(model, request, tiling, replays || engine.policy().moves_tokens());
+  if (replays || engine.policy().compensates())
+    memory.activations +=
+        storage_bytes(ctx.compute, model.grid(latent).tokens() * model.transformer_config().dim());
   memory.attention = attention_bytes(model, request, engine.policy());
   if (resume) memory.loaded = bytes_of(resume->attention);
   if (files.video.empty()) memory.decoder = 0;

@@ -449,18 +449,22 @@ TEST_F(GenerationTest, PlansForTokensInAnotherOrder) {
   const MemoryPlan dense = plan_memory(*model, r, {}, false);
   GenerationHooks hooks;
   hooks.plan_only = true;
-  const auto begin = [&](const char* attention) {
+  constexpr int64_t kState = 64 << 10;  // what attention holds is less
+  const auto begin = [&](const char* attention, int64_t room) {
     r.attention = attention;
     Context ctx{*backend_, DType::bf16};
-    constexpr int64_t kState = 64 << 10;  // what attention holds is less
-    generate(*model, ctx, r, only_latents, {}, dense.weights + dense.activations + kState, hooks);
+    generate(*model, ctx, r, only_latents, {}, dense.weights + dense.activations + room, hooks);
   };
   for (const char* attention : {"dense", "xattention", "sparge"})
-    EXPECT_NO_THROW(begin(attention)) << attention;
+    EXPECT_NO_THROW(begin(attention, kState)) << attention;
   for (const char* attention : {"window", "svg", "svg2", "sparge:hilbert=1"})
-    EXPECT_THROW(begin(attention), Error) << attention;
+    EXPECT_THROW(begin(attention, kState), Error) << attention;
   EXPECT_EQ(plan_memory(*model, r, {}, true).activations - dense.activations,
             4 * 3 * 4 * 6 * 256 * 2);
+  // Means instead of dropped blocks make a second output.
+  constexpr int64_t kOutput = 3 * 4 * 6 * 256 * 2;
+  EXPECT_NO_THROW(begin("xattention:block=16,stride=4", kOutput - 1000));
+  EXPECT_THROW(begin("xattention:block=16,stride=4,compensate=pooled_row", kOutput - 1000), Error);
 }
 
 // Before step 0: masks, orders and states of 4 layers and 2 guidance branches, of 4 heads of 64
