@@ -14,10 +14,18 @@ namespace {
 
 constexpr int32_t kDenseBlock = 128;
 
-void check_tensor(const char* name, const TensorView& x, const TensorView& q) {
-  LACUNA_CHECK(x.rank == 3 && x.shape == q.shape && x.dtype == q.dtype,
-               "attend: {} {}, expected the shape and dtype of q {}", name, x.describe(),
-               q.describe());
+void check_dtype(const TensorView& q) {
+  LACUNA_CHECK(q.dtype == DType::f32 || q.dtype == DType::bf16, "attend: {}, expected f32 or bf16",
+               dtype_name(q.dtype));
+}
+
+void check_like(const char* name, const TensorView& x, const char* other, const TensorView& y) {
+  LACUNA_CHECK(x.rank == 3 && x.shape == y.shape && x.dtype == y.dtype,
+               "attend: {} {}, expected the shape and dtype of {} {}", name, x.describe(), other,
+               y.describe());
+}
+
+void check_channels(const char* name, const TensorView& x) {
   LACUNA_CHECK(x.stride[2] == 1 || x.shape[2] == 1, "attend: {} channel stride {}, expected 1",
                name, x.stride[2]);
 }
@@ -42,12 +50,25 @@ void KernelCall::begin(const TensorView& q, const TensorView& k, const TensorVie
                        const TensorView& out, int64_t seq_len) {
   LACUNA_CHECK(q.rank == 3 && q.shape[0] > 0 && q.shape[1] == seq_len && seq_len > 0,
                "attend: q {}, expected [num_heads, {}, head_dim]", q.describe(), seq_len);
-  LACUNA_CHECK(q.dtype == DType::f32 || q.dtype == DType::bf16, "attend: {}, expected f32 or bf16",
-               dtype_name(q.dtype));
-  check_tensor("q", q, q);
-  check_tensor("k", k, q);
-  check_tensor("v", v, q);
-  check_tensor("out", out, q);
+  check_dtype(q);
+  check_like("k", k, "q", q);
+  begin(q, k, v, out);
+}
+
+void KernelCall::begin(const TensorView& q, const TensorView& k, const TensorView& v,
+                       const TensorView& out) {
+  LACUNA_CHECK(q.rank == 3 && q.shape[0] > 0, "attend: q {}, expected [num_heads, q_len, head_dim]",
+               q.describe());
+  check_dtype(q);
+  LACUNA_CHECK(
+      k.rank == 3 && k.shape[0] == q.shape[0] && k.shape[2] == q.shape[2] && k.dtype == q.dtype,
+      "attend: k {}, expected the heads, channels and dtype of q {}", k.describe(), q.describe());
+  check_like("v", v, "k", k);
+  check_like("out", out, "q", q);
+  check_channels("q", q);
+  check_channels("k", k);
+  check_channels("v", v);
+  check_channels("out", out);
   q_ = q, k_ = k, v_ = v, out_ = out;
   selection_ = nullptr;
   compensation_ = Compensation::none;
@@ -55,12 +76,13 @@ void KernelCall::begin(const TensorView& q, const TensorView& k, const TensorVie
   params_ = {};
   params_.dtype = q.dtype == DType::f32 ? AttendDType::f32 : AttendDType::bf16;
   params_.num_heads = static_cast<int32_t>(q.shape[0]);
-  params_.q_len = params_.k_len = seq_len;
+  params_.q_len = q.shape[1];
+  params_.k_len = k.shape[1];
   params_.head_dim = static_cast<int32_t>(q.shape[2]);
   params_.sm_scale = 1.0f / std::sqrt(static_cast<float>(params_.head_dim));
   params_.block_q = params_.block_k = kDenseBlock;
-  params_.num_q_blocks = params_.num_k_blocks =
-      BlockLayout::uniform(seq_len, kDenseBlock).num_blocks;
+  params_.num_q_blocks = BlockLayout::uniform(params_.q_len, kDenseBlock).num_blocks;
+  params_.num_k_blocks = BlockLayout::uniform(params_.k_len, kDenseBlock).num_blocks;
   point_at(q, k, v, out);
 }
 

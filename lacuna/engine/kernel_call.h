@@ -24,6 +24,11 @@ class KernelCall {
   // they do not fit together or do not have `seq_len` tokens.
   void begin(const TensorView& q, const TensorView& k, const TensorView& v, const TensorView& out,
              int64_t seq_len);
+  // The same of any lengths: q, out [num_heads, q_len, head_dim], k, v [num_heads, k_len,
+  // head_dim].
+  void begin(const TensorView& q, const TensorView& k, const TensorView& v, const TensorView& out);
+  // In place of 1 / sqrt(head_dim), until the next begin().
+  void set_scale(float sm_scale) { params_.sm_scale = sm_scale; }
   // Key blocks are visited coarse to fine iff a rule runs. Throws Error when values are neither one
   // nor one per head.
   void set_skip(const SkipRule& skip);
