@@ -1,7 +1,7 @@
 # Lacuna. `make demo` and `make test` are all a newcomer needs; both install what is missing.
 JOBS ?= $(shell nproc)
 
-.PHONY: build test demo asan check fuzz format clean deps
+.PHONY: build test demo asan python check fuzz format clean deps
 
 deps:
 	@scripts/bootstrap
@@ -23,6 +23,15 @@ asan: deps
 	cmake --preset asan > /dev/null
 	cmake --build --preset asan -j $(JOBS) --target $(ASAN_LAYERS:%=test_%)
 	ctest --preset asan -j $(JOBS) -L "^($$(echo $(ASAN_LAYERS) | tr ' ' '|'))$$" -E Guarded
+
+# The Python package in a venv of its own, and its tests; those of torch and diffusers run where the venv has them.
+# pip takes nanobind, scikit-build-core, numpy and pytest from its index. The compiler's name is CMake's, not that of
+# the Python, so that a compiler cache knows the objects of `make build`.
+python:
+	@scripts/bootstrap --python
+	python3 -m venv build/python
+	CXX="$${CXX:-c++}" build/python/bin/pip install --quiet --disable-pip-version-check ".[test]"
+	build/python/bin/python -m pytest --quiet -rs
 
 demo: build
 	scripts/demo

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+// lacuna.Session: an engine per sample of a batch, with the policy of a command line or a profile.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <array>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "lacuna/core/error.h"
+#include "lacuna/engine/engine.h"
+#include "lacuna/engine/explain.h"
+#include "lacuna/engine/presets.h"
+#include "lacuna/engine/profile.h"
+#include "python/arrays.h"
+#include "python/mask.h"
+
+namespace lacuna::python {
+
+namespace {
+
+struct Settings {
+  PolicyWords words;
+  int64_t min_tokens = 0;
+  std::string profile;
+  int num_steps = 0, num_layers = 0;
+  std::vector<double> sigmas;  // empty: not known
+  VideoGrid grid;
+  int64_t text_tokens = 0;
+  bool strict = false;
+};
+
+void check_settings(const Settings& s) {
+  LACUNA_CHECK(
+      s.num_steps > 0 && s.num_steps <= kMaxIndex && s.num_layers > 0 && s.num_layers <= kMaxIndex,
+      "session: {} steps and {} layers, expected 1 to {}", s.num_steps, s.num_layers, kMaxIndex);
+  LACUNA_CHECK(s.sigmas.empty() || static_cast<int>(s.sigmas.size()) == s.num_steps,
+               "session: {} sigmas, expected one for each of {} steps", s.sigmas.size(),
+               s.num_steps);
+  LACUNA_CHECK(s.grid.frames > 0 && s.grid.height > 0 && s.grid.width > 0 && s.text_tokens >= 0,
+               "session: grid {}x{}x{} with {} text tokens, expected a positive grid",
+               s.grid.frames, s.grid.height, s.grid.width, s.text_tokens);
+}
+
+class Session {
+ public:
+  explicit Session(Settings settings) : settings_(std::move(settings)) {
+    check_settings(settings_);
+    if (settings_.profile.empty()) {
+      const PolicyWords words = expand_words(settings_.words, settings_.num_steps,
+                                             settings_.num_layers, settings_.sigmas);
+      policy_ = make_policy(parse_plan(words.attention), parse_skip(words.skip), words.dense_steps,
+                            words.dense_layers, settings_.min_tokens, settings_.num_steps);
+      return;
+    }
+    const Profile profile = load_profile(settings_.profile);
+    made_for_ = profile.target;
+    // What the caller cannot know, a model's name and fingerprint, stays what the profile says;
+    // heads and channels are seen in attend().
+    ProfileTarget run = profile.target;
+    run.num_layers = settings_.num_layers;
+    run.grid = settings_.grid;
+    run.text_tokens = settings_.text_tokens;
+    if (settings_.sigmas.empty()) settings_.sigmas = made_for_->sigmas;
+    run.sigmas = settings_.sigmas;
+    run.sigmas.resize(static_cast<size_t>(settings_.num_steps));
+    check_profile(profile, run);
+    policy_ = profile.policy();
+  }
+
+  void attend(const InArray& q_array, const InArray& k_array, const InArray& v_array,
+              const OutArray& out_array, int step, int layer, const std::string& branch, int expert,
+              const std::string& layout) {
+    const Batch q = batch_of("q", q_array, layout), k = batch_of("k", k_array, layout),
+                v = batch_of("v", v_array, layout), out = batch_of("out", out_array, layout);
+    LACUNA_CHECK(k.size() == q.size() && v.size() == q.size() && out.size() == q.size(),
+                 "session: q, k, v, out of batches of {}, {}, {} and {}, expected one size",
+                 q.size(), k.size(), v.size(), out.size());
+    check_apart("out", out, "q", q);
+    check_apart("out", out, "k", k);
+    check_apart("out", out, "v", v);
+    const Site site = site_of(step, layer, branch, expert);
+    const Computing computing;
+    const std::lock_guard lock(mutex_);  // after the GIL is gone, which the holder may need
+    prepare(q);
+    for (int64_t b = 0; b < q.size(); ++b)
+      engines_[static_cast<size_t>(b)]->attend(site, settings_.grid, settings_.text_tokens, q.at(b),
+                                               k.at(b), v.at(b), out.at(b));
+  }
+
+  void reset() {
+    const nb::gil_scoped_release release;
+    const std::lock_guard lock(mutex_);
+    engines_.clear();
+  }
+
+  // Of all samples, a call after the other.
+  std::vector<std::pair<size_t, TraceEntry>> entries() const {
+    const nb::gil_scoped_release release;
+    const std::lock_guard lock(mutex_);
+    std::vector<std::pair<size_t, TraceEntry>> all;
+    const size_t calls = engines_.empty() ? 0 : engines_.front()->trace().entries().size();
+    for (size_t i = 0; i < calls; ++i)
+      for (size_t b = 0; b < engines_.size(); ++b)
+        if (i < engines_[b]->trace().entries().size())
+          all.emplace_back(b, engines_[b]->trace().entries()[i]);
+    return all;
+  }
+
+  std::vector<std::string> rules() const {
+    std::vector<std::string> words;
+    for (const Rule& rule : policy_.rules()) words.push_back(describe(rule));
+    return words;
+  }
+
+ private:
+  Site site_of(int step, int layer, const std::string& branch, int expert) const {
+    LACUNA_CHECK(
+        step >= 0 && step < settings_.num_steps && layer >= 0 && layer < settings_.num_layers,
+        "session: step {} and layer {}, expected below {} and {}", step, layer, settings_.num_steps,
+        settings_.num_layers);
+    LACUNA_CHECK(branch == "cond" || branch == "uncond",
+                 "session: branch '{}', expected cond or uncond", branch);
+    LACUNA_CHECK(expert == 0 || expert == 1, "session: expert {}, expected 0 or 1", expert);
+    Site site;
+    site.step = step;
+    site.num_steps = settings_.num_steps;
+    if (!settings_.sigmas.empty())
+      site.sigma = static_cast<float>(settings_.sigmas[static_cast<size_t>(step)]);
+    site.layer = layer;
+    site.num_layers = settings_.num_layers;
+    site.branch = branch == "cond" ? Branch::cond : Branch::uncond;
+    site.expert = expert;
+    return site;
+  }
+
+  // Masks and states belong to a sample, so the batch keeps its size until reset().
+  void prepare(const Batch& q) {
+    const auto size = static_cast<size_t>(q.size());
+    LACUNA_CHECK(engines_.empty() || engines_.size() == size,
+                 "session: a batch of {} after one of {}, expected the same: call reset() first",
+                 size, engines_.size());
+    if (!engines_.empty()) return;
+    LACUNA_CHECK(!made_for_ || (made_for_->num_heads == q.all.shape[1] &&
+                                made_for_->head_dim == q.all.shape[3]),
+                 "session: {} heads of {} channels, expected {} of {} as in {}", q.all.shape[1],
+                 q.all.shape[3], made_for_ ? made_for_->num_heads : 0,
+                 made_for_ ? made_for_->head_dim : 0, settings_.profile);
+    for (size_t b = 0; b < size; ++b) {
+      engines_.push_back(std::make_unique<Engine>(backend(), policy_));
+      engines_.back()->set_strict(settings_.strict);
+    }
+  }
+
+  Settings settings_;
+  Policy policy_;
+  std::optional<ProfileTarget> made_for_;
+  mutable std::mutex mutex_;
+  std::vector<std::unique_ptr<Engine>> engines_;
+};
+
+nb::list trace_list(const Session& session) {
+  nb::list calls;
+  for (const auto& [sample, e] : session.entries()) {
+    nb::dict call;
+    call["step"] = e.site.step;
+    call["layer"] = e.site.layer;
+    call["branch"] = nb::str(e.site.branch == Branch::cond ? "cond" : "uncond");
+    call["expert"] = e.site.expert;
+    call["sample"] = sample;
+    call["method"] = nb::str(e.method.c_str());
+    call["reason"] = nb::str(e.reason.c_str());
+    call["num_heads"] = e.num_heads;
+    call["heads_selected"] = e.heads_refreshed;
+    call["qk_density"] = e.qk_density;
+    call["pv_density"] = e.pv_density;
+    call["select_ms"] = e.select_ms;
+    call["attend_ms"] = e.attend_ms;
+    calls.append(call);
+  }
+  return calls;
+}
+
+// As `lacuna generate --explain` groups them.
+nb::list summary_rows(const Session& session) {
+  std::vector<TraceEntry> entries;
+  for (auto& [sample, entry] : session.entries()) entries.push_back(std::move(entry));
+  nb::list rows;
+  for (const ExplainRow& row : explain(entries, session.rules())) {
+    nb::dict line;
+    line["steps"] = nb::str(range_text(row.step_begin, row.step_end).c_str());
+    line["layers"] = nb::str(range_text(row.layer_begin, row.layer_end).c_str());
+    line["branch"] = nb::str(row.branch.c_str());
+    line["what"] = nb::str(row.what.c_str());
+    line["why"] = nb::str(row.why.c_str());
+    line["calls"] = row.calls;
+    line["heads_selected"] = row.refreshed;
+    line["heads_reused"] = row.reused;
+    line["qk_density"] = row.qk_density;
+    line["pv_density"] = row.pv_density;
+    rows.append(line);
+  }
+  return rows;
+}
+
+}  // namespace
+
+void bind_session(nb::module_& m) {
+  nb::class_<Session>(m, "Session")
+      .def(
+          "__init__",
+          [](Session* self, const std::string& attention, const std::string& skip,
+             const std::string& dense_steps, const std::string& dense_layers, int64_t min_tokens,
+             const std::string& profile, int num_steps, const std::vector<double>& sigmas,
+             int num_layers, const std::array<int64_t, 3>& grid, int64_t text_tokens, bool strict) {
+            new (self) Session({{attention, skip, dense_steps, dense_layers},
+                                min_tokens,
+                                profile,
+                                num_steps,
+                                num_layers,
+                                sigmas,
+                                {grid[0], grid[1], grid[2]},
+                                text_tokens,
+                                strict});
+          },
+          nb::kw_only(), nb::arg("attention"), nb::arg("skip"), nb::arg("dense_steps"),
+          nb::arg("dense_layers"), nb::arg("min_tokens"), nb::arg("profile"), nb::arg("num_steps"),
+          nb::arg("sigmas"), nb::arg("num_layers"), nb::arg("grid"), nb::arg("text_tokens"),
+          nb::arg("strict"))
+      .def("attend", &Session::attend)
+      .def("reset", &Session::reset)
+      .def("rules", &Session::rules)
+      .def("trace", &trace_list)
+      .def("summary", &summary_rows);
+}
+
+}  // namespace lacuna::python
