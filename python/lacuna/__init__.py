@@ -15,6 +15,7 @@ and what was expected.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from . import _lacuna
@@ -86,5 +87,10 @@ def set_threads(n: int) -> None:
 
 
 def describe() -> dict[str, Any]:
-    """Version, backend with the instruction sets that attention runs on, and threads."""
-    return {"version": __version__, "backend": _lacuna.backend_description(), "threads": _lacuna.threads()}
+    """version; backend, with the instruction sets that attention runs on; threads; openmp, the OpenMP libraries of this
+    process. Where those are two that both compute, their waiting threads take the cores from each other: set
+    OMP_WAIT_POLICY=passive before the program starts (docs/python.md, "Threads")."""
+    with open("/proc/self/maps") as maps:
+        openmp = {line.split()[-1] for line in maps if re.search(r"/lib[gi]?omp[^/]*$", line)}
+    return {"version": __version__, "backend": _lacuna.backend_description(), "threads": _lacuna.threads(),
+            "openmp": sorted(openmp)}

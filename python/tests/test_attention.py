@@ -178,7 +178,7 @@ def test_torch_is_not_imported():
 
 def test_describe_methods_and_presets():
     about = lacuna.describe()
-    assert about["version"] == lacuna.__version__ and about["backend"].startswith(("cpu ", "ref"))
+    assert about["openmp"] and about["version"] == lacuna.__version__ and about["backend"].startswith(("cpu ", "ref"))
     tables = lacuna.methods()
     assert {"dense", "xattention", "radial"} <= {m["name"] for m in tables["methods"]}
     assert tables.keys() == {"methods", "refresh", "skip", "compensate"}

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""lacuna.attention beside torch's scaled_dot_product_attention on this machine's CPU, and both beside each other's threads.
+"""lacuna.attention beside torch's scaled_dot_product_attention on this machine's CPU, and calls of both in turns.
 
 Each row: median of the calls (fastest..slowest), all kinds taking turns; error is the relative L2 distance from torch in
 float32. q and k have the structure of a video in miniature (tokens near each other attend to each other), and the sparse
@@ -87,12 +87,6 @@ def pool_rows(options):
     return rows
 
 
-def runtimes():
-    """OpenMP libraries of this process; one is what should be here."""
-    with open("/proc/self/maps") as maps:
-        return sorted({line.split()[-1] for line in maps if "gomp" in line or "iomp" in line or "libomp" in line})
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in {"tokens": 8192, "heads": 4, "channels": 128, "threads": 2, "repeats": 7}.items():
@@ -103,7 +97,7 @@ def main():
     torch.set_num_threads(options.threads)
     lacuna.set_threads(options.threads)
     with torch.inference_mode():
-        result = {"torch": torch.__version__, **lacuna.describe(), "openmp": runtimes(), "heads": options.heads,
+        result = {"torch": torch.__version__, **lacuna.describe(), "heads": options.heads,
                   "tokens": options.tokens, "channels": options.channels,
                   "attention": attention_rows(options), "threads_in_turns": pool_rows(options)}
     if options.json:
