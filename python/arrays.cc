@@ -19,7 +19,8 @@ DType dtype_of(std::string_view name, nb::dlpack::dtype dtype) {
   constexpr nb::dlpack::dtype kBf16{static_cast<uint8_t>(nb::dlpack::dtype_code::Bfloat), 16, 1};
   if (dtype == nb::dtype<float>()) return DType::f32;
   if (dtype == kBf16) return DType::bf16;
-  constexpr std::string_view kKinds[] = {"int", "uint", "float", "opaque", "bfloat", "complex"};
+  constexpr std::string_view kKinds[] = {"int",    "uint",    "float", "opaque",
+                                         "bfloat", "complex", "bool"};
   fail("{}: {}{}, expected float32 or bfloat16", name,
        dtype.code < std::size(kKinds) ? kKinds[dtype.code] : "type", dtype.bits);
 }

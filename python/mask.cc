@@ -52,7 +52,7 @@ Mask from_numpy(const Bits& bits, int64_t q_len, int64_t k_len, int32_t block_q,
   return mask;
 }
 
-nb::object to_numpy(const Mask& mask) {
+nb::ndarray<nb::numpy, bool, nb::ndim<3>> to_numpy(const Mask& mask) {
   const BlockMask& m = mask.selection.mask;
   const auto heads = static_cast<size_t>(m.num_heads());
   const auto nq = static_cast<size_t>(m.num_q_blocks()), nk = static_cast<size_t>(m.num_k_blocks());
@@ -62,7 +62,7 @@ nb::object to_numpy(const Mask& mask) {
   for (int64_t h = 0; h < m.num_heads(); ++h)
     for (int32_t i = 0; i < m.num_q_blocks(); ++i)
       for (int32_t j = 0; j < m.num_k_blocks(); ++j) *bit++ = m.get(h, i, j);
-  return nb::cast(nb::ndarray<nb::numpy, bool>(bits, {heads, nq, nk}, owner));
+  return {bits, {heads, nq, nk}, owner};
 }
 
 nb::list csr(const Mask& mask) {
@@ -145,6 +145,8 @@ void bind_mask(nb::module_& m) {
                   "block without a key block gives rows of zeros with LSE -inf.")
       .def("to_numpy", &to_numpy, "bool [H, query blocks, key blocks].")
       .def("csr", &csr,
+           nb::sig("def csr(self) -> list[tuple[numpy.typing.NDArray[numpy.int64], "
+                   "numpy.typing.NDArray[numpy.int32]]]"),
            "Kept key blocks per head: a list of (indptr int64 [query blocks + 1], indices int32).")
       .def_prop_ro("num_heads", [](const Mask& x) { return x.selection.mask.num_heads(); })
       .def_prop_ro("q_len", [](const Mask& x) { return x.q().seq_len; })

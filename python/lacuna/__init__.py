@@ -18,10 +18,14 @@ import json
 import re
 from typing import Any
 
-from . import _lacuna
-from ._arrays import array_in, array_out, empty_lse, empty_like
-from ._lacuna import Error, Mask
-from ._session import Session
+from . import _processor
+
+_processor.check()
+
+from . import _lacuna  # noqa: E402
+from ._arrays import array_in, array_out, empty_like, empty_lse  # noqa: E402
+from ._lacuna import Error, Mask  # noqa: E402
+from ._session import Session  # noqa: E402
 
 __version__: str = _lacuna.version
 Error.__module__ = Mask.__module__ = __name__  # where callers find them
@@ -44,12 +48,11 @@ def attention(q: Any, k: Any, v: Any, mask: Mask | None = None, *, layout: str =
     """
     if mask is not None and not isinstance(mask, Mask):
         raise Error(f"mask: {type(mask).__name__}, expected a lacuna.Mask (Mask.from_numpy makes one of bool blocks)")
-    given, q, k, v = out, array_in("q", q), array_in("k", k), array_in("v", v)
-    if given is None:
-        out = empty_like(q)
+    q, k, v = array_in("q", q), array_in("k", k), array_in("v", v)
+    room = empty_like(q) if out is None else array_out("out", out)
     lse = empty_lse(q, layout) if return_lse else None
-    _lacuna.attend(q, k, v, array_out("out", out), mask, layout, scale, skip, lse)
-    out = out if given is None else given
+    _lacuna.attend(q, k, v, room, mask, layout, scale, skip, lse)
+    out = room if out is None else out
     return (out, lse) if return_lse else out
 
 
@@ -70,14 +73,15 @@ def select(q: Any, k: Any, method: str, *, grid: tuple[int, int, int], text_toke
 def methods() -> dict[str, list[dict[str, Any]]]:
     """What can be asked for: "methods", and "refresh", "compensate" and "skip" rules, each with name, summary and
     params (name, default, min, max, integer, help)."""
-    tables = json.loads(_lacuna.methods_json())
+    tables: dict[str, list[dict[str, Any]]] = json.loads(_lacuna.methods_json())
     del tables["presets"]
     return tables
 
 
 def presets() -> list[dict[str, Any]]:
     """Published configurations by name, with what each stands for and where it is from."""
-    return json.loads(_lacuna.methods_json())["presets"]
+    tables: dict[str, list[dict[str, Any]]] = json.loads(_lacuna.methods_json())
+    return tables["presets"]
 
 
 def set_threads(n: int) -> None:

@@ -50,11 +50,10 @@ class Session:
         order, then text. step and layer count from 0; branch is "cond" or "uncond"; expert is 0, or 1 for the
         low-noise network of Wan2.2. out: as in lacuna.attention. Steps rise; going back begins anew at that site.
         """
-        given, q, k, v = out, array_in("q", q), array_in("k", k), array_in("v", v)
-        if given is None:
-            out = empty_like(q)
-        self._session.attend(q, k, v, array_out("out", out), step, layer, branch, expert, layout)
-        return out if given is None else given
+        q, k, v = array_in("q", q), array_in("k", k), array_in("v", v)
+        room = empty_like(q) if out is None else array_out("out", out)
+        self._session.attend(q, k, v, room, step, layer, branch, expert, layout)
+        return room if out is None else out
 
     def reset(self) -> None:
         """Forgets masks, states and the trace: call between generations."""

@@ -155,7 +155,7 @@ def _processor(upstream: Any, patch: Patch, layer: int) -> Any:
     call = types.FunctionType(code.__code__, {**code.__globals__, "dispatch_attention_fn": dispatch_attention_fn},
                               code.__name__, code.__defaults__, code.__closure__)
     call.__kwdefaults__ = code.__kwdefaults__
-    ours = object.__new__(type("LacunaWanAttnProcessor", (type(upstream),), {"__call__": call}))
+    ours: Any = object.__new__(type("LacunaWanAttnProcessor", (type(upstream),), {"__call__": call}))
     ours.__dict__.update(vars(upstream))
     return ours
 

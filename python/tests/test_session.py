@@ -125,6 +125,15 @@ def test_a_profile_decides_and_is_checked(qkv, tmp_path):
             lacuna.Session(**{"profile": path, "steps": 2, "num_layers": 2, "grid": GRID, **words})
 
 
+def test_strict_refuses_dense_calls_that_nobody_asked_for(qkv, tmp_path):
+    path = tmp_path / "wan.profile.json"
+    path.write_text(json.dumps({**PROFILE, "rules": [{**PROFILE["rules"][1], "match": {"steps": [1, 2]}}]}))
+    session = lacuna.Session(profile=path, steps=2, num_layers=2, grid=GRID, strict=True)
+    with pytest.raises(lacuna.Error, match="step 0 layer 1 cond runs dense .*which no rule asked for"):
+        session.attend(*qkv(3, TOKENS, 64), step=0, layer=1)
+    session.attend(*qkv(3, TOKENS, 64), step=1, layer=1)
+
+
 def test_what_is_refused(qkv):
     inputs = qkv(3, TOKENS, 64)
     session = lacuna.Session("dense", steps=2, num_layers=2, grid=GRID)
