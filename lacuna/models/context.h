@@ -12,6 +12,7 @@
 #include "lacuna/core/error.h"
 #include "lacuna/core/tensor.h"
 #include "lacuna/core/workspace.h"
+#include "lacuna/models/weights.h"
 
 namespace lacuna {
 
@@ -20,6 +21,12 @@ class Cancelled : public Error {
  public:
   Cancelled() : Error("cancelled") {}
 };
+
+// Elements of a matrix with LoRA that are summed at one time, in f32: few enough to be in a cache
+// still when they are rounded.
+inline constexpr int64_t kLoraSumElements = int64_t{1} << 20;
+
+struct Linear;
 
 struct Context {
   explicit Context(Backend& with, DType dtype = DType::f32, const std::atomic<bool>* stop = nullptr)
@@ -38,6 +45,8 @@ struct Context {
   // into a scratch buffer named `slot` that the next call with the same slot overwrites. So memory
   // never exceeds the stored weights plus one matrix. For ops only: the buffer is the backend's.
   TensorView weight(const TensorView& stored, std::string_view slot = "weight");
+  // The same of a linear layer, with its scale and what LoRA adds.
+  TensorView weight(const Linear& linear, std::string_view slot);
 };
 
 // Promises a backend that weights do not change while this lives (Backend::constant).
@@ -59,6 +68,7 @@ struct Linear {
   TensorView weight;   // [n, k], any DType
   Tensor bias;         // [n] f32, or empty
   float scale = 1.0f;  // of the weight: applied where it becomes the matrix that x is multiplied by
+  std::vector<LowRank> added{};  // the same; f32 sums, rounded once. Takes no scale beside it
   int64_t out_features() const { return weight.shape[0]; }
   int64_t in_features() const { return weight.shape[1]; }
   void forward(Context& ctx, const TensorView& x, const TensorView& out,

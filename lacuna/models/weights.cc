@@ -98,6 +98,19 @@ std::unique_ptr<WeightSource> hash_weights(std::string prefix, DType storage) {
   return std::make_unique<HashSource>(std::move(prefix), storage);
 }
 
+uint64_t fingerprint_of(const TensorMap& tensors) {
+  std::string text;
+  for (const auto& [name, view] : tensors) {
+    text += name;
+    for (int i = 0; i < view.rank; ++i) text += fmt::format(",{}", view.shape[i]);
+    constexpr int64_t kSampledBytes = 64;
+    const int64_t bytes = std::min(kSampledBytes, storage_bytes(view.dtype, view.numel()));
+    text.append(static_cast<const char*>(view.data), static_cast<size_t>(bytes));
+    text = fmt::format("{:016x}", fnv1a64(text));
+  }
+  return fnv1a64(text);
+}
+
 WeightReader::WeightReader(WeightSource& source,
                            std::function<std::string(std::string_view)> rename)
     : source_(source), rename_(std::move(rename)) {}
@@ -137,6 +150,19 @@ ScaledView WeightReader::unscaled(std::string_view name, std::initializer_list<i
       source_.load_unscaled(source_name, std::span<const int64_t>(shape.begin(), shape.size()));
   kept_.push_back(weight.stored);
   return weight;
+}
+
+Matrix WeightReader::matrix(std::string_view name, std::initializer_list<int64_t> shape) {
+  const std::string source_name = present(name);
+  if (source_name.empty()) return {make_view(nullptr, DType::f32, shape), {}};
+  Matrix matrix =
+      source_.load_matrix(source_name, std::span<const int64_t>(shape.begin(), shape.size()));
+  kept_.push_back(matrix.stored);
+  for (const LowRank& update : matrix.added) {
+    kept_.push_back(update.up);
+    kept_.push_back(update.down);
+  }
+  return matrix;
 }
 
 std::string WeightReader::present(std::string_view name) {

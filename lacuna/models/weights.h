@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "lacuna/core/safetensors.h"
 #include "lacuna/core/tensor.h"
 
 namespace lacuna {
@@ -20,6 +21,18 @@ namespace lacuna {
 struct ScaledView {
   TensorView stored;
   float scale = 1.0f;
+};
+
+// What LoRA adds to a matrix [n, k]: up down^T, with its scale in `down`.
+struct LowRank {
+  TensorView up;    // [n, r] f32, f16 or bf16, at any address
+  TensorView down;  // [k, r] f32
+};
+
+// A matrix as stored, and what is added to it where it is used.
+struct Matrix {
+  TensorView stored;
+  std::vector<LowRank> added;
 };
 
 // Where tensors come from. Views stay valid as long as the source lives and are aligned to their
@@ -37,6 +50,10 @@ class WeightSource {
   // made.
   virtual ScaledView load_unscaled(std::string_view name, std::span<const int64_t> shape) {
     return {load(name, shape), 1.0f};
+  }
+  // The same where the user adds the updates of low rank (Linear): no copy of the matrix is made.
+  virtual Matrix load_matrix(std::string_view name, std::span<const int64_t> shape) {
+    return {load(name, shape), {}};
   }
   // Shape as stored, rank 0 when unknown (hash).
   virtual std::vector<int64_t> shape(std::string_view name) const = 0;
@@ -61,6 +78,9 @@ std::unique_ptr<WeightSource> hash_weights(std::string prefix, DType storage);
 // stands in two files.
 std::unique_ptr<WeightSource> open_weights(const std::vector<std::filesystem::path>& files);
 
+// Of names, shapes and the first bytes of every tensor.
+uint64_t fingerprint_of(const TensorMap& tensors);
+
 // Reads named tensors with model-side names, collects everything missing, then complains once.
 class WeightReader {
  public:
@@ -77,10 +97,12 @@ class WeightReader {
   TensorView stored(std::string_view name, std::initializer_list<int64_t> shape);
   // The same where the user applies the scale of 8-bit floats (WeightSource::load_unscaled).
   ScaledView unscaled(std::string_view name, std::initializer_list<int64_t> shape);
+  // The same for a Linear, with what LoRA adds to it.
+  Matrix matrix(std::string_view name, std::initializer_list<int64_t> shape);
   // Throws Error listing every missing tensor, if any.
   void finish(std::string_view model) const;
-  // What f32(), stored() and unscaled() gave: memory that does not change as long as model and
-  // source live.
+  // What f32(), stored(), unscaled() and matrix() gave: memory that does not change as long as
+  // model and source live.
   const std::vector<TensorView>& kept() const { return kept_; }
 
  private:

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <random>
 #include <vector>
@@ -10,6 +12,7 @@
 #include "lacuna/core/bf16.h"
 #include "lacuna/core/convert.h"
 #include "lacuna/core/error.h"
+#include "lacuna/core/threads.h"
 
 namespace lacuna {
 namespace {
@@ -130,6 +133,74 @@ TEST(Linear, AppliesTheScaleOfItsWeight) {
       plain.forward(ctx, x, b);
       EXPECT_EQ(std::memcmp(a.as<float>(), b.as<float>(), sizeof(float) * kM * kN), 0) << name;
     }
+}
+
+// A matrix of more elements than are summed at one time, and two updates.
+TEST(Linear, AddsUpdatesOfLowRankAndRoundsOnce) {
+  constexpr int64_t kN = 700, kK = 1536, kRank = 3;
+  static_assert(kN * kK > kLoraSumElements);
+  const Tensor base = random_tensor({kN, kK}, 1), down = random_tensor({kK, kRank}, 2);
+  const Tensor up[] = {random_tensor({kN, kRank}, 3), random_tensor({kN, 1}, 4)};
+  const Tensor down_one = random_tensor({kK, 1}, 5);
+  for (const char* name : {"ref", "cpu"})
+    for (const DType storage : {DType::f32, DType::bf16, DType::f16})
+      for (const DType compute : {DType::f32, DType::bf16}) {
+        const auto backend = make_backend(name);
+        Context ctx{*backend, compute};
+        Linear linear;
+        const Tensor stored = converted(base, storage), half = converted(up[1], DType::bf16);
+        linear.weight = stored;
+        linear.added = {{up[0], down}, {half, down_one}};
+        const TensorView made = ctx.weight(linear, "slot");
+        ASSERT_EQ(made.dtype, compute);
+        const Tensor got = converted(made, DType::f32), wide = converted(stored, DType::f32);
+        const Tensor wide_half = converted(half, DType::f32);
+        double worst = 0.0;
+        for (int64_t i = 0; i < kN * kK; ++i) {
+          const int64_t n = i / kK, k = i % kK;
+          double sum = wide.as<float>()[i];
+          for (int64_t r = 0; r < kRank; ++r)
+            sum +=
+                double{up[0].as<float>()[n * kRank + r]} * double{down.as<float>()[k * kRank + r]};
+          sum += double{wide_half.as<float>()[n]} * double{down_one.as<float>()[k]};
+          const double spacing = compute == DType::bf16 ? 0x1p-8 * std::abs(sum) : 0.0;
+          worst = std::max(worst, std::abs(got.as<float>()[i] - sum) - spacing);
+        }
+        EXPECT_LT(worst, 1e-6) << name << " " << dtype_name(storage);
+        EXPECT_EQ(ctx.weight(linear, "slot").data, made.data) << "one buffer per slot";
+      }
+}
+
+TEST(Linear, UpdatesOfLowRankAreTheSameBytesForAnyThreads) {
+  const Tensor stored = converted(random_tensor({700, 1536}, 1), DType::bf16);
+  const Tensor up = random_tensor({700, 64}, 2), down = random_tensor({1536, 64}, 3);
+  Linear linear;
+  linear.weight = stored;
+  linear.added = {{up, down}};
+  const auto backend = make_backend("cpu");
+  const int before = num_threads();
+  std::vector<std::vector<uint16_t>> made;
+  for (const int threads : {1, 2, 3}) {
+    set_num_threads(threads);
+    Context ctx{*backend, DType::bf16};
+    const auto* bits = reinterpret_cast<const uint16_t*>(ctx.weight(linear, "w").as<BFloat16>());
+    made.emplace_back(bits, bits + stored.numel());
+  }
+  set_num_threads(before);
+  EXPECT_EQ(made[0], made[1]);
+  EXPECT_EQ(made[0], made[2]);
+}
+
+TEST(Linear, UpdatesOfLowRankTakeNoScaleBesideThem) {
+  const auto backend = make_backend("ref");
+  Context ctx{*backend};
+  const Tensor w = random_tensor({3, 4}, 1), up = random_tensor({3, 1}, 2);
+  const Tensor down = random_tensor({4, 1}, 3);
+  Linear linear;
+  linear.weight = w;
+  linear.scale = 2.0f;
+  linear.added = {{up, down}};
+  EXPECT_THROW(ctx.weight(linear, "w"), Error);
 }
 
 TEST(Linear, NamesTheShapesThatDoNotFit) {

@@ -184,8 +184,8 @@ void WanBlock::feed_forward(WanPass& pass) const {
   tap_feed_forward(pass);
   // Fetched once for all chunks, each in its own slot: a checkpoint in another dtype is converted
   // here, not per chunk.
-  const TensorView up = pass.ctx.weight(up_.weight, "wan.ffn.up");
-  const TensorView down = pass.ctx.weight(down_.weight, "wan.ffn.down");
+  const TensorView up = pass.ctx.weight(up_, "wan.ffn.up");
+  const TensorView down = pass.ctx.weight(down_, "wan.ffn.down");
   for (size_t i = 0; i < pass.times.size(); ++i) {
     const float* gate = modulation_row(pass, i, 5);
     const TokenTime& rows = pass.times[i];

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "lacuna/core/convert.h"
 #include "lacuna/core/error.h"
@@ -17,7 +18,9 @@ void show_tap(Context& ctx, const WanTap& tap, std::string_view name, const Tens
 
 Linear read_linear(WeightReader& reader, const std::string& name, int64_t out, int64_t in) {
   Linear linear;
-  linear.weight = reader.stored(name + ".weight", {out, in});
+  Matrix matrix = reader.matrix(name + ".weight", {out, in});
+  linear.weight = matrix.stored;
+  linear.added = std::move(matrix.added);
   linear.bias = reader.f32(name + ".bias", {out});
   return linear;
 }
