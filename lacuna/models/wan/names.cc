@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lacuna/models/wan/names.h"
 
+#include <algorithm>
 #include <array>
+#include <charconv>
 #include <span>
 
 #include "lacuna/core/error.h"
@@ -52,6 +54,35 @@ std::string translate(std::string_view name, std::span<const Pair> pairs,
   return {};
 }
 
+// `blocks.12.norm2.bias` -> 12 and `norm2.bias`; index -1 and the name itself when it is of no
+// block. `dot` as the name spells it.
+struct BlockName {
+  int64_t index = -1;
+  std::string_view rest;
+};
+
+BlockName split_block(std::string_view name, char dot) {
+  const std::string_view word = "blocks";
+  BlockName split{-1, name};
+  if (!name.starts_with(word) || name.size() <= word.size() || name[word.size()] != dot)
+    return split;
+  const char* begin = name.data() + word.size() + 1;
+  const char* end = name.data() + name.size();
+  int64_t index = 0;
+  const auto parsed = std::from_chars(begin, end, index);
+  if (parsed.ec != std::errc() || index < 0 || parsed.ptr == end || *parsed.ptr != dot)
+    return split;
+  const auto at = static_cast<size_t>(parsed.ptr - name.data()) + 1;
+  return {index, name.substr(at)};
+}
+
+std::string flattened(std::string_view stem) {
+  if (stem.ends_with('.')) stem.remove_suffix(1);
+  std::string flat(stem);
+  std::replace(flat.begin(), flat.end(), '.', '_');
+  return flat;
+}
+
 std::string translate_any(std::string_view name, std::string_view Pair::*from,
                           std::string_view Pair::*to) {
   constexpr std::string_view kBlocks = "blocks.";
@@ -73,6 +104,47 @@ std::string wan_to_original(std::string_view diffusers) {
 
 std::string wan_to_diffusers(std::string_view original) {
   return translate_any(original, &Pair::original, &Pair::diffusers);
+}
+
+std::vector<int64_t> wan_shape(const WanConfig& config, std::string_view diffusers) {
+  const auto [layer, name] = split_block(diffusers, '.');
+  if (wan_to_original(diffusers).empty() || layer >= config.num_layers) return {};
+  const int64_t d = config.dim();
+  if (name == "scale_shift_table") return {1, layer >= 0 ? 6 : 2, d};
+  const std::string_view stem = name.substr(0, name.rfind('.'));
+  const bool bias = name.ends_with(".bias");
+  if (stem.find("norm") != std::string_view::npos)
+    return bias && stem != "norm2" ? std::vector<int64_t>{} : std::vector<int64_t>{d};
+  struct Sizes {
+    std::string_view stem;
+    std::vector<int64_t> weight;
+  };
+  const Sizes others[] = {
+      {"patch_embedding", {d, config.in_channels, config.patch_t, config.patch_h, config.patch_w}},
+      {"condition_embedder.time_embedder.linear_1", {d, config.freq_dim}},
+      {"condition_embedder.time_proj", {6 * d, d}},
+      {"condition_embedder.text_embedder.linear_1", {d, config.text_dim}},
+      {"proj_out", {config.patch_outputs(), d}},
+      {"ffn.net.0.proj", {config.ffn_dim, d}},
+      {"ffn.net.2", {d, config.ffn_dim}},
+  };
+  std::vector<int64_t> weight{d, d};
+  for (const Sizes& sizes : others)
+    if (stem == sizes.stem) weight = sizes.weight;
+  return bias ? std::vector<int64_t>{weight[0]} : weight;
+}
+
+std::string wan_module_of_flat(std::string_view flat) {
+  const auto [layer, name] = split_block(flat, '_');
+  const std::span<const Pair> pairs = layer >= 0 ? std::span<const Pair>(kBlock) : kGlobal;
+  for (const Pair& pair : pairs) {
+    if (name != flattened(pair.diffusers) && name != flattened(pair.original)) continue;
+    std::string_view module = pair.diffusers;
+    if (!module.ends_with('.')) return {};  // a table, not a module
+    module.remove_suffix(1);
+    return layer >= 0 ? fmt::format("blocks.{}.{}", layer, module) : std::string(module);
+  }
+  return {};
 }
 
 WanNames detect_wan_names(const WeightSource& source) {

@@ -6,7 +6,9 @@
 #include <functional>
 #include <string>
 #include <string_view>
+#include <vector>
 
+#include "lacuna/models/wan/wan_config.h"
 #include "lacuna/models/weights.h"
 
 namespace lacuna {
@@ -22,6 +24,13 @@ struct WanNames {
 // norm3 of the original. Empty when the name belongs to no tensor of this network.
 std::string wan_to_original(std::string_view diffusers);
 std::string wan_to_diffusers(std::string_view original);
+
+// The shape of a tensor by its diffusers name; empty when the network has none of that name.
+std::vector<int64_t> wan_shape(const WanConfig& config, std::string_view diffusers);
+
+// `blocks_3_self_attn_q` or `blocks_3_attn1_to_q` -> `blocks.3.attn1.to_q`: modules as trainers
+// flatten them. Empty when it is none of this network.
+std::string wan_module_of_flat(std::string_view flat);
 
 // Which scheme and prefix the source uses; throws Error naming the source and the tensors looked
 // for.

@@ -51,6 +51,30 @@ TEST(WanNames, ForeignNamesAreEmpty) {
   EXPECT_THAT(error_of([] { wan_rename({})("encoder.weight"); }), HasSubstr("encoder.weight"));
 }
 
+TEST(WanNames, ShapesAreThoseThatTheNetworkAsksFor) {
+  WanConfig config = golden_wan_config();
+  config.freq_dim = 64;
+  config.patch_t = 2;
+  for (const auto& [name, shape] : tensors_of(config))
+    EXPECT_EQ(wan_shape(config, name), shape) << name;
+  for (const char* name :
+       {"", "blocks.3.norm2.bias", "blocks.0.attn1.norm_q.bias", "blocks.0.self_attn.q.weight",
+        "blocks.99999999999999999999.norm2.bias", "blocks.-1.norm2.bias", "head.modulation"})
+    EXPECT_TRUE(wan_shape(config, name).empty()) << name;
+}
+
+TEST(WanNames, FlatNamesAreModules) {
+  EXPECT_EQ(wan_module_of_flat("blocks_12_self_attn_q"), "blocks.12.attn1.to_q");
+  EXPECT_EQ(wan_module_of_flat("blocks_0_attn2_to_out_0"), "blocks.0.attn2.to_out.0");
+  EXPECT_EQ(wan_module_of_flat("blocks_3_ffn_2"), "blocks.3.ffn.net.2");
+  EXPECT_EQ(wan_module_of_flat("blocks_3_norm3"), "blocks.3.norm2");
+  EXPECT_EQ(wan_module_of_flat("head_head"), "proj_out");
+  EXPECT_EQ(wan_module_of_flat("time_projection_1"), "condition_embedder.time_proj");
+  for (const char* flat : {"", "blocks_", "blocks_1", "blocks_1_", "blocks_x_ffn_2", "blocks_1_q",
+                           "blocks_1_modulation", "blocks.1.ffn.2", "head_modulation"})
+    EXPECT_EQ(wan_module_of_flat(flat), "") << flat;
+}
+
 TEST(WanNames, DetectsSchemeAndPrefix) {
   for (const char* prefix : {"", "model.", "model.diffusion_model.", "diffusion_model."}) {
     for (const WanNaming naming : {WanNaming::diffusers, WanNaming::original}) {
