@@ -183,7 +183,9 @@ Policy Profile::policy() const {
 }
 
 void check_profile(const Profile& profile, const ProfileTarget& run) {
-  check_target(profile.target, run, "profile");
+  ProfileTarget same = run;
+  if (!run.base.empty() && profile.target.fingerprint == run.base) same.fingerprint = run.base;
+  check_target(profile.target, same, "profile");
 }
 
 std::filesystem::path profile_masks(const std::filesystem::path& profile) {

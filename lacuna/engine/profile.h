@@ -21,6 +21,8 @@ struct ProfileTarget {
   VideoGrid grid;
   int64_t text_tokens = 0;
   std::vector<double> sigmas;  // noise level of every step; its size is the number of steps
+  // Of a run with LoRA, which is in its fingerprint: the weights without; else empty. In no file.
+  std::string base{};
   int num_steps() const { return static_cast<int>(sigmas.size()); }
   bool operator==(const ProfileTarget&) const = default;
 };
@@ -43,7 +45,8 @@ struct Profile {
 // invariant of BlockMask. Rules that name one mask share it.
 Profile load_profile(const std::filesystem::path& path);
 // Throws Error saying what differs unless the run has the profile's model, fingerprint, sizes,
-// grid, number of steps and sigmas (to 1e-6: solvers print them rounded).
+// grid, number of steps and sigmas (to 1e-6: solvers print them rounded). One that was made without
+// the run's LoRA serves too: heads keep their roles, what it loses was measured on the base.
 void check_profile(const Profile& profile, const ProfileTarget& run);
 // Where save_profile puts masks: the same name with extension .safetensors.
 std::filesystem::path profile_masks(const std::filesystem::path& profile);

@@ -58,7 +58,9 @@ ProfileTarget read_target(const JsonObject& top) {
 
 void check_target(const ProfileTarget& made, const ProfileTarget& run, std::string_view what) {
   expect_same(what, "model", made.model, run.model);
-  expect_same(what, "weights", made.fingerprint, run.fingerprint);
+  LACUNA_CHECK(made.fingerprint == run.fingerprint,
+               "{}: made for weights {}, this run has {}; LoRA is part of them", what,
+               made.fingerprint, run.fingerprint);
   expect_same(what, "layers:", made.num_layers, run.num_layers);
   expect_same(what, "heads:", made.num_heads, run.num_heads);
   expect_same(what, "head_dim", made.head_dim, run.head_dim);

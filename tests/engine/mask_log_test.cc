@@ -260,7 +260,7 @@ TEST_F(MaskLogTest, CheckSaysWhatDiffers) {
     return error_of([&] { log.check(run, sites); });
   };
   EXPECT_EQ(error([](auto& t) { t.fingerprint = "xyz"; }),
-            "masks: made for weights abc, this run has xyz");
+            "masks: made for weights abc, this run has xyz; LoRA is part of them");
   EXPECT_THAT(error([](auto& t) { t.grid.width = 9; }), HasSubstr("this run has 2x8x9"));
   EXPECT_THAT(error([](auto& t) { t.sigmas.pop_back(); }), HasSubstr("made for steps: 4"));
   const std::vector<Site> more{site(0), {1, kSteps, 0.5f, 0, 1, Branch::uncond, 0}};

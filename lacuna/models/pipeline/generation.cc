@@ -53,6 +53,14 @@ void check_content(const Request& request) {
                request.policy_content);
 }
 
+void note_profile_without_lora(const Model& model, const Request& request, const NoteHook& note) {
+  if (!note || model.loras().empty() || request.profile.empty()) return;
+  if (load_profile(request.profile).target.fingerprint ==
+      fmt::format("{:016x}", model.fingerprint()))
+    note(fmt::format("note: {} was made without the LoRA; what it loses was measured without, too",
+                     request.profile));
+}
+
 // Gives the engine what it carried when the run stopped; nothing is carried past the last step.
 void restore_attention(Engine& engine, Model& model, const Request& request,
                        const SamplingState& state) {
@@ -212,6 +220,10 @@ ProfileTarget profile_target(Model& model, const Request& request) {
   ProfileTarget target;
   target.model = model.name();
   target.fingerprint = fmt::format("{:016x}", model.fingerprint());
+  if (!model.loras().empty()) {
+    target.base = target.fingerprint;
+    target.fingerprint = fmt::format("{:016x}", fnv1a64(target.base + " " + model.lora_content()));
+  }
   target.num_layers = static_cast<int>(config.num_layers);
   target.num_heads = static_cast<int>(config.num_heads);
   target.head_dim = static_cast<int>(config.head_dim);
@@ -282,16 +294,18 @@ MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tilin
   const DType compute = compute_dtype(request);
   const double stored = static_cast<double>(model.held_transformer_bytes()) /
                         static_cast<double>(config.num_parameters());  // bytes of a parameter
-  const WanPassing passing = passing_weights(config, compute, stored);
+  const WanPassing passing = passing_weights(config, compute, stored, !model.loras().empty());
   MemoryPlan plan;
-  plan.weights = model.held_transformer_bytes();
+  const Model::LoraBytes lora = model.lora_bytes();
+  plan.weights = model.held_transformer_bytes() + lora.held;
   const int64_t tokens = model.grid(latent).tokens();
   plan.activations = activation_bytes(config, tokens, compute) +
-                     text_bytes(config, compute) * (request.guided() ? 2 : 1) + passing.converted;
+                     text_bytes(config, compute) * (request.guided() ? 2 : 1) + passing.converted +
+                     lora.scratch;
   if (moves_tokens) plan.activations += storage_bytes(compute, 4 * tokens * config.dim());
   plan.decoder =
       model.decoder().memory_bytes(latent.frames, latent.height, latent.width, compute, tiling);
-  plan.passing = passing.stored;
+  plan.passing = passing.stored + lora.passing;
   plan.f32 = compute == DType::f32;
   plan.tiled = tiling.mode != TileMode::off;
   return plan;
@@ -371,6 +385,7 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   const int first_step = resume ? resume->next_step : 0;
   set_up(engine, model, request, hooks, first_step);
   check_content(request);
+  note_profile_without_lora(model, request, hooks.note);
   if (max_memory > 0) ctx.backend.limit_memory(max_memory);
   const bool replays = !request.replay_masks.empty();  // of whatever the log holds
   MemoryPlan memory =

@@ -29,22 +29,10 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kSyntheticExperts[] = {"w:", "w2:"};
 
-// Names, shapes and the first bytes of every tensor.
 uint64_t fingerprint_of(WeightSource& source) {
-  std::vector<std::string> names = source.names();
-  std::sort(names.begin(), names.end());
-  std::string text;
-  for (const std::string& name : names) {
-    text += name;
-    const std::vector<int64_t> shape = source.shape(name);
-    for (int64_t d : shape) text += fmt::format(",{}", d);
-    const TensorView view = source.raw(name);
-    constexpr int64_t kSampledBytes = 64;
-    const int64_t bytes = std::min(kSampledBytes, storage_bytes(view.dtype, view.numel()));
-    text.append(static_cast<const char*>(view.data), static_cast<size_t>(bytes));
-    text = fmt::format("{:016x}", fnv1a64(text));
-  }
-  return fnv1a64(text);
+  TensorMap tensors;
+  for (const std::string& name : source.names()) tensors.emplace(name, source.raw(name));
+  return lacuna::fingerprint_of(tensors);
 }
 
 int64_t file_bytes(const std::vector<fs::path>& files) {
@@ -91,6 +79,10 @@ VaeConfig synthetic_vae(const Family& family, const WanConfig& config) {
 }
 
 }  // namespace
+
+std::string lora_word(const LoraUse& use) {
+  return fmt::format("{}:{}", use.file.string(), use.scale);
+}
 
 Model::~Model() = default;
 
@@ -174,6 +166,59 @@ std::string Model::identity() const {
   return fmt::format("{} {:016x}", name_, fingerprint_);
 }
 
+std::vector<fs::path> Model::files() const {
+  std::vector<fs::path> files = checkpoint_files(checkpoint_);
+  for (const LoraUse& use : lora_uses_) files.push_back(use.file);
+  return files;
+}
+
+std::string Model::title() const {
+  std::string title = name_;
+  for (size_t i = 0; i < lora_uses_.size(); ++i)
+    title += fmt::format("{} {}", i == 0 ? " with LoRA" : ",", lora_word(lora_uses_[i]));
+  return title;
+}
+
+void Model::add_lora(const LoraUse& use) {
+  LACUNA_CHECK(std::isfinite(use.scale) && std::abs(use.scale) <= 100.0,
+               "lora: {} {} times, expected a number from -100 to 100", use.file.string(),
+               use.scale);
+  LACUNA_CHECK(use.networks == LoraUse::Networks::all || num_experts_ == 2,
+               "lora: {} for one of two experts, {} has one network", use.file.string(), name_);
+  auto file = std::make_shared<const LoraFile>(use.file);
+  file->check(config_);
+  lora_content_ = fmt::format(
+      "{:016x}", fnv1a64(fmt::format("{} {:016x} {} {}", lora_content_, file->fingerprint(),
+                                     use.scale, static_cast<int>(use.networks))));
+  lora_files_.push_back(std::move(file));
+  lora_uses_.push_back(use);
+}
+
+std::vector<ScaledLora> Model::loras_of(int expert) const {
+  std::vector<ScaledLora> loras;
+  const auto other = expert == 0 ? LoraUse::Networks::low_noise : LoraUse::Networks::high_noise;
+  for (size_t i = 0; i < lora_uses_.size(); ++i)
+    if (lora_uses_[i].networks != other) loras.push_back({lora_files_[i], lora_uses_[i].scale});
+  return loras;
+}
+
+Model::LoraBytes Model::lora_bytes() const {
+  LoraBytes most;
+  for (int expert = 0; expert < num_experts_; ++expert) {
+    LoraBytes bytes;
+    for (const ScaledLora& lora : loras_of(expert)) {
+      const LoraFile::PairBytes largest = lora.file->largest_pair();
+      bytes.held += lora.file->held_bytes();
+      bytes.scratch += largest.scratch;
+      bytes.passing += 2 * largest.pair;
+    }
+    most.held = std::max(most.held, bytes.held);
+    most.scratch = std::max(most.scratch, bytes.scratch);
+    most.passing = std::max(most.passing, bytes.passing);
+  }
+  return most;
+}
+
 int64_t Model::transformer_bytes() const {
   if (is_synthetic()) return storage_bytes(storage_, config_.num_parameters());
   return file_bytes(checkpoint_.transformer.files);
@@ -210,16 +255,17 @@ const WanDit& Model::transformer(int expert) {
   network_.reset();  // before the other one comes: only one is resident
   auto network = std::make_unique<Network>();
   network->expert = expert;
+  std::function<std::string(std::string_view)> rename;
   if (is_synthetic()) {
     network->source = hash_weights(std::string(kSyntheticExperts[expert]), storage_);
-    WeightReader reader(*network->source);
-    network->dit = std::make_unique<WanDit>(config_, reader);
   } else {
     const CheckpointPart& part = expert == 0 ? checkpoint_.transformer : checkpoint_.transformer_2;
     network->source = open_weights(part.files);
-    WeightReader reader(*network->source, wan_rename(detect_wan_names(*network->source)));
-    network->dit = std::make_unique<WanDit>(config_, reader);
+    rename = wan_rename(detect_wan_names(*network->source));
   }
+  network->source = with_loras(std::move(network->source), loras_of(expert), rename);
+  WeightReader reader(*network->source, rename);
+  network->dit = std::make_unique<WanDit>(config_, reader);
   network_ = std::move(network);
   return *network_->dit;
 }

@@ -16,8 +16,20 @@
 #include "lacuna/models/pipeline/request.h"
 #include "lacuna/models/vae/video_decoder.h"
 #include "lacuna/models/wan/dit.h"
+#include "lacuna/models/wan/lora.h"
 
 namespace lacuna {
+
+// A LoRA that is in use.
+struct LoraUse {
+  enum class Networks : uint8_t { all, high_noise, low_noise };
+  std::filesystem::path file;
+  double scale = 1.0;
+  Networks networks = Networks::all;
+};
+
+// FILE:SCALE, as the command line and Request have it.
+std::string lora_word(const LoraUse& use);
 
 class Model {
  public:
@@ -30,13 +42,22 @@ class Model {
   static std::unique_ptr<Model> synthetic(std::string_view preset, DType storage);
   ~Model();
 
+  // Changes the transformers from here on; several add up. Throws Error on a file that LoraFile
+  // refuses or that is of another network, a scale that is not a finite number from -100 to 100,
+  // and one expert of a model that has no two.
+  void add_lora(const LoraUse& use);
+  const std::vector<LoraUse>& loras() const { return lora_uses_; }
+  // Hash of the changes and their scales; empty without.
+  const std::string& lora_content() const { return lora_content_; }
+
   // Every file it is read from, now or later (checkpoint_files); none of a synthetic one.
-  std::vector<std::filesystem::path> files() const { return checkpoint_files(checkpoint_); }
+  std::vector<std::filesystem::path> files() const;
   const std::string& name() const { return name_; }  // "Wan2.1 T2V 1.3B", "synthetic tiny", ...
+  std::string title() const;                         // the name, with the LoRA in use
   // What its files do not say and was assumed, one line for people; mostly empty.
   const std::string& assumption() const { return assumption_; }
   bool is_synthetic() const { return !synthetic_.empty(); }
-  // Of tensor names, shapes and sampled bytes.
+  // Of tensor names, shapes and sampled bytes, without LoRA.
   uint64_t fingerprint() const { return fingerprint_; }
   std::string identity() const;  // name and fingerprint, as Request::model holds them
   const FamilyDefaults& defaults() const { return defaults_; }
@@ -47,6 +68,12 @@ class Model {
   int64_t transformer_bytes() const;  // as stored, one expert
   // The same as held: 8-bit floats with a scale grow when they are loaded.
   int64_t held_transformer_bytes() const { return transformer_bytes() + added_bytes_; }
+  // What LoRA adds to that: held beside it, scratch of a forward, and on the way to an op. The more
+  // of two experts.
+  struct LoraBytes {
+    int64_t held = 0, scratch = 0, passing = 0;
+  };
+  LoraBytes lora_bytes() const;
 
   // Pixels and frames -> latent [channels, frames, height, width] shape. Throws Error naming the
   // nearest sizes that fit.
@@ -69,11 +96,15 @@ class Model {
  private:
   Model() = default;
   void read_pipeline_settings();
+  std::vector<ScaledLora> loras_of(int expert) const;
 
   std::string name_, synthetic_, assumption_;
   DType storage_ = DType::bf16;
   uint64_t fingerprint_ = 0;
   int64_t added_bytes_ = 0;
+  std::vector<LoraUse> lora_uses_;
+  std::vector<std::shared_ptr<const LoraFile>> lora_files_;  // of each use
+  std::string lora_content_;
   Checkpoint checkpoint_;
   FamilyDefaults defaults_{};
   WanConfig config_;

@@ -21,6 +21,10 @@ SigmaConvention parse_convention(const std::string& name) {
 template <typename Visit>
 void visit_fields(Request& r, Visit visit) {
   visit("model", r.model);
+  visit("lora", r.lora);
+  visit("lora_high", r.lora_high);
+  visit("lora_low", r.lora_low);
+  visit("lora_content", r.lora_content);
   visit("prompt", r.prompt);
   visit("negative_prompt", r.negative_prompt);
   visit("width", r.width);
@@ -52,7 +56,8 @@ std::string Request::to_json() const {
   Json json;
   Request copy = *this;
   visit_fields(copy, [&](const char* key, const auto& value) { json[key] = value; });
-  if (policy_content.empty()) json.erase("policy_content");
+  for (const char* key : {"lora", "lora_high", "lora_low", "lora_content", "policy_content"})
+    if (json[key].empty() || json[key] == "") json.erase(key);
   json["sampler"] = sampler_name(sampler.kind);
   json["sigma_convention"] = kConventions[static_cast<int>(sampler.convention)];
   // A prompt is a stranger's bytes; invalid UTF-8 is replaced instead of thrown at.
@@ -67,9 +72,11 @@ Request Request::from_json(const std::string& text, const std::string& who) {
     std::set<std::string> known{"sampler", "sigma_convention"};
     visit_fields(r, [&](const char* key, auto& value) {
       known.insert(key);
-      // Younger than the first latents files; policy_content stands only where there is one.
+      // Younger than the first latents files; LoRA and policy_content stand only where there are.
       const std::string_view name = key;
-      if ((name == "replay_masks" || name == "policy_content") && !json.contains(key)) return;
+      const bool optional =
+          name == "replay_masks" || name == "policy_content" || name.starts_with("lora");
+      if (optional && !json.contains(key)) return;
       json.at(key).get_to(value);
     });
     r.sampler.kind = parse_sampler(json.at("sampler").get<std::string>());

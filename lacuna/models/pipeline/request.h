@@ -13,6 +13,9 @@ namespace lacuna {
 
 struct Request {
   std::string model;  // name and fingerprint of the checkpoint, checked on resume
+  // LoRA as FILE:SCALE, for every network and for one of two experts.
+  std::vector<std::string> lora, lora_high, lora_low;
+  std::string lora_content;  // hash of what they change; empty without
   std::string prompt;
   std::string negative_prompt;
   int width = 832, height = 480;  // pixels

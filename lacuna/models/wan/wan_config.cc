@@ -147,7 +147,7 @@ int64_t text_bytes(const WanConfig& config, DType compute) {
   return storage_bytes(compute, 2 * config.num_layers * config.text_len * config.dim());
 }
 
-WanPassing passing_weights(const WanConfig& config, DType compute, double stored) {
+WanPassing passing_weights(const WanConfig& config, DType compute, double stored, bool lora) {
   const int64_t d = config.dim(), f = config.ffn_dim, modulation = 6 * d * d;
   const int64_t largest = std::max({d * f, modulation, d * config.text_dim});
   const auto compute_bytes = static_cast<double>(storage_bytes(compute, 1));
@@ -155,7 +155,7 @@ WanPassing passing_weights(const WanConfig& config, DType compute, double stored
   passing.stored = static_cast<int64_t>(2.0 * stored * static_cast<double>(largest)) +
                    storage_bytes(DType::f32, modulation);
   // File headers and small f32 tensors make the mean a little more than that of a matrix.
-  if (std::abs(stored - compute_bytes) > 0.1 * compute_bytes)
+  if (lora || std::abs(stored - compute_bytes) > 0.1 * compute_bytes)
     passing.converted = storage_bytes(compute, 2 * d * f + d * std::max(d, config.text_dim));
   return passing;
 }

@@ -88,9 +88,9 @@ int64_t text_bytes(const WanConfig& config, DType compute);
 // Bytes that weights take on the way to an op, `stored` bytes a parameter.
 struct WanPassing {
   int64_t stored = 0;     // two of the largest, as stored, and one that is computed with in f32
-  int64_t converted = 0;  // those kept in another dtype: see activation_bytes
+  int64_t converted = 0;  // those kept in another dtype or changed by LoRA: see activation_bytes
 };
-WanPassing passing_weights(const WanConfig& config, DType compute, double stored);
+WanPassing passing_weights(const WanConfig& config, DType compute, double stored, bool lora);
 
 // Rows in which the feed-forward and the head are processed: at most 2048, evenly cut.
 int64_t wan_chunk_rows(int64_t tokens);

@@ -14,6 +14,8 @@
 #include "lacuna/backend/cuda/emulator/emulated_device.h"
 #include "lacuna/core/error.h"
 #include "lacuna/core/metrics.h"
+#include "lacuna/core/rng.h"
+#include "lacuna/core/safetensors.h"
 #include "tests/support/compare.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/tiny_checkpoint.h"
@@ -84,7 +86,27 @@ struct Gpu {
 };
 
 std::unique_ptr<Model> open(const TinyCheckpoint& checkpoint) {
-  return Model::open(std::array{checkpoint.folder()});
+  auto model = Model::open(std::array{checkpoint.folder()});
+  if (const fs::path lora = checkpoint.folder() / "lora.safetensors"; fs::exists(lora))
+    model->add_lora({lora, 0.7});
+  return model;
+}
+
+// LoRA that open() gives the model.
+void write_lora(const TinyCheckpoint& checkpoint) {
+  std::vector<std::pair<std::string, Tensor>> owned;
+  for (const std::string stem :
+       {"blocks.0.attn1.to_q", "blocks.0.attn2.to_k", "blocks.0.ffn.net.2"}) {
+    const int64_t in = stem.ends_with("net.2") ? 192 : 128;
+    owned.emplace_back(stem + ".lora_A.weight", Tensor(DType::f32, {4, in}));
+    owned.emplace_back(stem + ".lora_B.weight", Tensor(DType::f32, {128, 4}));
+  }
+  std::vector<std::pair<std::string, TensorView>> tensors;
+  for (const auto& [name, tensor] : owned) {
+    fill_hash(name, 0.0, 0.2, {tensor.as<float>(), static_cast<size_t>(tensor.numel())});
+    tensors.emplace_back(name, tensor.view());
+  }
+  write_safetensors(checkpoint.folder() / "lora.safetensors", tensors);
 }
 
 // Distances of pixels in levels of 255: the largest and the mean.
@@ -133,6 +155,14 @@ TEST(CudaGeneration, F32IsThatOfTheCpu) {
 TEST(CudaGeneration, Bf16IsThatOfTheCpu) {
   const TinyCheckpoint checkpoint({.storage = DType::f16, .layers = 1});
   expect_as_on_the_cpu(checkpoint, request("bf16", kHaste), Family::sm80);
+}
+
+// Of weights in f16, which a kernel decodes before the sum.
+TEST(CudaGeneration, WithLoraItIsThatOfTheCpu) {
+  const TinyCheckpoint checkpoint({.storage = DType::f16, .layers = 1});
+  write_lora(checkpoint);
+  for (const char* dtype : {"f32", "bf16"})
+    expect_as_on_the_cpu(checkpoint, request(dtype), Family::sm80);
 }
 
 TEST(CudaGeneration, Ti2vIsThatOfTheCpu) {
@@ -313,8 +343,24 @@ TEST(CudaGeneration, TheExpertThatIsDoneMakesRoom) {
   EXPECT_EQ(both.held[2], both.held[1]);
 }
 
-TEST(CudaGeneration, KeepsToTheMemoryThatMayBeUsed) {
+// The base, and both halves of each pair: each crosses once, sums are made on the device.
+TEST(CudaGeneration, LoraStaysOnTheDevice) {
+  const TinyCheckpoint checkpoint({.layers = 1});
+  write_lora(checkpoint);
+  const Sampled sampled(checkpoint, request("bf16"), std::nullopt);
+  for (const auto& [weight, times] : sampled.weights->crossings(sampled.step(0)))
+    EXPECT_EQ(times, 1);
+  EXPECT_TRUE(sampled.weights->crossings(sampled.step(1)).empty());
+}
+
+class KeepsToTheMemory : public ::testing::TestWithParam<bool> {};
+
+INSTANTIATE_TEST_SUITE_P(CudaGeneration, KeepsToTheMemory, ::testing::Bool(),
+                         [](const auto& info) { return info.param ? "WithLora" : "Plain"; });
+
+TEST_P(KeepsToTheMemory, ThatMayBeUsed) {
   const TinyCheckpoint checkpoint({.layers = 3});
+  if (GetParam()) write_lora(checkpoint);
   const auto model = open(checkpoint);
   Request r = request("bf16");
   r.guidance = r.guidance_low = 1.0;

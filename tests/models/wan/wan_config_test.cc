@@ -74,7 +74,7 @@ TEST(WanConfig, ActivationsFitBesideTheWeights) {
   EXPECT_EQ(wan_chunk_rows(2049), 1025);
   EXPECT_EQ(wan_chunk_rows(7800), 1950);
   // Both matrices of the feed-forward, and the largest of the others: the text embedding's.
-  EXPECT_EQ(passing_weights(wan_preset("wan2.1-1.3b"), DType::f32, 2.0).converted,
+  EXPECT_EQ(passing_weights(wan_preset("wan2.1-1.3b"), DType::f32, 2.0, false).converted,
             4 * (2 * 1536 * 8960 + 1536 * 4096));
 }
 
