@@ -137,7 +137,7 @@ void run_bench(const BenchOptions& given) {
     request_policy(*model, bench_request(o, *model, attention));
   const ScratchFile latents;
   if (!o.json) {
-    say("{} on {}, {}x{}, {} frames, {} steps, guidance {}\n", one_line(model->name()),
+    say("{} on {}, {}x{}, {} frames, {} steps, guidance {}\n", one_line(model->title()),
         backend->description(), *o.width, *o.height, *o.frames, o.steps, o.guidance);
     fmt::print("{:<34} {:>9} {:>11} {:>11} {:>8} {:>8} {:>9} {:>10}\n", "attention", "forward s",
                "attention s", "selection s", "QK dens", "PV dens", "speed-up", "rel L2");

@@ -181,7 +181,7 @@ void run_calibrate(CalibrateOptions o) {
 
   const bool resumed = fs::exists(files.progress());
   if (!o.quiet) {
-    say_note(fmt::format("{} on {}; {}x{}, {} frames, {} steps, {} prompts{}", model->name(),
+    say_note(fmt::format("{} on {}; {}x{}, {} frames, {} steps, {} prompts{}", model->title(),
                          backend->description(), request.width, request.height, request.frames,
                          request.sampler.num_steps, prompts.size(),
                          resumed ? "; going on from " + files.progress().string() : ""));

@@ -166,7 +166,7 @@ void run_compare(const CompareOptions& o) {
   ctx.cancel = &interrupt_flag();
   CompareHooks hooks;
   hooks.note = say_note;
-  hooks.note(fmt::format("{} on {}", model->name(), backend->description()));
+  hooks.note(fmt::format("{} on {}", model->title(), backend->description()));
   if (model->is_synthetic()) hooks.note("made-up weights: the picture means nothing");
   if (!model->assumption().empty()) hooks.note(model->assumption());
   std::optional<ProgressBar> bar;
@@ -178,7 +178,7 @@ void run_compare(const CompareOptions& o) {
   try {
     const Comparison comparison = compare_attention(*model, ctx, task, hooks);
     bar.reset();
-    const Json report = comparison_report(comparison, task, model->name(), machine_info(*backend),
+    const Json report = comparison_report(comparison, task, model->title(), machine_info(*backend),
                                           o.report.empty() ? 0 : kPictureBytes);
     // First what took long: a disk may be full by now.
     if (o.json) {

@@ -231,6 +231,19 @@ void check_resumed(const GenerateOptions& o, const Model& model, const Request& 
           o.resume, key, theirs.at(key).dump(), ours.at(key).dump()));
 }
 
+// Files may have moved; what they change decides.
+void check_same_lora(const GenerateOptions& o, const Model& model, const Request& saved) {
+  if (saved.lora_content == model.lora_content()) return;
+  const auto spelled = [](const Request& request) {
+    const std::string words = lora_options(request);
+    return words.empty() ? std::string(" no --lora") : words;
+  };
+  Request ours;
+  name_lora(model, ours);
+  throw UsageError(fmt::format("--resume: {} was made with{}, this command has{}; say the same",
+                               o.resume, spelled(saved), spelled(ours)));
+}
+
 RecordFilter record_filter(const GenerateOptions& o, const Model& model, const Request& request,
                            const std::optional<SamplingState>& resume) {
   RecordFilter filter = parse_record_sites(o.record_sites);
@@ -270,7 +283,7 @@ void note_start(const GenerateOptions& o, const Model& model, const Backend& bac
                 const Request& request, const fs::path& latents, int left_step, int first_step,
                 const NoteHook& note) {
   const int num_steps = request.sampler.num_steps;
-  note(fmt::format("{} on {}; {}x{}, {} frames, {} steps", model.name(), backend.description(),
+  note(fmt::format("{} on {}; {}x{}, {} frames, {} steps", model.title(), backend.description(),
                    request.width, request.height, request.frames, num_steps));
   if (model.is_synthetic()) note("made-up weights: the picture means nothing");
   if (!model.assumption().empty()) note(model.assumption());
@@ -299,6 +312,7 @@ Request starting_request(const GenerateOptions& o, const Model& model,
   LACUNA_CHECK(loaded.request.model == model.identity(),
                "resume: {} was made with {}, this model is {}", o.resume, loaded.request.model,
                model.identity());
+  check_same_lora(o, model, loaded.request);
   check_resumed(o, model, loaded.request);
   resume = std::move(loaded.state);
   return std::move(loaded.request);

@@ -1,9 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// lacuna info: what a checkpoint is and what it costs, or how a clip was made.
+// lacuna info: what a checkpoint or LoRA is and what it costs, or how a clip was made.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <set>
+#include <string>
+#include <string_view>
 #include <system_error>
 #include <vector>
 
@@ -14,6 +20,7 @@
 #include "cli/say.h"
 #include "lacuna/core/error.h"
 #include "lacuna/core/safetensors.h"
+#include "lacuna/models/wan/lora.h"
 
 namespace lacuna::cli {
 namespace {
@@ -35,7 +42,7 @@ nlohmann::ordered_json describe(Model& model) {
   const WanConfig& c = model.transformer_config();
   const FamilyDefaults& d = model.defaults();
   nlohmann::ordered_json json;
-  json["name"] = model.name();
+  json["name"] = model.title();
   json["fingerprint"] = fmt::format("{:016x}", model.fingerprint());
   json["licence"] = d.license;
   json["parameters"] = c.num_parameters();
@@ -153,9 +160,75 @@ bool is_for_inspect(const std::filesystem::path& path) {
   }
 }
 
+// The released families whose transformer has the shapes that the file changes.
+std::vector<std::string> families_of(const LoraFile& file) {
+  std::vector<std::string> names;
+  for (const std::string_view preset : wan_preset_names()) {
+    if (preset == "tiny") continue;  // a demonstration, no release
+    try {
+      file.check(wan_preset(preset));
+      names.emplace_back(preset);
+    } catch (const Error&) {  // of another size
+    }
+  }
+  return names;
+}
+
+nlohmann::ordered_json describe(const LoraFile& file) {
+  int64_t pairs = 0, diffs = 0, least = INT64_MAX, most = 0;
+  std::set<int64_t> widths;
+  std::set<std::string> layers, modules;
+  for (const auto& [name, change] : file.changes()) {
+    std::string_view module = name;
+    if (module.starts_with("blocks.")) {
+      const size_t dot = module.find('.', 7);
+      layers.emplace(module.substr(7, dot - 7));
+      module.remove_prefix(dot + 1);
+    }
+    modules.emplace(module.ends_with(".weight") ? module.substr(0, module.size() - 7) : module);
+    if (change.diff.data != nullptr) ++diffs;
+    if (change.rank() == 0) continue;
+    ++pairs;
+    least = std::min(least, change.rank());
+    most = std::max(most, change.rank());
+    if (name.find(".attn") != std::string::npos) widths.insert(change.up.shape[0]);
+  }
+  nlohmann::ordered_json json;
+  json["lora"] = file.path().string();
+  json["fingerprint"] = fmt::format("{:016x}", file.fingerprint());
+  json["rank"] = {pairs > 0 ? least : 0, most};
+  json["matrices"] = pairs;
+  json["differences"] = diffs;
+  json["layers"] = layers.size();
+  json["modules"] = modules;
+  json["width"] = nullptr;
+  if (widths.size() == 1) json["width"] = *widths.begin();
+  json["fits"] = families_of(file);
+  return json;
+}
+
+void print_lora(const nlohmann::ordered_json& j) {
+  const auto words = [&](const char* key) {
+    return fmt::format("{}", fmt::join(j[key].get<std::vector<std::string>>(), ", "));
+  };
+  const int64_t least = j["rank"][0], most = j["rank"][1];
+  say("{}\n  LoRA         {} matrices of rank {}, {} differences\n",
+      one_line(j["lora"].get<std::string>()), j["matrices"].get<int64_t>(),
+      least == most ? fmt::format("{}", most) : fmt::format("{} to {}", least, most),
+      j["differences"].get<int64_t>());
+  say("  fingerprint  {}\n", j["fingerprint"].get<std::string>());
+  say("  layers       {} of them: {}\n", j["layers"].get<int64_t>(), words("modules"));
+  if (!j["width"].is_null()) say("  width        {}\n", j["width"].get<int64_t>());
+  say("  fits         {}\n", j["fits"].empty() ? "no released model" : words("fits"));
+}
+
 void run_info(const InfoOptions& o) {
   if (o.model.paths.size() == 1) {
     const std::string& path = o.model.paths.front();
+    if (is_lora_file(path)) {
+      const auto json = describe(LoraFile(path));
+      return o.json ? fmt::print("{}\n", json.dump(1)) : print_lora(json);
+    }
     if (const auto made = made_by(path)) return print(o, *made);
     LACUNA_CHECK(!is_for_inspect(path),
                  "info: {}, expected a checkpoint, a clip or a latents file; traces, mask logs, "
@@ -182,7 +255,7 @@ void add_info(CLI::App& app) {
   options->model.add_to(*command);
   command
       ->add_option("checkpoint", options->model.paths,
-                   "Folder or files, same as --model; or one clip or latents file")
+                   "Folder or files, same as --model; or one LoRA, clip or latents file")
       ->check(names_a_file())
       ->multi_option_policy(CLI::MultiOptionPolicy::Throw);
   command->add_flag("--json", options->json, "As one JSON object");

@@ -99,7 +99,7 @@ LookedModel::LookedModel(const LookOptions& o, Backend& backend,
   request_.dtype = o.model.dtype;
   ctx_.cancel = &interrupt_flag();
   if (!o.quiet) {
-    say_note(fmt::format("{} on {}; {}x{}, {} frames, {} steps, {} prompt{}", model_->name(),
+    say_note(fmt::format("{} on {}; {}x{}, {} frames, {} steps, {} prompt{}", model_->title(),
                          backend.description(), request_.width, request_.height, request_.frames,
                          request_.sampler.num_steps, prompts_.size(),
                          prompts_.size() == 1 ? "" : "s"));
@@ -113,7 +113,7 @@ LookedModel::LookedModel(const LookOptions& o, Backend& backend,
 
 Json LookedModel::settings() const {
   Json settings = {
-      {"model", model_->name()},
+      {"model", model_->title()},
       {"prompt", prompts_.front()},
       {"prompts", prompts_.size()},
       {"size", fmt::format("{}x{}, {} frames", request_.width, request_.height, request_.frames)},

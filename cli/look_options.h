@@ -24,7 +24,7 @@ struct LookOptions {
   std::vector<const CLI::Option*> of_the_request;  // what decides a generation beside its prompt
 
   void add_to(CLI::App& command);
-  bool names_model() const { return !model.is_default(); }
+  bool names_model() const { return !model.is_default() || model.has_lora(); }
   // What was given, else one default. Throws UsageError on an empty prompt.
   std::vector<std::string> all_prompts() const;
   // Throws UsageError on one of those options: recordings were made with what they were made with.

@@ -54,6 +54,17 @@ void ModelOptions::add_to(CLI::App& command) {
       "--synthetic", synthetic,
       "No checkpoint: made-up weights at the size of wan2.1-1.3b, wan2.1-14b, "
       "wan2.2-a14b, wan2.2-ti2v-5b or tiny. Time and memory are real, the picture means nothing");
+  const auto add_lora = [&](const char* name, std::vector<std::string>& words, const char* about) {
+    group->add_option(name, words, about)
+        ->check(names_a_file())
+        ->type_name("FILE[:SCALE]")
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+        ->allow_extra_args(false);
+  };
+  add_lora("--lora", lora,
+           "LoRA (safetensors) for every network of the model, SCALE times (1); several add up");
+  add_lora("--lora-high", lora_high, "LoRA for the high-noise expert only (Wan2.2 A14B)");
+  add_lora("--lora-low", lora_low, "LoRA for the low-noise expert only (Wan2.2 A14B)");
   group->add_option("--dtype", dtype, "Activations: bf16 or f32")
       ->check(CLI::IsMember({"bf16", "f32"}))
       ->capture_default_str();
@@ -64,6 +75,39 @@ bool ModelOptions::is_default() const {
          text_encoder.empty();
 }
 
+bool ModelOptions::has_lora() const {
+  return !(lora.empty() && lora_high.empty() && lora_low.empty());
+}
+
+namespace {
+
+// FILE or FILE:SCALE. What stands behind the last colon and is no number belongs to the name.
+LoraUse parse_lora(const std::string& word, LoraUse::Networks networks) {
+  LoraUse use{word, 1.0, networks};
+  const size_t colon = word.rfind(':');
+  if (colon == std::string::npos || colon == 0) return use;
+  const char *begin = word.data() + colon + 1, *end = word.data() + word.size();
+  const auto parsed = std::from_chars(begin, end, use.scale);
+  if (parsed.ec == std::errc() && parsed.ptr == end)
+    use.file = word.substr(0, colon);
+  else
+    use.scale = 1.0;
+  return use;
+}
+
+}  // namespace
+
+void ModelOptions::add_loras(Model& model) const {
+  using Networks = LoraUse::Networks;
+  if (model.num_experts() != 2 && !(lora_high.empty() && lora_low.empty()))
+    throw UsageError(fmt::format("{}: {} has one network, expected --lora",
+                                 lora_high.empty() ? "--lora-low" : "--lora-high", model.name()));
+  for (const auto& [words, networks] : {std::pair(&lora, Networks::all),
+                                        {&lora_high, Networks::high_noise},
+                                        {&lora_low, Networks::low_noise}})
+    for (const std::string& word : *words) model.add_lora(parse_lora(word, networks));
+}
+
 std::unique_ptr<Model> ModelOptions::open(const std::vector<NamedFile>& outputs) const {
   std::vector<std::filesystem::path> files;
   // The high-noise expert comes first: the order decides when names do not tell.
@@ -72,12 +116,13 @@ std::unique_ptr<Model> ModelOptions::open(const std::vector<NamedFile>& outputs)
   for (const std::string& extra : {vae, text_encoder}) {
     if (!extra.empty()) files.emplace_back(extra);
   }
-  if (!synthetic.empty()) {
-    if (!files.empty()) throw UsageError("--synthetic: takes no checkpoint files beside it");
-    return Model::synthetic(synthetic, dtype == "f32" ? DType::f32 : DType::bf16);
-  }
-  if (files.empty()) files.push_back(default_model());
-  auto model = Model::open(files);
+  if (!synthetic.empty() && !files.empty())
+    throw UsageError("--synthetic: takes no checkpoint files beside it");
+  if (files.empty() && synthetic.empty()) files.push_back(default_model());
+  auto model = synthetic.empty()
+                   ? Model::open(files)
+                   : Model::synthetic(synthetic, dtype == "f32" ? DType::f32 : DType::bf16);
+  add_loras(*model);
   std::vector<NamedFile> inputs;
   for (const auto& read : {files, model->files()})
     for (const std::filesystem::path& file : read) inputs.push_back({"a file of the model", file});

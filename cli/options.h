@@ -33,11 +33,17 @@ struct ModelOptions {
   std::vector<std::string> paths;
   std::string high_noise, vae, text_encoder;  // single files in stable-diffusion.cpp's words
   std::string synthetic;
+  std::vector<std::string> lora, lora_high, lora_low;  // FILE[:SCALE]
   std::string dtype = "bf16";
   void add_to(CLI::App& command);
-  bool is_default() const;  // nothing was named: the small model that ships
-  // Throws UsageError when one of the files that the command will write is the model's.
+  bool is_default() const;  // nothing was named: the small model that ships, perhaps with LoRA
+  bool has_lora() const;
+  // With its LoRA. Throws UsageError when one of the files that the command will write is the
+  // model's, and on LoRA for one expert of a model that has no two.
   std::unique_ptr<Model> open(const std::vector<NamedFile>& outputs = {}) const;
+
+ private:
+  void add_loras(Model& model) const;
 };
 
 // Which policy of attention.

@@ -89,9 +89,18 @@ std::span<const std::pair<const char*, const char*>> options_of_keys() {
   return kOptions;
 }
 
+std::string lora_options(const Request& request) {
+  std::string options;
+  for (const auto& [option, words] : {std::pair("--lora", &request.lora),
+                                      {"--lora-high", &request.lora_high},
+                                      {"--lora-low", &request.lora_low}})
+    for (const std::string& word : *words) options += fmt::format(" {} {}", option, quoted(word));
+  return options;
+}
+
 std::string command_of(const Request& request) {
   const Json json = Json::parse(request.to_json());
-  std::string command = "lacuna generate";
+  std::string command = "lacuna generate" + lora_options(request);
   for (const auto& [key, option] : kOptions) {
     const auto& value = json.at(key);
     const std::string word = value.is_string() ? value.get<std::string>() : value.dump();

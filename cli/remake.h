@@ -29,6 +29,9 @@ std::string comment_of_command(const std::string& command);
 // the list of timesteps.
 std::span<const std::pair<const char*, const char*>> options_of_keys();
 
+// The options that give a request its LoRA, each behind a space, quoted for a shell.
+std::string lora_options(const Request& request);
+
 // The command that makes the same video with the same model, quoted for a shell. Everything that
 // decides it is said, so that other defaults do not matter.
 std::string command_of(const Request& request);

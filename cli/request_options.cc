@@ -103,6 +103,16 @@ std::string check_seed(std::string& text) {
 
 }  // namespace
 
+void name_lora(const Model& model, Request& request) {
+  for (const LoraUse& use : model.loras()) {
+    auto& words = use.networks == LoraUse::Networks::high_noise  ? request.lora_high
+                  : use.networks == LoraUse::Networks::low_noise ? request.lora_low
+                                                                 : request.lora;
+    words.push_back(lora_word(use));
+  }
+  request.lora_content = model.lora_content();
+}
+
 void RequestOptions::add_content_to(CLI::App& group) {
   group.add_option("-n,--negative-prompt", negative_prompt,
                    "What it should not show; default of the model (Wan: its authors' list)");
@@ -176,6 +186,7 @@ Request RequestOptions::make(const Model& model) const {
   const FamilyDefaults& d = model.defaults();
   Request r;
   r.model = model.identity();
+  name_lora(model, r);
   r.negative_prompt = negative_prompt.value_or(d.negative_prompt);
   r.width = width.value_or(d.width);
   r.height = height.value_or(d.height);

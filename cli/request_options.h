@@ -13,6 +13,9 @@
 
 namespace lacuna::cli {
 
+// Says in the request which LoRA the model has.
+void name_lora(const Model& model, Request& request);
+
 struct RequestOptions {
   std::optional<std::string> negative_prompt;
   std::optional<int> width, height, frames, steps, fps;

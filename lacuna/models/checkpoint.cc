@@ -240,6 +240,12 @@ CheckpointPart make_part(const FileGroup& files, bool folder_config) {
   const std::vector<std::string> names = open_weights(files)->names();
   part.tensors = classify_tensors(names);
   if (is_transformer(part.tensors)) refuse_other_networks(names, files.front().string());
+  const bool lora = std::any_of(names.begin(), names.end(), [](const std::string& name) {
+    return name.find(".lora_") != std::string::npos;
+  });
+  LACUNA_CHECK(part.tensors != TensorSet::unknown || !lora,
+               "{}: holds LoRA; give it with --lora, beside the model that it changes",
+               files.front().string());
   if (folder_config) read_config(part, files.front().parent_path() / "config.json");
   return part;
 }

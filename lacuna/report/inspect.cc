@@ -2,6 +2,7 @@
 #include "lacuna/report/inspect.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <map>
@@ -89,6 +90,8 @@ Json settings_of(const RecordedCall& call) {
 void add_request(const Json& request, Json& settings) {
   for (const auto& [key, value] : request.items()) {
     const bool empty = value.is_string() && value.get_ref<const std::string&>().empty();
+    if (key.starts_with("lora") && value.is_array())
+      settings[key] = fmt::format("{}", fmt::join(value.get<std::vector<std::string>>(), ", "));
     if ((value.is_string() || value.is_number()) && !empty && !settings.contains(key))
       settings[key] = key == "seed" ? Json(value.dump()) : value;  // a page rounds large numbers
   }

@@ -444,6 +444,80 @@ class GenerateTest(CliTest):
         sizes = json.loads(lacuna("info", "--synthetic", "wan2.1-1.3b", "--json").stdout)["sizes"]
         self.assertIn(32760, [s["tokens"] for s in sizes])
 
+    def lora(self, name, width=256, rank=4, scale=0.05, extra=()):
+        """LoRA in f32 of the first layer's q of the tiny model."""
+        stem = "diffusion_model.blocks.0.self_attn.q"
+        tensors = {f"{stem}.lora_down.weight": (rank, width), f"{stem}.lora_up.weight": (width, rank), **dict(extra)}
+        header, data = {}, b""
+        for tensor, shape in tensors.items():
+            count = shape[0] * shape[-1] if len(shape) > 1 else shape[0]
+            values = struct.pack(f"<{count}f", *(scale * (i * 7919 % 13 - 6) for i in range(count)))
+            header[tensor] = {"dtype": "F32", "shape": shape, "data_offsets": [len(data), len(data) + len(values)]}
+            data += values
+        text = json.dumps(header).encode()
+        path = self.dir / name
+        path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+        return path
+
+    def test_lora_changes_the_video_and_is_told(self):
+        style = self.lora("it's a style.safetensors")
+        def made(name, *words):
+            result = lacuna("generate", *TINY, *words, "-o", self.dir / name)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            return (self.dir / name).read_bytes(), result
+        plain, _ = made("plain.mp4")
+        once, result = made("once.mp4", "--lora", style)
+        self.assertIn(f"with LoRA {style}:1 on", result.stderr)
+        half, _ = made("half.mp4", "--lora", f"{style}:0.5", "--manifest", self.dir / "half.json", "-t", 1)
+        self.assertEqual(len({plain, once, half}), 3)
+        request = json.loads((self.dir / "half.json").read_text())["request"]
+        self.assertEqual(request["lora"], [f"{style}:0.5"])
+        told = json.loads(lacuna("info", self.dir / "half.mp4", "--json").stdout)
+        self.assertEqual(told["request"], request)
+        again = [*shlex.split(told["command"])[1:], "--synthetic", "tiny", "-o", self.dir / "again.mp4"]
+        self.assertEqual(lacuna(*again).returncode, 0)
+        self.assertEqual((self.dir / "again.mp4").read_bytes(), half)
+        self.assertNotIn("lora", json.loads(lacuna("info", self.dir / "plain.mp4", "--json").stdout)["request"])
+
+    def test_resume_takes_the_same_lora(self):
+        style, other = self.lora("s.safetensors"), self.lora("o.safetensors", scale=0.1)
+        latents, left = self.dir / "l.st", ["l.st", "o.safetensors", "s.safetensors"]
+        made = lacuna("generate", *TINY, "--lora", style, "--no-decode", "--latents", latents)
+        self.assertEqual(made.returncode, 0, made.stderr)
+        resume = ["generate", "--synthetic", "tiny", "--resume", latents, "-o", self.dir / "b.y4m"]
+        for words, has in (([], "no --lora"), (["--lora", other], f"--lora {other}:1"), (["--lora", f"{style}:0.5"], f"--lora {style}:0.5")):
+            self.fails(2, *resume, *words, says=rf"was made with --lora {style}:1, this command has {has}; say the same", leaves=left)
+        made = lacuna(*resume, "--lora", style)
+        self.assertEqual(made.returncode, 0, made.stderr)
+        made = lacuna("decode", latents, "--synthetic", "tiny", "-o", self.dir / "c.y4m")  # needs none
+        self.assertEqual((made.returncode, "made with" in made.stderr), (0, False), made.stderr)
+
+    def test_lora_that_does_not_fit_is_refused(self):
+        style = self.lora("s.safetensors")
+        wide, image = self.lora("w.safetensors", width=512), self.lora("i.safetensors", extra={"diffusion_model.img_emb.proj.1.diff_b": (4,)})
+        left = ["i.safetensors", "s.safetensors", "w.safetensors"]
+        def refused(status, says, *words):
+            self.fails(status, "generate", *TINY, "--dry-run", "-o", self.dir / "a.y4m", *words, says=says, leaves=left)
+        refused(1, r"q\.lora_up\.weight changes a \[512, 512\], expected the network's \[256, 256\]", "--lora", wide)
+        refused(1, r"holds diffusion_model\.img_emb\.proj\.1\.diff_b, which is image conditioning", "--lora", image)
+        refused(1, "missing", "--lora", self.dir / "missing")
+        refused(1, "1000000000 times, expected a number from -100 to 100", "--lora", f"{style}:1e9")
+        refused(2, "--lora-low: synthetic tiny has one network, expected --lora", "--lora-low", style)
+        refused(2, "--lora", "--lora", "")
+        refused(2, "--latents and a file of the model: both are", "--lora", style, "--latents", style)
+        self.fails(1, "generate", "--model", style, "-p", "x", "-o", self.dir / "a.y4m", leaves=left, says="holds LoRA; give it with --lora")
+
+    def test_info_of_lora(self):
+        told = lacuna("info", self.lora("s.safetensors", width=1536))
+        self.assertRegex(told.stdout, r"(?s)s\.safetensors\n  LoRA +1 matrices of rank 4, 0 differences\n.*  layers +1 of them: attn1.to_q\n"
+                         r"  width +1536\n  fits +wan2\.1-1\.3b\n")
+        json_of = lambda *words: json.loads(lacuna("info", *words, "--json").stdout)
+        told = json_of(self.lora("t.safetensors", extra={"diffusion_model.blocks.3.norm3.diff": (256,)}))
+        self.assertEqual((told["rank"], told["matrices"], told["differences"], told["layers"], told["width"], told["fits"]),
+                         ([4, 4], 1, 1, 2, 256, []))
+        name = json_of("--synthetic", "wan2.1-1.3b", "--lora", f"{self.dir / 's.safetensors'}:2")["name"]
+        self.assertEqual(name, f"synthetic wan2.1-1.3b with LoRA {self.dir / 's.safetensors'}:2")
+
     def test_info_points_to_inspect(self):
         names = ["l.st", "m.st", "q.st", "t.json"]
         latents, masks, recording, trace = (self.dir / name for name in names)
