@@ -5,7 +5,10 @@ Builds tiny random checkpoints in the real folder layout (Wan2.1, Wan2.2 A14B wi
 Wan2.2 TI2V-5B), runs diffusers, runs lacuna with the same prompt and seed, and compares latents
 (relative L2 <= 1e-4) and frames (within one grey level).
 
-Needs Python packages that the build never does: torch, diffusers, transformers, sentencepiece,
+Then the same with LoRA files in the names of diffusers, of the original code and of trainers that
+flatten them, one for every network and one for each of two experts.
+
+Needs Python packages that the build never does: torch, diffusers, transformers, peft, sentencepiece,
 protobuf, ftfy. Usage: pipelines.py [--lacuna build/release/lacuna] [--work out/parity] [CASE ...]
 """
 import argparse
@@ -19,6 +22,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from safetensors.numpy import load_file
+from safetensors.torch import save_file as save_torch
 from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
 PROMPT = "A small red ball rolls over  wet grass &amp; stops\u3000near a caf\u00e9"
@@ -103,14 +107,60 @@ def build(name, tokenizer):
     return WanPipeline(tokenizer, text, vae("2.2", 2), scheduler, transformer(6, 3), expand_timesteps=True)
 
 
-def compare(name, pipeline, folder, lacuna, height=64, width=96, num_frames=9, steps=STEPS, decode=True):
-    """Relative error of the latents, and of the frames in grey levels unless decode is False."""
-    model = folder / name
-    pipeline.save_pretrained(model, safe_serialization=True)
+MODULES = {"attn1.to_q": "self_attn.q", "attn1.to_v": "self_attn.v", "attn1.to_out.0": "self_attn.o",
+           "attn2.to_k": "cross_attn.k", "attn2.to_q": "cross_attn.q", "ffn.net.0.proj": "ffn.0",
+           "ffn.net.2": "ffn.2"}
+OTHERS = {"attn1.to_k": "self_attn.k", "attn2.to_v": "cross_attn.v", "attn2.to_out.0": "cross_attn.o"}
+
+
+def lora_tensors(model, naming, seed):
+    """Pairs of rank 3, large enough to matter, with an alpha of 2 where the naming has one."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = model.state_dict()
+    tensors = {}
+    # What a file leaves out must stay as it is, but of flat names diffusers wants all.
+    modules = MODULES | OTHERS if naming == "flat" else MODULES
+    for block in range(len(model.blocks)):
+        for module, original in modules.items():
+            out, inner = weights[f"blocks.{block}.{module}.weight"].shape
+            stem, down, up = {
+                "diffusers": (f"transformer.blocks.{block}.{module}", "lora_A", "lora_B"),
+                "original": (f"diffusion_model.blocks.{block}.{original}", "lora_down", "lora_up"),
+                "flat": (f"lora_unet_blocks_{block}_{original.replace('.', '_')}", "lora_down", "lora_up"),
+            }[naming]
+            tensors[f"{stem}.{down}.weight"] = torch.randn(3, inner, generator=generator) / inner ** 0.5
+            tensors[f"{stem}.{up}.weight"] = torch.randn(out, 3, generator=generator) / 3 ** 0.5
+            if naming != "diffusers":
+                tensors[f"{stem}.alpha"] = torch.tensor(2.0)
+            if naming == "original":
+                tensors[f"{stem}.diff_b"] = 0.1 * torch.randn(out, generator=generator)
+    return tensors
+
+
+def loras_of(name, pipeline, folder):
+    """What to try: a label, files for diffusers as (file, scale, of transformer_2), options of lacuna."""
+    files = {}
+    for seed, naming in enumerate(("diffusers", "original", "flat")):
+        files[naming] = folder / f"{name}-{naming}.lora.safetensors"
+        save_torch(lora_tensors(pipeline.transformer, naming, seed), files[naming])
+    if name == "wan2.2-a14b":
+        high, low = files["original"], files["diffusers"]
+        return [("lora-high-low", [(high, 1.0, False), (low, 0.5, True)],
+                 ["--lora-high", high, "--lora-low", f"{low}:0.5"]),
+                ("lora-both", [(low, 1.0, False), (low, 1.0, True)], ["--lora", low])]
+    return [(f"lora-{naming}", [(file, 0.7, False)], ["--lora", f"{file}:0.7"]) for naming, file in files.items()]
+
+
+def compare(label, pipeline, model, lacuna, height=64, width=96, num_frames=9, steps=STEPS, decode=True,
+            loras=(), options=()):
+    """Whether latents agree, and frames unless decode is False; and diffusers' latents. `model` is the saved pipeline."""
     kwargs = dict(prompt=PROMPT, negative_prompt=NEGATIVE, height=height, width=width, num_frames=num_frames,
                   num_inference_steps=steps, guidance_scale=GUIDANCE)
-    if name == "wan2.2-a14b":
+    if pipeline.transformer_2 is not None:
         kwargs["guidance_scale_2"] = 3.0
+    for i, (file, scale, second) in enumerate(loras):
+        pipeline.load_lora_weights(str(file), adapter_name=f"a{i}", load_into_transformer_2=second)
+        (pipeline.transformer_2 if second else pipeline.transformer).set_adapters([f"a{i}"], [scale])
 
     def run(output_type):
         with torch.no_grad():
@@ -118,14 +168,15 @@ def compare(name, pipeline, folder, lacuna, height=64, width=96, num_frames=9, s
 
     begin = time.perf_counter()
     latents = run("latent").float().numpy()
-    result = {"model": name, "tokens": latents[0, 0].size // 4, "diffusers_s": round(time.perf_counter() - begin, 1)}
-    out = folder / f"{name}-%04d.png"
-    latents_file = folder / f"{name}.latents.safetensors"
+    result = {"model": label, "tokens": latents[0, 0].size // 4, "diffusers_s": round(time.perf_counter() - begin, 1)}
+    out = model.with_name(f"{label}-%04d.png")
+    latents_file = model.with_name(f"{label}.latents.safetensors")
     command = [lacuna, "generate", "--model", model, "--prompt", PROMPT, "--negative-prompt", NEGATIVE,
                "--height", height, "--width", width, "--frames", num_frames, "--steps", steps, "--guidance", GUIDANCE,
-               "--shift", SHIFT, "--seed", SEED, "--dtype", "f32", "--no-prompt-cache", "--latents", latents_file]
+               "--shift", SHIFT, "--seed", SEED, "--dtype", "f32", "--no-prompt-cache", "--latents", latents_file,
+               *options]
     command += ["-o", out] if decode else ["--no-decode"]
-    if name == "wan2.2-a14b":
+    if pipeline.transformer_2 is not None:
         command += ["--guidance-low", 3.0]
     begin = time.perf_counter()
     subprocess.run([str(c) for c in command], check=True)
@@ -139,12 +190,26 @@ def compare(name, pipeline, folder, lacuna, height=64, width=96, num_frames=9, s
             float(np.abs(np.asarray(Image.open(str(out) % (i + 1)), dtype=np.float32) - np.floor(frame * 255)).max())
             for i, frame in enumerate(run("np")[0]))
         result["ok"] = result["ok"] and result["frames_max_levels"] <= 1
+    if loras:
+        pipeline.unload_lora_weights()
     print(json.dumps(result), flush=True)
-    return result["ok"]
+    return result["ok"], latents
+
+
+def compare_all(name, pipeline, folder, lacuna, with_loras=False, **sizes):
+    """The model without LoRA, then with each, which must change what is made."""
+    model = folder / name
+    pipeline.save_pretrained(model, safe_serialization=True)
+    ok, plain = compare(name, pipeline, model, lacuna, **sizes)
+    results = [ok]
+    for label, loras, options in loras_of(name, pipeline, folder) if with_loras else ():
+        ok, latents = compare(f"{name}-{label}", pipeline, model, lacuna, loras=loras, options=options, **sizes)
+        results.append(ok and np.linalg.norm(latents - plain) > 0.01 * np.linalg.norm(plain))
+    return results
 
 
 def main(doc, cases):
-    """cases: {name: a function from the tokenizer to the arguments of compare() beside the name}"""
+    """cases: {name: a function from the tokenizer to the arguments of compare_all() beside the name}"""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lacuna", default="build/release/lacuna")
     parser.add_argument("--work", default="out/parity", type=pathlib.Path)
@@ -158,11 +223,11 @@ def main(doc, cases):
     tokenizer = train_tokenizer(args.work)
     results = []
     for name in args.cases or cases:
-        results.append(compare(name, folder=args.work, lacuna=args.lacuna, **cases[name](tokenizer)))
+        results += compare_all(name, folder=args.work, lacuna=args.lacuna, **cases[name](tokenizer))
     print(f"parity: {sum(results)} passed, {len(results) - sum(results)} failed")
     return 0 if all(results) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(__doc__, {name: lambda tokenizer, name=name: {"pipeline": build(name, tokenizer)}
+    sys.exit(main(__doc__, {name: lambda tokenizer, name=name: {"pipeline": build(name, tokenizer), "with_loras": True}
                             for name in ("wan2.1", "wan2.2-a14b", "wan2.2-ti2v-5b")}))
