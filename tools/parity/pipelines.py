@@ -10,8 +10,12 @@ flatten them, one for every network and one for each of two experts.
 
 Needs Python packages that the build never does: torch, diffusers, transformers, peft, sentencepiece,
 protobuf, ftfy. Usage: pipelines.py [--lacuna build/release/lacuna] [--work out/parity] [CASE ...]
+
+With --attention METHOD both sides are sparse, the pipeline through lacuna.diffusers (docs/python.md), and must run the
+same method at the same density in every call.
 """
 import argparse
+import contextlib
 import json
 import pathlib
 import subprocess
@@ -151,8 +155,20 @@ def loras_of(name, pipeline, folder):
     return [(f"lora-{naming}", [(file, 0.7, False)], ["--lora", f"{file}:0.7"]) for naming, file in files.items()]
 
 
+def sparse(pipeline, attention):
+    """The pipeline's runs inside use `attention`; without one they are stock."""
+    if attention is None:
+        return contextlib.nullcontext()
+    import lacuna.diffusers
+    return lacuna.diffusers.enable(pipeline, attention)
+
+
+def calls_of(trace):
+    return sorted((c["step"], c["layer"], c["branch"], c["expert"], c["method"], round(c["qk_density"], 9)) for c in trace)
+
+
 def compare(label, pipeline, model, lacuna, height=64, width=96, num_frames=9, steps=STEPS, decode=True,
-            loras=(), options=()):
+            loras=(), options=(), attention=None):
     """Whether latents agree, and frames unless decode is False; and diffusers' latents. `model` is the saved pipeline."""
     kwargs = dict(prompt=PROMPT, negative_prompt=NEGATIVE, height=height, width=width, num_frames=num_frames,
                   num_inference_steps=steps, guidance_scale=GUIDANCE)
@@ -167,7 +183,8 @@ def compare(label, pipeline, model, lacuna, height=64, width=96, num_frames=9, s
             return pipeline(output_type=output_type, generator=torch.Generator().manual_seed(SEED), **kwargs).frames
 
     begin = time.perf_counter()
-    latents = run("latent").float().numpy()
+    with sparse(pipeline, attention) as patch:
+        latents = run("latent").float().numpy()
     result = {"model": label, "tokens": latents[0, 0].size // 4, "diffusers_s": round(time.perf_counter() - begin, 1)}
     out = model.with_name(f"{label}-%04d.png")
     latents_file = model.with_name(f"{label}.latents.safetensors")
@@ -178,17 +195,26 @@ def compare(label, pipeline, model, lacuna, height=64, width=96, num_frames=9, s
     command += ["-o", out] if decode else ["--no-decode"]
     if pipeline.transformer_2 is not None:
         command += ["--guidance-low", 3.0]
+    trace = model.with_name(f"{label}.trace.json")
+    if attention is not None:
+        command += ["--attention", attention, "--trace", trace]
     begin = time.perf_counter()
     subprocess.run([str(c) for c in command], check=True)
     result["lacuna_s"] = round(time.perf_counter() - begin, 1)
     ours = load_file(latents_file)["latents"].reshape(latents.shape)
     result["latents_rel_l2"] = float(np.linalg.norm(ours - latents) / np.linalg.norm(latents))
     result["ok"] = result["latents_rel_l2"] <= 1e-4
+    if attention is not None:
+        calls = calls_of(patch.session.trace)
+        result |= {"calls": len(calls), "density": float(np.mean([c[-1] for c in calls]))}
+        result["ok"] = result["ok"] and calls == calls_of(json.loads(trace.read_text())["calls"])
     if decode:
         from PIL import Image
+        with sparse(pipeline, attention):
+            frames = run("np")[0]
         result["frames_max_levels"] = max(
             float(np.abs(np.asarray(Image.open(str(out) % (i + 1)), dtype=np.float32) - np.floor(frame * 255)).max())
-            for i, frame in enumerate(run("np")[0]))
+            for i, frame in enumerate(frames))
         result["ok"] = result["ok"] and result["frames_max_levels"] <= 1
     if loras:
         pipeline.unload_lora_weights()
@@ -196,13 +222,13 @@ def compare(label, pipeline, model, lacuna, height=64, width=96, num_frames=9, s
     return result["ok"], latents
 
 
-def compare_all(name, pipeline, folder, lacuna, with_loras=False, **sizes):
-    """The model without LoRA, then with each, which must change what is made."""
+def compare_all(name, pipeline, folder, lacuna, attention, with_loras=False, **sizes):
+    """The model without LoRA, then, if dense, with each, which must change what is made."""
     model = folder / name
     pipeline.save_pretrained(model, safe_serialization=True)
-    ok, plain = compare(name, pipeline, model, lacuna, **sizes)
+    ok, plain = compare(name, pipeline, model, lacuna, attention=attention, **sizes)
     results = [ok]
-    for label, loras, options in loras_of(name, pipeline, folder) if with_loras else ():
+    for label, loras, options in loras_of(name, pipeline, folder) if with_loras and attention is None else ():
         ok, latents = compare(f"{name}-{label}", pipeline, model, lacuna, loras=loras, options=options, **sizes)
         results.append(ok and np.linalg.norm(latents - plain) > 0.01 * np.linalg.norm(plain))
     return results
@@ -213,6 +239,7 @@ def main(doc, cases):
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lacuna", default="build/release/lacuna")
     parser.add_argument("--work", default="out/parity", type=pathlib.Path)
+    parser.add_argument("--attention", help="compare sparse runs, e.g. haste:block=16,stride=8,top_p=0.6")
     parser.add_argument("cases", nargs="*", metavar="CASE", help="one of: " + ", ".join(cases) + " (default: all)")
     args = parser.parse_args()
     unknown = [name for name in args.cases if name not in cases]
@@ -223,7 +250,7 @@ def main(doc, cases):
     tokenizer = train_tokenizer(args.work)
     results = []
     for name in args.cases or cases:
-        results += compare_all(name, folder=args.work, lacuna=args.lacuna, **cases[name](tokenizer))
+        results += compare_all(name, folder=args.work, lacuna=args.lacuna, attention=args.attention, **cases[name](tokenizer))
     print(f"parity: {sum(results)} passed, {len(results) - sum(results)} failed")
     return 0 if all(results) else 1
 
