@@ -66,6 +66,14 @@ std::pair<intptr_t, intptr_t> extent(const TensorView& view) {
           base + (high + 1) * storage_bytes(view.dtype, 1)};
 }
 
+void check_apart(const Batch& out, std::string_view other, const Batch& in) {
+  if (out.all.numel() == 0 || in.all.numel() == 0) return;
+  const auto [a, a_end] = extent(out.all);
+  const auto [b, b_end] = extent(in.all);
+  LACUNA_CHECK(a_end <= b || b_end <= a, "out: memory overlaps that of {}, expected memory apart",
+               other);
+}
+
 }  // namespace
 
 TensorView Batch::at(int64_t b) const {
@@ -88,12 +96,17 @@ Batch batch_of(std::string_view name, const OutArray& array, std::string_view la
   return make_batch(name, array, layout);
 }
 
-void check_apart(std::string_view name, const Batch& out, std::string_view other, const Batch& in) {
-  if (out.all.numel() == 0 || in.all.numel() == 0) return;
-  const auto [a, a_end] = extent(out.all);
-  const auto [b, b_end] = extent(in.all);
-  LACUNA_CHECK(a_end <= b || b_end <= a, "{}: memory overlaps that of {}, expected memory apart",
-               name, other);
+void check_batches(const Batch& q, const Batch& k, const Batch& v, const Batch& out) {
+  const auto dimensions = [](const Batch& x) { return x.batched ? 4 : 3; };
+  LACUNA_CHECK(k.batched == q.batched && v.batched == q.batched && out.batched == q.batched,
+               "attention: q, k, v, out of {}, {}, {} and {} dimensions, expected as many of all",
+               dimensions(q), dimensions(k), dimensions(v), dimensions(out));
+  LACUNA_CHECK(k.size() == q.size() && v.size() == q.size() && out.size() == q.size(),
+               "attention: q, k, v, out of batches of {}, {}, {} and {}, expected one size",
+               q.size(), k.size(), v.size(), out.size());
+  check_apart(out, "q", q);
+  check_apart(out, "k", k);
+  check_apart(out, "v", v);
 }
 
 Backend& backend() {

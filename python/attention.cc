@@ -21,6 +21,7 @@
 #include "lacuna/engine/kernel_call.h"
 #include "lacuna/methods/selection.h"
 #include "python/arrays.h"
+#include "python/bindings.h"
 #include "python/mask.h"
 
 namespace lacuna::python {
@@ -28,21 +29,6 @@ namespace lacuna::python {
 namespace {
 
 using Lse = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
-
-void check_sizes(const Batch& q, const Batch& k, const Batch& v, const Batch& out) {
-  LACUNA_CHECK(q.batched == k.batched && q.size() == k.size() && q.batched == v.batched &&
-                   q.size() == v.size() && q.batched == out.batched && q.size() == out.size(),
-               "attention: q, k, v, out of batches of {}, {}, {} and {}, expected one size",
-               q.size(), k.size(), v.size(), out.size());
-  LACUNA_CHECK(
-      k.all.shape[1] == q.all.shape[1],
-      "attention: {} heads of q and {} of k, expected as many: grouped heads are not taken, "
-      "repeat those of k and v",
-      q.all.shape[1], k.all.shape[1]);
-  check_apart("out", out, "q", q);
-  check_apart("out", out, "k", k);
-  check_apart("out", out, "v", v);
-}
 
 void check_mask(const Mask& mask, const Batch& q, const Batch& k) {
   const int64_t heads = mask.selection.mask.num_heads();
@@ -58,7 +44,12 @@ void attend(const InArray& q_array, const InArray& k_array, const InArray& v_arr
             std::optional<double> scale, std::string_view skip, const std::optional<Lse>& lse) {
   const Batch q = batch_of("q", q_array, layout), k = batch_of("k", k_array, layout),
               v = batch_of("v", v_array, layout), out = batch_of("out", out_array, layout);
-  check_sizes(q, k, v, out);
+  check_batches(q, k, v, out);
+  LACUNA_CHECK(
+      k.all.shape[1] == q.all.shape[1],
+      "attention: {} heads of q and {} of k, expected as many: grouped heads are not taken, "
+      "repeat those of k and v",
+      q.all.shape[1], k.all.shape[1]);
   if (mask != nullptr) check_mask(*mask, q, k);
   const SkipRule rule = parse_skip(skip);
   if (q.all.numel() == 0) return;

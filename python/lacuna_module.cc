@@ -7,7 +7,7 @@
 #include "lacuna/core/error.h"
 #include "lacuna/engine/tables.h"
 #include "python/arrays.h"
-#include "python/mask.h"
+#include "python/bindings.h"
 
 NB_MODULE(_lacuna, m) {
   namespace py = lacuna::python;

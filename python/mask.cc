@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "lacuna/core/error.h"
+#include "python/bindings.h"
 
 namespace lacuna::python {
 

@@ -2,8 +2,6 @@
 // lacuna.Mask: which blocks of attention are computed, for all heads.
 #pragma once
 
-#include <nanobind/nanobind.h>
-
 #include "lacuna/methods/method.h"
 
 namespace lacuna::python {
@@ -18,9 +16,5 @@ struct Mask {
            !selection.row_source.empty();
   }
 };
-
-void bind_mask(nanobind::module_& m);
-void bind_attention(nanobind::module_& m);  // attention and selection
-void bind_session(nanobind::module_& m);
 
 }  // namespace lacuna::python

@@ -20,7 +20,7 @@
 #include "lacuna/engine/presets.h"
 #include "lacuna/engine/profile.h"
 #include "python/arrays.h"
-#include "python/mask.h"
+#include "python/bindings.h"
 
 namespace lacuna::python {
 
@@ -80,12 +80,7 @@ class Session {
               const std::string& layout) {
     const Batch q = batch_of("q", q_array, layout), k = batch_of("k", k_array, layout),
                 v = batch_of("v", v_array, layout), out = batch_of("out", out_array, layout);
-    LACUNA_CHECK(k.size() == q.size() && v.size() == q.size() && out.size() == q.size(),
-                 "session: q, k, v, out of batches of {}, {}, {} and {}, expected one size",
-                 q.size(), k.size(), v.size(), out.size());
-    check_apart("out", out, "q", q);
-    check_apart("out", out, "k", k);
-    check_apart("out", out, "v", v);
+    check_batches(q, k, v, out);
     const Site site = site_of(step, layer, branch, expert);
     const Computing computing;
     const std::lock_guard lock(mutex_);  // after the GIL is gone, which the holder may need

@@ -146,6 +146,7 @@ def test_what_is_refused_says_what_was_given_and_expected(qkv):
         "q: 2 dimensions, expected 3 or 4": lambda: lacuna.attention(q[0, 0], k, v),
         "q: channels 2 elements apart, expected them side by side": lambda: lacuna.attention(q[..., ::2], k, v),
         "3 heads of q and 1 of k": lambda: lacuna.attention(q, k[:, :1], v[:, :1]),
+        "q, k, v, out of 4, 3, 4 and 4 dimensions": lambda: lacuna.attention(q, k[0], v),
         "batches of 2, 1, 1 and 2": lambda: lacuna.attention(q, k[:1], v[:1]),
         "v [3, 5, 64] f32, expected the shape and dtype of k": lambda: lacuna.attention(q, k, v[:, :, :5]),
         "expected the heads, channels and dtype of q": lambda: lacuna.attention(q, k[..., :8], v[..., :8]),
