@@ -2,6 +2,7 @@
 #include "python/arrays.h"
 
 #include <fmt/format.h>
+#include <omp.h>
 
 #include <atomic>
 #include <memory>
@@ -125,12 +126,13 @@ int compute_threads() {
   return chosen > 0 ? chosen : num_threads();
 }
 
+// OpenMP's own call: set_num_threads() has limits, which a number that is there already may exceed.
 Computing::Computing() : before_(num_threads()) {
-  set_num_threads(compute_threads());
+  omp_set_num_threads(compute_threads());
 }
 
 Computing::~Computing() {
-  set_num_threads(before_);
+  omp_set_num_threads(before_);
 }
 
 }  // namespace lacuna::python

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """lacuna.attention on numpy arrays, against plain attention in float64."""
+import os
 import subprocess
 import sys
 import threading
@@ -202,6 +203,12 @@ def test_threads_are_set_for_every_python_thread_and_change_no_byte(qkv):
         lacuna.set_threads(0)
     with pytest.raises(lacuna.Error, match="threads: -1, expected 1 to 1024"):
         lacuna.set_threads(-1)
+
+
+def test_more_threads_than_we_would_set_are_left_alone():
+    code = ("import numpy, lacuna; x = numpy.ones((1, 4, 8), numpy.float32); lacuna.attention(x, x, x); "
+            "assert lacuna.describe()['threads'] == 1500")
+    assert subprocess.run([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1500"}).returncode == 0
 
 
 def test_torch_is_not_imported():
