@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// Still pictures of strangers, and their way to the size of a video.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace lacuna {
+
+struct Picture {
+  int width = 0, height = 0;  // pixels
+  std::vector<uint8_t> rgb;   // [height, width, 3]
+};
+
+// A PNG, JPEG, WebP, BMP, TIFF, GIF or PNM file, known by its bytes and not by its name, upright
+// as its EXIF data say; of an animation the first frame. Grey becomes RGB, 16 bits become 8, alpha
+// is left out, as upstream's loaders do. Throws Error when it is none of these, damaged, or more
+// than 16384 pixels a side, 2^26 pixels or 1 GiB.
+Picture read_picture(const std::filesystem::path& path);
+
+// FNV-1a 64 of the file's bytes, 16 hex digits; empty where there is no such file: whoever reads
+// it says so.
+std::string picture_content(const std::filesystem::path& path);
+
+// Scaled to cover width x height, the proportions kept, and cut to that around its middle, as
+// Wan's own scripts do. Lanczos of three lobes, widened where it shrinks, columns before rows with
+// 8 bits between: the arithmetic of Pillow, within one level. A picture of that size stays as it
+// is. Needs a picture and a size of at least one pixel.
+Picture cover(const Picture& picture, int width, int height);
+
+}  // namespace lacuna
