@@ -37,6 +37,7 @@ class GuardedBackend final : public Backend {
   size_t allocations() const { return blocks_.size(); }
   size_t promises() const { return constants_.size(); }
   int64_t downloaded_bytes = 0;  // copied from backend memory to the host
+  size_t most_allocated = 0;     // bytes held at once, in whole pages
 
   // --- memory
   lacuna::Device device() const override { return Device::cuda; }
@@ -51,14 +52,18 @@ class GuardedBackend final : public Backend {
     at += page;
     LACUNA_CHECK(at + size < kArena, "guarded: out of memory");
     blocks_[at] = size;
+    allocated_ += size;
+    most_allocated = std::max(most_allocated, allocated_);
     used_ = std::max(used_, at + size);
     const Open open(*this);
     std::memset(arena_ + at, 0xff, size);  // NaN to whoever reads before writing
     return arena_ + at;
   }
   void release(void* memory) override {
-    LACUNA_CHECK(blocks_.erase(static_cast<size_t>(static_cast<char*>(memory) - arena_)) == 1,
-                 "guarded: releases what it did not allocate");
+    const auto found = blocks_.find(static_cast<size_t>(static_cast<char*>(memory) - arena_));
+    LACUNA_CHECK(found != blocks_.end(), "guarded: releases what it did not allocate");
+    allocated_ -= found->second;
+    blocks_.erase(found);
   }
   void copy(const TensorView& from, const TensorView& to) override {
     if (from.device == Device::cuda && to.device == Device::cpu)
@@ -217,6 +222,7 @@ class GuardedBackend final : public Backend {
   std::unique_ptr<Backend> inner_;
   char* arena_ = nullptr;
   std::map<size_t, size_t> blocks_;  // offset -> bytes
+  size_t allocated_ = 0;
   size_t used_ = 0;
   std::map<const void*, std::pair<size_t, uint64_t>> constants_;
 };

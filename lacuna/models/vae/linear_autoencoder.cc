@@ -141,6 +141,11 @@ int64_t LinearVideoAutoencoder::memory_bytes(int64_t, int64_t latent_height, int
   return latent_height * latent_width * (config_.latent_channels + 2 * values) * 4;
 }
 
+int64_t LinearVideoAutoencoder::frame_bytes(int64_t height, int64_t width, DType) const {
+  const int64_t p = config_.patch_size;
+  return height / p * (width / p) * (config_.latent_channels + 3 * p * p) * 4;
+}
+
 Tensor LinearVideoAutoencoder::encode(Context& ctx, const TensorView& video, bool) const {
   const int64_t components = config_.latent_channels, p = config_.patch_size, values = 3 * p * p;
   LACUNA_CHECK(

@@ -41,6 +41,7 @@ class LinearVideoAutoencoder : public VideoDecoder, public VideoEncoder {
   int64_t memory_bytes(int64_t latent_frames, int64_t latent_height, int64_t latent_width,
                        DType compute, const Tiling& tiling) const override;
   Tensor encode(Context& ctx, const TensorView& video, bool normalize = true) const override;
+  int64_t frame_bytes(int64_t height, int64_t width, DType compute) const override;
 
  private:
   LinearConfig config_;

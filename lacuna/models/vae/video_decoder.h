@@ -80,6 +80,9 @@ class VideoEncoder {
   // video [3, F, H, W] f32 in [-1, 1] -> mode of the latent distribution [C, T, h, w] f32;
   // (mu - mean) / std if `normalize`, else mu. Throws Error unless F, H, W fit the factors.
   virtual Tensor encode(Context& ctx, const TensorView& video, bool normalize = true) const = 0;
+  // Bytes of activations that encode() of one frame will hold at most, without weights and the
+  // backend's own scratch memory. Sizes in pixels that fit the factors.
+  virtual int64_t frame_bytes(int64_t height, int64_t width, DType compute) const = 0;
 };
 
 // The whole video [3, F, H, W] f32 in one tensor.

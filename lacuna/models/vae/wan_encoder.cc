@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "lacuna/core/error.h"
+#include "lacuna/models/vae/memory_tally.h"
 #include "lacuna/models/vae/names.h"
 
 namespace lacuna {
@@ -113,6 +114,30 @@ Tensor WanEncoder::encode(Context& ctx, const TensorView& video, bool normalize)
     begin += t;
   }
   return latents;
+}
+
+int64_t WanEncoder::frame_bytes(int64_t height, int64_t width, DType compute) const {
+  MemoryTally tally(/*one_pass=*/true);
+  TallyMap map{1, height / config_.patch_size * (width / config_.patch_size)};
+  count_conv(tally, map, config_.pixel_channels());
+  int64_t c = conv_in_.conv.out_channels();
+  int x = tally.feature({}, map.size(c));
+  for (const DownBlock& block : blocks_) {
+    const int pinned = config_.is_residual ? x : -1;
+    for (const ResBlock& res : block.resnets) {
+      x = count_res(tally, map, res, x, pinned);
+      c = res.conv1.conv.out_channels();
+    }
+    if (!block.down) continue;
+    map.cells /= 4;
+    if (block.down->time) tally.scratch("window", (block.down->time->history + 1) * map.cells * c);
+    x = tally.feature({x, pinned}, map.size(c));
+  }
+  count_mid(tally, map, mid_, x);
+  count_conv(tally, map, c);
+  tally.scratch("moments", map.size(2 * config_.z_dim));
+  tally.scratch("quant", map.size(2 * config_.z_dim));
+  return tally.elements() * storage_bytes(compute, 1);
 }
 
 }  // namespace lacuna

@@ -21,6 +21,7 @@ class WanEncoder : public VideoEncoder {
 
   const VaeConfig& config() const { return config_; }
   Tensor encode(Context& ctx, const TensorView& video, bool normalize = true) const override;
+  int64_t frame_bytes(int64_t height, int64_t width, DType compute) const override;
 
  private:
   struct DownBlock {
