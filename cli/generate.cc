@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// lacuna generate: text to video.
+// lacuna generate: text, or text and a first picture, to video.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -23,6 +23,7 @@
 #include "lacuna/engine/profile.h"
 #include "lacuna/engine/recording.h"
 #include "lacuna/models/pipeline/generation.h"
+#include "lacuna/models/video/picture.h"
 #include "lacuna/models/video/video_writer.h"
 
 namespace lacuna::cli {
@@ -38,7 +39,7 @@ struct GenerateOptions {
   RequestOptions request;
   AuditOptions audit;
   PeerOptions peer;
-  std::string prompt, prompt_file;
+  std::string prompt, prompt_file, image;
   std::string output = "out.mp4", latents, resume, record, record_sites;
   bool no_decode = false, no_prompt_cache = false, json = false, quiet = false;
   double max_memory_gb = 0.0;
@@ -49,6 +50,11 @@ void add_content_options(CLI::App& command, GenerateOptions& o) {
   auto* content = command.add_option_group("Content");
   content->add_option("-p,--prompt", o.prompt, "What the video shows");
   content->add_option("--prompt-file", o.prompt_file, "Read the prompt from a file")
+      ->check(names_a_file());
+  content
+      ->add_option("-i,--image,--init-img", o.image,
+                   "The picture that the video begins with (Wan2.2 TI2V-5B): PNG, JPEG, WebP, ... "
+                   "It is scaled to cover the size and cut around its middle")
       ->check(names_a_file());
   o.request.add_content_to(*content);
 }
@@ -67,6 +73,8 @@ std::string read_text(const std::string& path) {
 Request make_request(const GenerateOptions& o, const Model& model) {
   Request r = o.request.make(model);
   r.prompt = o.prompt_file.empty() ? o.prompt : read_text(o.prompt_file);
+  r.image = o.image;
+  r.image_content = picture_content(r.image);
   r.dtype = o.model.dtype;
   o.attention.fill(r);
   r.replay_masks = o.audit.replay_masks;
@@ -140,6 +148,7 @@ std::vector<NamedFile> files_of_run(const GenerateOptions& o, const GenerationFi
 void check_inputs_differ(const GenerateOptions& o, const Request& request,
                          const std::vector<NamedFile>& outputs) {
   check_files_differ(outputs, {{"--prompt-file", o.prompt_file},
+                               {"--image", request.image},
                                {"--profile", request.profile},
                                {"the profile's masks", named_masks_file(request.profile)},
                                {"--replay-masks", request.replay_masks}});

@@ -30,7 +30,7 @@ void PeerOptions::add_to(CLI::App& command) {
   auto* group = command.add_option_group("Accepted for other programs' command lines");
   group->add_option("-M,--mode", mode, "vid_gen: what generate does")
       ->check(CLI::IsMember({"vid_gen"}));
-  group->add_option("--task", task, "Text to video; the checkpoint says which model it is")
+  group->add_option("--task", task, "What the checkpoint says anyway")
       ->check(CLI::IsMember({"t2v-1.3B", "t2v-14B", "t2v-A14B", "ti2v-5B"}));
   for (const Hint& hint : kHints) {
     CLI::Option* option =

@@ -23,6 +23,7 @@ constexpr size_t kMaxCommand = size_t{32} << 20;
 constexpr std::pair<const char*, const char*> kOptions[] = {
     {"prompt", "-p"},
     {"negative_prompt", "--negative-prompt"},
+    {"image", "-i"},
     {"width", "-W"},
     {"height", "-H"},
     {"frames", "--frames"},

@@ -17,6 +17,7 @@
 #include "lacuna/core/error.h"
 #include "lacuna/core/safetensors.h"
 #include "lacuna/models/vae/wan_decoder.h"
+#include "lacuna/models/vae/wan_encoder.h"
 #include "lacuna/models/wan/dit.h"
 #include "tests/support/repository.h"
 #include "tests/support/temp_folder.h"
@@ -25,7 +26,7 @@ namespace lacuna::test {
 
 struct TinyKind {
   int experts = 1;
-  bool ti2v = false;            // channels and decoder of the kind of Wan 2.2's 5B
+  bool ti2v = false;            // channels and autoencoder of the kind of Wan 2.2's 5B
   DType storage = DType::bf16;  // of matrices
   int64_t layers = 2;
 };
@@ -36,7 +37,8 @@ class TinyCheckpoint {
   explicit TinyCheckpoint(const TinyKind& kind) {
     namespace fs = std::filesystem;
     const VaeConfig vae = vae_config(kind);
-    write(folder_ / "model_index.json", R"({"_class_name": "WanPipeline"})");
+    write(folder_ / "model_index.json",
+          fmt::format(R"({{"_class_name": "WanPipeline", "expand_timesteps": {}}})", kind.ti2v));
     for (const char* part : {"text_encoder", "tokenizer"})
       fs::create_directory_symlink(assets() / "lacuna-shapes" / part, folder_ / part);
     const WanConfig config = wan_config(kind, vae.z_dim);
@@ -48,6 +50,7 @@ class TinyCheckpoint {
     }
     Noting source("w:", DType::f32);
     const WanDecoder decoder(vae, source);
+    if (kind.ti2v) const WanEncoder encoder(vae, source);
     save(source, "vae", vae_json(vae));
   }
 

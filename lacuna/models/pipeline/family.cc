@@ -15,8 +15,11 @@ const Family kWan21Large{
     "Wan2.1 T2V 14B", "wan2.1", {1280, 720, 81, 16, 50, 5.0, 5.0, 5.0, 0.0, kApache}};
 const Family kWan22Experts{
     "Wan2.2 T2V A14B", "wan2.1", {1280, 720, 81, 16, 40, 12.0, 4.0, 3.0, 0.875, kApache}};
-const Family kWan22Small{
-    "Wan2.2 TI2V 5B", "wan2.2", {1280, 704, 121, 24, 50, 5.0, 5.0, 5.0, 0.0, kApache}};
+const Family kWan22Small{"Wan2.2 TI2V 5B",
+                         "wan2.2",
+                         {1280, 704, 121, 24, 50, 5.0, 5.0, 5.0, 0.0, kApache},
+                         /*released=*/true,
+                         /*takes_image=*/true};
 const Family kCustom{
     "Wan (custom)",
     "tiny",

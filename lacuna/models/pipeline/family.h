@@ -14,6 +14,7 @@ struct Family {
   std::string_view vae;  // preset of its video decoder
   FamilyDefaults defaults;
   bool released = true;
+  bool takes_image = false;  // as the first frame
 };
 
 // By the sizes of the network. What fits no release is "Wan (custom)".

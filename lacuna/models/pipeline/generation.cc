@@ -15,6 +15,7 @@
 #include "lacuna/engine/policy.h"
 #include "lacuna/engine/presets.h"
 #include "lacuna/engine/profile.h"
+#include "lacuna/models/pipeline/first_frame.h"
 #include "lacuna/models/video/video_writer.h"
 
 namespace lacuna {
@@ -37,6 +38,7 @@ std::string memory_parts(const MemoryPlan& plan) {
   for (const auto& [name, bytes] : {std::pair{"weights", plan.weights},
                                     {"activations", plan.activations},
                                     {"attention state", plan.attention},
+                                    {"encoder", plan.encoder},
                                     {"decoder", plan.decoder}})
     if (bytes > 0)
       parts += fmt::format("{}{} {}", parts.empty() ? "" : ", ", name, memory_size(bytes));
@@ -129,15 +131,16 @@ bool says_attention(const Request& request) {
          !request.dense_steps.empty() || !request.dense_layers.empty() || request.min_tokens != 0;
 }
 
-// Noise, or what was saved, which must fit.
+// Noise behind the encoded picture, if there is one, or what was saved, which must fit.
 SamplingState starting_state(const Request& request, const Model::LatentShape& latent,
-                             std::optional<SamplingState> resume) {
+                             const Tensor& picture, std::optional<SamplingState> resume) {
   SamplingState state;
   if (resume) {
     state = std::move(*resume);
   } else {
     state.latents =
         initial_noise(request.seed, latent.channels, latent.frames, latent.height, latent.width);
+    if (!picture.empty()) put_first_frame(picture, state.latents);
   }
   const auto& shape = state.latents.view().shape;
   LACUNA_CHECK(shape[0] == latent.channels && shape[1] == latent.frames &&
@@ -305,6 +308,8 @@ MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tilin
   if (moves_tokens) plan.activations += storage_bytes(compute, 4 * tokens * config.dim());
   plan.decoder =
       model.decoder().memory_bytes(latent.frames, latent.height, latent.width, compute, tiling);
+  if (!request.image.empty())
+    plan.encoder = model.encoder().frame_bytes(request.height, request.width, DType::f32);
   plan.passing = passing.stored + lora.passing;
   plan.f32 = compute == DType::f32;
   plan.tiled = tiling.mode != TileMode::off;
@@ -386,6 +391,7 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   set_up(engine, model, request, hooks, first_step);
   check_content(request);
   note_profile_without_lora(model, request, hooks.note);
+  const std::optional<Picture> picture = picture_to_encode(model, request, resume.has_value());
   if (max_memory > 0) ctx.backend.limit_memory(max_memory);
   const bool replays = !request.replay_masks.empty();  // of whatever the log holds
   MemoryPlan memory =
@@ -394,7 +400,7 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
     memory.activations +=
         storage_bytes(ctx.compute, model.grid(latent).tokens() * model.transformer_config().dim());
   memory.attention = attention_bytes(model, request, engine.policy());
-  if (resume) memory.loaded = bytes_of(resume->attention);
+  if (resume) memory.loaded = bytes_of(resume->attention), memory.encoder = 0;
   if (files.video.empty()) memory.decoder = 0;
   check_memory(memory, ctx.backend, max_memory, hooks.note);
   if (resume) restore_attention(engine, model, request, *resume);
@@ -417,8 +423,11 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   ctx.workspace.release();
   result.text_seconds = seconds_since(start);
 
+  Tensor first_frame;
+  if (picture) first_frame = encode_picture(model, ctx, *picture);
+
   const bool resumed = resume.has_value();
-  SamplingState state = starting_state(request, latent, std::move(resume));
+  SamplingState state = starting_state(request, latent, first_frame, std::move(resume));
   take_prompts(prompts, request, hooks.note, state);
   start = Clock::now();
   const SamplingInputs inputs{

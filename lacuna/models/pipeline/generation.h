@@ -2,6 +2,7 @@
 // One generation from prompt to file: plan, encode, sample, save latents, decode, write.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -69,13 +70,17 @@ struct MemoryPlan {
   int64_t activations = 0;  // of one forward, with the prompts' keys and values
   int64_t attention = 0;    // on the host: what attention holds from step to step
   int64_t loaded = 0;       // of that, what a resumed run has loaded already
+  int64_t encoder = 0;      // activations of the video encoder, for the request's image
   int64_t decoder = 0;      // activations of the video decoder
   int64_t passing = 0;      // weights that pass one by one where not all have room
   bool f32 = false;         // activations
   bool tiled = false;       // the decoder
-  int64_t peak() const { return std::max(weights + activations + attention, decoder); }
+  // The parts of the autoencoder run when nothing else is held.
+  int64_t peak() const { return std::max({weights + activations + attention, encoder, decoder}); }
   // On a device.
-  int64_t least() const { return std::max(std::min(weights, passing) + activations, decoder); }
+  int64_t least() const {
+    return std::max({std::min(weights, passing) + activations, encoder, decoder});
+  }
 };
 
 // `moves_tokens`: attention may put tokens in another order, so that it holds q, k, v and out

@@ -12,6 +12,7 @@
 #include "lacuna/models/text/prompt.h"
 #include "lacuna/models/text/text_encoder.h"
 #include "lacuna/models/vae/wan_decoder.h"
+#include "lacuna/models/vae/wan_encoder.h"
 #include "lacuna/models/wan/names.h"
 
 namespace lacuna {
@@ -69,6 +70,13 @@ void check_experts(const WeightSource& first, const WeightSource& second) {
   }
 }
 
+// Of a file without a config.
+VaeConfig preset_of_file(const CheckpointPart& part) {
+  const bool is22 =
+      part.tensors == TensorSet::vae22_diffusers || part.tensors == TensorSet::vae22_original;
+  return vae_preset(is22 ? "wan2.2" : "wan2.1");
+}
+
 VaeConfig synthetic_vae(const Family& family, const WanConfig& config) {
   if (family.vae != "tiny") return vae_preset(family.vae);
   VaeConfig vae = vae_preset("tiny");
@@ -110,6 +118,7 @@ std::unique_ptr<Model> Model::open(std::span<const fs::path> paths) {
   }
   const Family& family = identify_family(model->config_, model->num_experts_);
   model->name_ = family.name;
+  model->takes_image_ = family.takes_image;
   model->defaults_ = family.defaults;
   model->defaults_.negative_prompt = wan_negative_prompt();
   // The releases are known by their sizes; of others no tensor tells how wide a head is.
@@ -135,6 +144,8 @@ void Model::read_pipeline_settings() {
     if (boundary != index->end() && boundary->is_number()) {
       defaults_.boundary = boundary->get<double>();
     }
+    const auto expand = index->find("expand_timesteps");
+    if (expand != index->end() && expand->is_boolean()) takes_image_ = expand->get<bool>();
   }
   if (const auto& scheduler = checkpoint_.scheduler) {
     for (const char* key : {"flow_shift", "shift"}) {
@@ -156,6 +167,7 @@ std::unique_ptr<Model> Model::synthetic(std::string_view preset, DType storage) 
   model->num_experts_ = preset == "wan2.2-a14b" ? 2 : 1;
   const Family& family = identify_family(model->config_, model->num_experts_);
   model->name_ = fmt::format("synthetic {}", preset);
+  model->takes_image_ = family.takes_image;
   model->defaults_ = family.defaults;
   model->defaults_.negative_prompt = wan_negative_prompt();
   model->fingerprint_ = fnv1a64(model->name_);
@@ -289,11 +301,24 @@ const VideoDecoder& Model::decoder() {
   if (part.config) {
     decoder_ = make_video_decoder(part.config_text, part.config_file.string(), *vae_source_);
   } else {
-    const bool is22 =
-        part.tensors == TensorSet::vae22_diffusers || part.tensors == TensorSet::vae22_original;
-    decoder_ = std::make_unique<WanDecoder>(vae_preset(is22 ? "wan2.2" : "wan2.1"), *vae_source_);
+    decoder_ = std::make_unique<WanDecoder>(preset_of_file(part), *vae_source_);
   }
   return *decoder_;
+}
+
+const VideoEncoder& Model::encoder() {
+  if (encoder_ != nullptr) return *encoder_;
+  decoder();  // opens the source of both
+  const CheckpointPart& part = checkpoint_.vae;
+  if (is_synthetic()) {
+    encoder_ = std::make_unique<WanEncoder>(
+        synthetic_vae(identify_family(config_, num_experts_), config_), *vae_source_);
+  } else if (part.config) {
+    encoder_ = make_video_encoder(part.config_text, part.config_file.string(), *vae_source_);
+  } else {
+    encoder_ = std::make_unique<WanEncoder>(preset_of_file(part), *vae_source_);
+  }
+  return *encoder_;
 }
 
 Tensor Model::embed_prompt(Context& ctx, const std::string& prompt, const fs::path& cache) {

@@ -65,6 +65,9 @@ class Model {
   int num_experts() const { return num_experts_; }
   SigmaConvention sigma_convention() const { return convention_; }
   SamplerKind sampler_kind() const { return sampler_; }
+  // Whether it was trained to go on from a first frame: where model_index.json says
+  // expand_timesteps, else the family; its tokens are of one latent frame.
+  bool takes_image() const { return takes_image_ && config_.patch_t == 1; }
   int64_t transformer_bytes() const;  // as stored, one expert
   // The same as held: 8-bit floats with a scale grow when they are loaded.
   int64_t held_transformer_bytes() const { return transformer_bytes() + added_bytes_; }
@@ -89,6 +92,7 @@ class Model {
   const WanDit& transformer(int expert);
   void release_transformer();
   const VideoDecoder& decoder();
+  const VideoEncoder& encoder();
   // Cleans and tokenises the prompt, runs the text encoder at its length, drops the encoder's
   // scratch: [valid rows, text_dim] f32. `cache` = folder of finished embeddings, empty for none.
   Tensor embed_prompt(Context& ctx, const std::string& prompt, const std::filesystem::path& cache);
@@ -111,11 +115,13 @@ class Model {
   int num_experts_ = 1;
   SigmaConvention convention_ = SigmaConvention::diffusers;
   SamplerKind sampler_ = SamplerKind::unipc;
+  bool takes_image_ = false;
 
   struct Network;
   std::unique_ptr<Network> network_;
   std::unique_ptr<WeightSource> vae_source_;
   std::unique_ptr<VideoDecoder> decoder_;
+  std::unique_ptr<VideoEncoder> encoder_;
 };
 
 }  // namespace lacuna

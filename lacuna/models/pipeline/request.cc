@@ -27,6 +27,8 @@ void visit_fields(Request& r, Visit visit) {
   visit("lora_content", r.lora_content);
   visit("prompt", r.prompt);
   visit("negative_prompt", r.negative_prompt);
+  visit("image", r.image);
+  visit("image_content", r.image_content);
   visit("width", r.width);
   visit("height", r.height);
   visit("frames", r.frames);
@@ -56,7 +58,8 @@ std::string Request::to_json() const {
   Json json;
   Request copy = *this;
   visit_fields(copy, [&](const char* key, const auto& value) { json[key] = value; });
-  for (const char* key : {"lora", "lora_high", "lora_low", "lora_content", "policy_content"})
+  for (const char* key :
+       {"lora", "lora_high", "lora_low", "lora_content", "image_content", "policy_content"})
     if (json[key].empty() || json[key] == "") json.erase(key);
   json["sampler"] = sampler_name(sampler.kind);
   json["sigma_convention"] = kConventions[static_cast<int>(sampler.convention)];
@@ -72,10 +75,10 @@ Request Request::from_json(const std::string& text, const std::string& who) {
     std::set<std::string> known{"sampler", "sigma_convention"};
     visit_fields(r, [&](const char* key, auto& value) {
       known.insert(key);
-      // Younger than the first latents files; LoRA and policy_content stand only where there are.
+      // Younger than the first latents files; LoRA and contents stand only where there are.
       const std::string_view name = key;
-      const bool optional =
-          name == "replay_masks" || name == "policy_content" || name.starts_with("lora");
+      const bool optional = name == "replay_masks" || name == "policy_content" ||
+                            name.starts_with("lora") || name.starts_with("image");
       if (optional && !json.contains(key)) return;
       json.at(key).get_to(value);
     });

@@ -10,6 +10,7 @@
 #include "lacuna/core/error.h"
 #include "lacuna/core/rng.h"
 #include "lacuna/core/safetensors.h"
+#include "lacuna/models/pipeline/first_frame.h"
 
 namespace lacuna {
 namespace {
@@ -28,7 +29,7 @@ struct ExpertState {
   int expert = -1;
   const WanDit* network = nullptr;
   std::optional<ConstantWeights> constant;
-  std::vector<TimeEmbedding> times;  // per step
+  std::vector<TimeEmbedding> times;  // per step, then that of timestep 0
   PreparedText positive;
   std::optional<PreparedText> negative;
 };
@@ -39,7 +40,8 @@ ExpertState prepare_expert(Context& ctx, const SamplingInputs& inputs, const Sam
   state.expert = expert;
   state.network = &inputs.transformer(expert);
   state.constant.emplace(ctx.backend, state.network->weights());
-  const std::vector<double> timesteps(sampler.timesteps().begin(), sampler.timesteps().end());
+  std::vector<double> timesteps(sampler.timesteps().begin(), sampler.timesteps().end());
+  if (!inputs.request.image.empty()) timesteps.push_back(0.0);
   state.times = state.network->prepare_times(ctx, timesteps);
   state.positive = state.network->prepare_text(ctx, inputs.prompts.positive, inputs.text_len);
   if (!inputs.prompts.negative.empty()) {
@@ -95,6 +97,7 @@ struct Denoiser::Impl {
   SamplingState& state;
   std::unique_ptr<Sampler> sampler;
   Tensor x, unguided;
+  Tensor first;  // frame 0 where the request has an image, else empty
   ExpertState expert;
 
   int step() const { return state.next_step; }
@@ -107,6 +110,23 @@ struct Denoiser::Impl {
     site.expert = expert.expert;
     return site;
   }
+  // One forward of the whole network on x.
+  void forward(Engine& engine, Branch branch, const PreparedText& text,
+               const TensorView& velocity) {
+    const TimeEmbedding& time = expert.times[static_cast<size_t>(step())];
+    const WanDit& network = *expert.network;
+    if (first.empty()) {
+      network.forward(ctx, engine, site(branch), x, time, text, velocity);
+      return;
+    }
+    // Frame 0 is a picture without noise: its tokens are at timestep 0.
+    const auto& shape = x.view().shape;
+    const VideoGrid grid = network.config().grid(shape[1], shape[2], shape[3]);
+    const int64_t tokens = grid.tokens(), of_frame = grid.tokens_per_frame();
+    const TokenTime times[] = {{0, of_frame, &expert.times.back()}, {of_frame, tokens, &time}};
+    network.forward(ctx, engine, site(branch), x, {times, tokens > of_frame ? 2u : 1u}, text,
+                    velocity);
+  }
 };
 
 Denoiser::Denoiser(Context& ctx, const SamplingInputs& inputs, SamplingState& state)
@@ -116,6 +136,7 @@ Denoiser::Denoiser(Context& ctx, const SamplingInputs& inputs, SamplingState& st
   impl_->unguided = Tensor(DType::f32, {shape[0], shape[1], shape[2], shape[3]});
   std::memcpy(impl_->x.as<float>(), state.latents.as<float>(),
               static_cast<size_t>(state.latents.numel()) * sizeof(float));
+  if (!inputs.request.image.empty()) impl_->first = first_frame_of(impl_->x);
 }
 Denoiser::~Denoiser() = default;
 
@@ -135,13 +156,12 @@ void Denoiser::conditional(Engine& engine, const TensorView& velocity, const Wan
     s.expert = {};  // the old embeddings and promises go before the other network comes
     s.expert = prepare_expert(s.ctx, s.inputs, *s.sampler, wanted);
   }
-  const TimeEmbedding& time = s.expert.times[s.step()];
-  const Site site = s.site(Branch::cond);
   if (part == nullptr) {
-    s.expert.network->forward(s.ctx, engine, site, s.x, time, s.expert.positive, velocity);
+    s.forward(engine, Branch::cond, s.expert.positive, velocity);
   } else {
-    s.expert.network->forward_part(s.ctx, engine, site, s.x, time, s.expert.positive, *part,
-                                   velocity);
+    LACUNA_CHECK(s.first.empty(), "sampling: part of a forward with an image, expected no image");
+    s.expert.network->forward_part(s.ctx, engine, s.site(Branch::cond), s.x,
+                                   s.expert.times[s.step()], s.expert.positive, *part, velocity);
   }
 }
 
@@ -151,14 +171,14 @@ void Denoiser::finish(Engine& engine, const TensorView& velocity) {
   const Request& request = s.inputs.request;
   const double guidance = s.expert.expert == 1 ? request.guidance_low : request.guidance;
   if (guidance != 1.0 && s.expert.negative) {
-    s.expert.network->forward(s.ctx, engine, s.site(Branch::uncond), s.x, s.expert.times[step],
-                              *s.expert.negative, s.unguided);
+    s.forward(engine, Branch::uncond, *s.expert.negative, s.unguided);
     const float g = static_cast<float>(guidance);
     float* v = velocity.as<float>();
     const float* u = s.unguided.as<float>();
     for (int64_t i = 0; i < s.x.numel(); ++i) v[i] = u[i] + g * (v[i] - u[i]);
   }
   s.sampler->step(step, values(velocity), values(s.x));
+  if (!s.first.empty()) put_first_frame(s.first, s.x);
   for (float value : values(s.x)) {
     LACUNA_CHECK(std::isfinite(value),
                  "sampling: not a finite number after step {}; try --dtype f32 or a lower shift",

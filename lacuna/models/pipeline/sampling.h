@@ -21,7 +21,9 @@ namespace lacuna {
 
 // Everything a run needs to go on from `next_step` bit for bit.
 struct SamplingState {
-  Tensor latents;  // [channels, frames, height, width] f32
+  // [channels, frames, height, width] f32. Of a request with an image frame 0 is that picture,
+  // encoded, from the start.
+  Tensor latents;
   int next_step = 0;
   std::vector<std::pair<std::string, Tensor>> sampler;  // Sampler::state()
   StateTensors attention;                               // Engine::save(), if it carries anything

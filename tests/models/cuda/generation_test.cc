@@ -16,6 +16,7 @@
 #include "lacuna/core/metrics.h"
 #include "lacuna/core/rng.h"
 #include "lacuna/core/safetensors.h"
+#include "lacuna/models/video/video_writer.h"
 #include "tests/support/compare.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/tiny_checkpoint.h"
@@ -169,6 +170,20 @@ TEST(CudaGeneration, Ti2vIsThatOfTheCpu) {
   const TinyCheckpoint checkpoint({.ti2v = true, .layers = 1});
   Request r = request("bf16");
   r.width = r.height = 32;
+  r.sampler.num_steps = 1;
+  expect_as_on_the_cpu(checkpoint, r, Family::sm90);
+}
+
+TEST(CudaGeneration, APictureIsEncodedAsOnTheCpu) {
+  const TinyCheckpoint checkpoint({.ti2v = true, .storage = DType::f32, .layers = 1});
+  const TempFolder folder;
+  const std::vector<uint8_t> rgb(size_t{3} * 16 * 16, 200);
+  const auto png = encode_png({.width = 16, .height = 16, .comment = ""}, rgb);
+  Request r = request("f32");
+  r.image = (folder.path() / "first.png").string();
+  std::ofstream(r.image, std::ios::binary)
+      .write(reinterpret_cast<const char*>(png.data()), std::ssize(png));
+  r.width = r.height = 16;
   r.sampler.num_steps = 1;
   expect_as_on_the_cpu(checkpoint, r, Family::sm90);
 }

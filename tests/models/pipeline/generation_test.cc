@@ -570,6 +570,10 @@ TEST(Request, RoundTripsThroughJson) {
   EXPECT_EQ(r.to_json().find("policy_content"), std::string::npos) << "only where there is one";
   r.policy_content = "0123456789abcdef";
   EXPECT_EQ(Request::from_json(r.to_json()).policy_content, r.policy_content);
+  EXPECT_EQ(r.to_json().find("image_content"), std::string::npos) << "only where there is one";
+  r.image = "first.png", r.image_content = "0123456789abcdef";
+  EXPECT_EQ(Request::from_json(r.to_json()).image, r.image);
+  EXPECT_EQ(Request::from_json(r.to_json()).image_content, r.image_content);
   EXPECT_THROW(Request::from_json("{}"), Error);
   EXPECT_THROW(Request::from_json("[1]"), Error);
   std::string extra = r.to_json();
