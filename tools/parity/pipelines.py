@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Live parity: the real diffusers WanPipeline against `lacuna generate`, end to end in fp32.
+"""Live parity: the real diffusers pipelines against `lacuna generate`, end to end in fp32.
 
 Builds tiny random checkpoints in the real folder layout (Wan2.1, Wan2.2 A14B with two experts,
-Wan2.2 TI2V-5B), runs diffusers, runs lacuna with the same prompt and seed, and compares latents
-(relative L2 <= 1e-4) and frames (within one grey level).
+Wan2.2 TI2V-5B from text and from a picture), runs diffusers, runs lacuna with the same prompt and
+seed, and compares latents (relative L2 <= 1e-4) and frames (within one grey level).
 
 Then the same with LoRA files in the names of diffusers, of the original code and of trainers that
 flatten them, one for every network and one for each of two experts.
@@ -24,7 +24,8 @@ import time
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from diffusers import (AutoencoderKLWan, UniPCMultistepScheduler, WanImageToVideoPipeline, WanPipeline,
+                       WanTransformer3DModel)
 from safetensors.numpy import load_file
 from safetensors.torch import save_file as save_torch
 from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
@@ -108,7 +109,20 @@ def build(name, tokenizer):
     if name == "wan2.2-a14b":
         return WanPipeline(tokenizer, text, vae("2.1", 2), scheduler, transformer(4, 3), transformer(4, 4),
                            boundary_ratio=0.875)
-    return WanPipeline(tokenizer, text, vae("2.2", 2), scheduler, transformer(6, 3), expand_timesteps=True)
+    if name == "wan2.2-ti2v-5b":
+        return WanPipeline(tokenizer, text, vae("2.2", 2), scheduler, transformer(6, 3), expand_timesteps=True)
+    return WanImageToVideoPipeline(tokenizer, text, vae("2.2", 2), scheduler, transformer=transformer(6, 3),
+                                   expand_timesteps=True)
+
+
+def picture(path, height, width):
+    """Waves of three colours, saved as a PNG; returns it as load_image would."""
+    from PIL import Image
+    y, x = np.mgrid[0:height, 0:width]
+    waves = [np.sin(x / 9.0 + y / 17.0), np.cos(x / 5.0), np.sin(y / 7.0) * np.cos(x / 11.0)]
+    image = Image.fromarray(np.round(127.5 + 120 * np.stack(waves, -1)).astype(np.uint8))
+    image.save(path)
+    return image
 
 
 MODULES = {"attn1.to_q": "self_attn.q", "attn1.to_v": "self_attn.v", "attn1.to_out.0": "self_attn.o",
@@ -177,6 +191,9 @@ def compare(label, pipeline, model, lacuna, height=64, width=96, num_frames=9, s
     for i, (file, scale, second) in enumerate(loras):
         pipeline.load_lora_weights(str(file), adapter_name=f"a{i}", load_into_transformer_2=second)
         (pipeline.transformer_2 if second else pipeline.transformer).set_adapters([f"a{i}"], [scale])
+    image = model.with_name(f"{label}.first.png")
+    if isinstance(pipeline, WanImageToVideoPipeline):  # of the video's proportions, which it stretches a picture to
+        kwargs["image"] = picture(image, 3 * height // 2, 3 * width // 2)
 
     def run(output_type):
         with torch.no_grad():
@@ -195,6 +212,8 @@ def compare(label, pipeline, model, lacuna, height=64, width=96, num_frames=9, s
     command += ["-o", out] if decode else ["--no-decode"]
     if pipeline.transformer_2 is not None:
         command += ["--guidance-low", 3.0]
+    if "image" in kwargs:
+        command += ["--image", image]
     trace = model.with_name(f"{label}.trace.json")
     if attention is not None:
         command += ["--attention", attention, "--trace", trace]
@@ -256,5 +275,5 @@ def main(doc, cases):
 
 
 if __name__ == "__main__":
-    sys.exit(main(__doc__, {name: lambda tokenizer, name=name: {"pipeline": build(name, tokenizer), "with_loras": True}
-                            for name in ("wan2.1", "wan2.2-a14b", "wan2.2-ti2v-5b")}))
+    sys.exit(main(__doc__, {name: lambda tokenizer, name=name: {"pipeline": build(name, tokenizer), "with_loras": "image" not in name}
+                            for name in ("wan2.1", "wan2.2-a14b", "wan2.2-ti2v-5b", "wan2.2-ti2v-5b-image")}))
