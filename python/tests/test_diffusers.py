@@ -29,7 +29,7 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=KINDS)
 def pipe(request, tokenizer):
-    pipe, _ = pipelines.build(request.param, tokenizer)
+    pipe = pipelines.build(request.param, tokenizer)
     pipe.set_progress_bar_config(disable=True)
     pipe.kind = request.param
     return pipe
@@ -54,7 +54,7 @@ def state_of(pipe):
 
 def test_dense_agrees_and_stock_is_stock_again(pipe, tokenizer):
     before, stock = state_of(pipe), latents(pipe)
-    twin, _ = pipelines.build(pipe.kind, tokenizer)
+    twin = pipelines.build(pipe.kind, tokenizer)
     twin.set_progress_bar_config(disable=True)
     with lacuna.diffusers.enable(pipe, "dense") as patch:
         dense = latents(pipe)
