@@ -2,9 +2,13 @@
 #include "python/arrays.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <omp.h>
 
+#include <algorithm>
+#include <array>
 #include <atomic>
+#include <cstdlib>
 #include <memory>
 #include <utility>
 
@@ -75,6 +79,23 @@ void check_apart(const Batch& out, std::string_view other, const Batch& in) {
                other);
 }
 
+// Elements that share memory would be written by several threads, and one of their rows would win.
+// From the smallest stride on, each must step over all that the smaller ones reach.
+void check_distinct(const Batch& out) {
+  if (out.all.numel() == 0) return;
+  std::array<std::pair<int64_t, int64_t>, 4> dims;  // stride, steps
+  for (size_t i = 0; i < 4; ++i)
+    dims[i] = {std::abs(out.all.stride[i]), out.all.shape[i] - 1};
+  std::sort(dims.begin(), dims.end());
+  int64_t reach = 0;
+  for (const auto& [stride, steps] : dims) {
+    if (steps == 0) continue;
+    LACUNA_CHECK(stride > reach, "out: strides {}, expected a place in memory for each element",
+                 fmt::join(out.all.stride.begin(), out.all.stride.begin() + 4, ","));
+    reach += stride * steps;
+  }
+}
+
 }  // namespace
 
 TensorView Batch::at(int64_t b) const {
@@ -105,6 +126,7 @@ void check_batches(const Batch& q, const Batch& k, const Batch& v, const Batch& 
   LACUNA_CHECK(k.size() == q.size() && v.size() == q.size() && out.size() == q.size(),
                "attention: q, k, v, out of batches of {}, {}, {} and {}, expected one size",
                q.size(), k.size(), v.size(), out.size());
+  check_distinct(out);
   check_apart(out, "q", q);
   check_apart(out, "k", k);
   check_apart(out, "v", v);

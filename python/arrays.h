@@ -33,8 +33,8 @@ struct Batch {
 Batch batch_of(std::string_view name, const InArray& array, std::string_view layout);
 Batch batch_of(std::string_view name, const OutArray& array, std::string_view layout);
 
-// Throws Error unless all have as many dimensions and samples, and `out` no memory between the
-// first and last element of another.
+// Throws Error unless all have as many dimensions and samples, and `out` a place for each element
+// and no memory between the first and last element of another.
 void check_batches(const Batch& q, const Batch& k, const Batch& v, const Batch& out);
 
 // One for the process, made at the first use.

@@ -138,6 +138,7 @@ def test_what_is_refused_says_what_was_given_and_expected(qkv):
     q, k, v = qkv(2, 3, 20, 64)
     locked = np.empty_like(q)
     locked.flags.writeable = False
+    shared = np.lib.stride_tricks.as_strided(np.empty(20 * 64, np.float32), q.shape, (0, 0, 256, 4))
     for text, call in {
         "q: float16, expected float32 or bfloat16": lambda: lacuna.attention(q.astype(np.float16), k, v),
         "k: int64, expected": lambda: lacuna.attention(q, k.astype(np.int64), v),
@@ -156,6 +157,7 @@ def test_what_is_refused_says_what_was_given_and_expected(qkv):
         "expected a lacuna.Mask": lambda: lacuna.attention(q, k, v, np.ones((20, 20), bool)),
         "out: memory overlaps that of q": lambda: lacuna.attention(q, k, v, out=q),
         "out: memory overlaps that of k": lambda: lacuna.attention(q, k, v, out=k[:, :, ::-1]),
+        "out: strides 0,0,64,1, expected a place": lambda: lacuna.attention(q, k, v, out=shared),
         "out: read-only": lambda: lacuna.attention(q, k, v, out=locked),
         "out [3, 5, 64] f32, expected": lambda: lacuna.attention(q, k, v, out=np.empty((2, 3, 5, 64), np.float32)),
         "head_dim 1100, expected 1 to 1024": lambda: lacuna.attention(*[np.zeros((1, 2, 1100), np.float32)] * 3),
