@@ -52,8 +52,8 @@ void attend(const InArray& q_array, const InArray& k_array, const InArray& v_arr
       q.all.shape[1], k.all.shape[1]);
   if (mask != nullptr) check_mask(*mask, q, k);
   const SkipRule rule = parse_skip(skip);
-  if (q.all.numel() == 0) return;
   const int64_t rows = q.all.shape[1] * q.all.shape[2];
+  if (q.size() * rows == 0) return;
   float* const values = lse ? lse->data() : nullptr;
   const Computing computing;
   Workspace workspace(backend());

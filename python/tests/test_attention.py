@@ -160,6 +160,7 @@ def test_what_is_refused_says_what_was_given_and_expected(qkv):
         "out: strides 0,0,64,1, expected a place": lambda: lacuna.attention(q, k, v, out=shared),
         "out: read-only": lambda: lacuna.attention(q, k, v, out=locked),
         "out [3, 5, 64] f32, expected": lambda: lacuna.attention(q, k, v, out=np.empty((2, 3, 5, 64), np.float32)),
+        "head_dim 0, expected 1 to 1024": lambda: lacuna.attention(*[q[..., :0]] * 3, return_lse=True),
         "head_dim 1100, expected 1 to 1024": lambda: lacuna.attention(*[np.zeros((1, 2, 1100), np.float32)] * 3),
     }.items():
         with pytest.raises(lacuna.Error) as error:
