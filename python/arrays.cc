@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "lacuna/core/error.h"
+#include "lacuna/engine/policy.h"
 
 namespace lacuna::python {
 
@@ -84,8 +85,7 @@ void check_apart(const Batch& out, std::string_view other, const Batch& in) {
 void check_distinct(const Batch& out) {
   if (out.all.numel() == 0) return;
   std::array<std::pair<int64_t, int64_t>, 4> dims;  // stride, steps
-  for (size_t i = 0; i < 4; ++i)
-    dims[i] = {std::abs(out.all.stride[i]), out.all.shape[i] - 1};
+  for (size_t i = 0; i < 4; ++i) dims[i] = {std::abs(out.all.stride[i]), out.all.shape[i] - 1};
   std::sort(dims.begin(), dims.end());
   int64_t reach = 0;
   for (const auto& [stride, steps] : dims) {
@@ -130,6 +130,16 @@ void check_batches(const Batch& q, const Batch& k, const Batch& v, const Batch& 
   check_apart(out, "q", q);
   check_apart(out, "k", k);
   check_apart(out, "v", v);
+}
+
+VideoGrid grid_of(const std::array<int64_t, 3>& grid, int64_t text_tokens) {
+  for (const int64_t size : grid)
+    LACUNA_CHECK(size > 0 && size <= kMaxIndex,
+                 "grid: {}, expected frames, height, width of 1 to {}", fmt::join(grid, "x"),
+                 kMaxIndex);
+  LACUNA_CHECK(text_tokens >= 0 && text_tokens <= INT32_MAX, "text_tokens: {}, expected 0 to {}",
+               text_tokens, INT32_MAX);
+  return {grid[0], grid[1], grid[2]};
 }
 
 Backend& backend() {

@@ -5,12 +5,14 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <array>
 #include <cstdint>
 #include <string_view>
 
 #include "lacuna/backend/backend.h"
 #include "lacuna/core/tensor.h"
 #include "lacuna/core/threads.h"
+#include "lacuna/core/video_grid.h"
 
 namespace lacuna::python {
 
@@ -36,6 +38,10 @@ Batch batch_of(std::string_view name, const OutArray& array, std::string_view la
 // Throws Error unless all have as many dimensions and samples, and `out` a place for each element
 // and no memory between the first and last element of another.
 void check_batches(const Batch& q, const Batch& k, const Batch& v, const Batch& out);
+
+// {frames, height, width} in tokens. Throws Error unless all are 1 to kMaxIndex, so that their
+// product fits, and text_tokens 0 or more.
+VideoGrid grid_of(const std::array<int64_t, 3>& grid, int64_t text_tokens);
 
 // One for the process, made at the first use.
 Backend& backend();

@@ -88,11 +88,8 @@ Mask select(const InArray& q_array, const InArray& k_array, const std::string& s
             std::optional<double> scale) {
   const Batch q = batch_of("q", q_array, layout), k = batch_of("k", k_array, layout);
   const Plan plan = plan_of(spec);
-  const VideoGrid video{grid[0], grid[1], grid[2]};
+  const VideoGrid video = grid_of(grid, text_tokens);
   const int64_t heads = q.all.shape[1], channels = q.all.shape[3];
-  LACUNA_CHECK(video.frames > 0 && video.height > 0 && video.width > 0 && text_tokens >= 0,
-               "select: grid {}x{}x{} with {} text tokens, expected a positive grid", grid[0],
-               grid[1], grid[2], text_tokens);
   const int64_t seq_len = video.tokens() + text_tokens;
   LACUNA_CHECK(q.size() == 1 && k.size() == 1,
                "select: a batch of {}, expected one sample: each has masks of its own", q.size());

@@ -44,9 +44,6 @@ void check_settings(const Settings& s) {
   LACUNA_CHECK(s.sigmas.empty() || static_cast<int>(s.sigmas.size()) == s.num_steps,
                "session: {} sigmas, expected one for each of {} steps", s.sigmas.size(),
                s.num_steps);
-  LACUNA_CHECK(s.grid.frames > 0 && s.grid.height > 0 && s.grid.width > 0 && s.text_tokens >= 0,
-               "session: grid {}x{}x{} with {} text tokens, expected a positive grid",
-               s.grid.frames, s.grid.height, s.grid.width, s.text_tokens);
 }
 
 class Session {
@@ -221,7 +218,7 @@ void bind_session(nb::module_& m) {
                                 num_steps,
                                 num_layers,
                                 sigmas,
-                                {grid[0], grid[1], grid[2]},
+                                grid_of(grid, text_tokens),
                                 text_tokens,
                                 strict});
           },

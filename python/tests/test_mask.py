@@ -111,7 +111,10 @@ def test_what_select_refuses(qkv):
         "takes its masks from a profile": lambda: lacuna.select(q, k, "fixed", grid=GRID),
         "looks at a dense call before it selects": lambda: lacuna.select(q, k, "adaspa", grid=GRID),
         "expected both 3 heads, 300 tokens of grid and text": lambda: lacuna.select(q, k, "radial", grid=(3, 10, 10)),
-        "expected a positive grid": lambda: lacuna.select(q, k, "radial", grid=(0, 10, 10)),
+        "grid: 0x10x10, expected frames": lambda: lacuna.select(q, k, "radial", grid=(0, 10, 10)),
+        # 2^64 tokens are 0 in 64 bits, so that the text alone is as long as q
+        "width of 1 to 1048576": lambda: lacuna.select(q, k, "svg", grid=(2**31, 2**31, 4), text_tokens=q.shape[1]),
+        "text_tokens: -1, expected 0 to": lambda: lacuna.select(q, k, "svg", grid=(1, 10, 10), text_tokens=-1),
         "a batch of 2, expected one sample":
             lambda: lacuna.select(np.stack([q, q]), np.stack([k, k]), "radial", grid=GRID),
     }.items():

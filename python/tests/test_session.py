@@ -140,7 +140,8 @@ def test_what_is_refused(qkv):
     for text, call in {
         "neither steps nor sigmas": lambda: lacuna.Session("dense", num_layers=1, grid=GRID),
         "0 steps and 2 layers": lambda: lacuna.Session("dense", steps=0, num_layers=2, grid=GRID),
-        "expected a positive grid": lambda: lacuna.Session("dense", steps=2, num_layers=2, grid=(1, 0, 2)),
+        "grid: 1x0x2, expected frames": lambda: lacuna.Session("dense", steps=2, num_layers=2, grid=(1, 0, 2)),
+        "width of 1 to 1048576": lambda: lacuna.Session("svg", steps=2, num_layers=2, grid=(2**31, 2**31, 4)),
         "attention: 'sparse', expected one of the methods":
             lambda: lacuna.Session("sparse", steps=2, num_layers=2, grid=GRID),
         "top_p": lambda: lacuna.Session("xattention:top_p=2", steps=2, num_layers=2, grid=GRID),
