@@ -136,6 +136,8 @@ class Session {
   // Masks and states belong to a sample, so the batch keeps its size until reset().
   void prepare(const Batch& q) {
     const auto size = static_cast<size_t>(q.size());
+    if (!engines_.empty() && engines_.front()->trace().entries().empty())
+      engines_.clear();  // the calls so far were refused: their batch means nothing
     LACUNA_CHECK(engines_.empty() || engines_.size() == size,
                  "session: a batch of {} after one of {}, expected the same: call reset() first",
                  size, engines_.size());

@@ -170,3 +170,11 @@ def test_python_threads_take_turns(qkv):
     assert len(session.trace) == 8
     for out in outs.values():
         np.testing.assert_array_equal(out, expected)
+
+
+def test_a_refused_first_call_decides_nothing(qkv):
+    session = lacuna.Session(SPARSE, steps=1, num_layers=1, grid=GRID)
+    with pytest.raises(lacuna.Error, match="expected .num_heads, 256, head_dim"):
+        session.attend(*qkv(2, 3, TOKENS - 1, 64), step=0, layer=0)
+    run(session, qkv(3, TOKENS, 64), 1, layers=1)
+    assert len(session.trace) == 1
