@@ -28,6 +28,9 @@ def array_in(name: str, x: Any) -> Any:
                         "run under torch.no_grad() or pass a detached tensor")
         if x.device.type != "cpu":
             raise _elsewhere(name, x.device)
+        if x.is_nested or x.layout is not torch.strided or x.is_quantized or x.is_neg():
+            raise Error(f"{name}: a sparse, nested, quantized or lazily negated tensor, expected its plain values "
+                        "in memory")
         return x.detach() if x.requires_grad else x
     if isinstance(x, np.ndarray):
         if x.dtype != np.float32:  # also of the other byte order, and what DLPack cannot say

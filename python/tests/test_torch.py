@@ -68,6 +68,14 @@ def test_other_devices_and_dtypes_are_refused(qkv):
         lacuna.attention(q, k.bfloat16(), v)
 
 
+def test_tensors_whose_memory_is_not_their_values_are_refused(qkv):
+    q, k, v = tensors(qkv, 2, 9, 64)
+    # DLPack does not tell of the negation that torch owes: what it hands over is q. conj().imag makes such tensors too.
+    for odd in (torch._neg_view(q), q.to_sparse(), torch.nested.nested_tensor([q[0], q[1]])):
+        with pytest.raises(lacuna.Error, match="q: a sparse, nested, quantized or lazily negated tensor"):
+            lacuna.attention(odd, k, v)
+
+
 def test_torch_keeps_its_number_of_threads(qkv):
     before = torch.get_num_threads()
     try:
