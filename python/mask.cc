@@ -20,7 +20,7 @@ namespace nb = nanobind;
 
 namespace {
 
-using Bits = nb::ndarray<const bool, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using Bits = nb::ndarray<const bool, nb::ndim<3>, nb::device::cpu>;
 
 // A numpy array that owns its values.
 template <typename T>
@@ -45,11 +45,11 @@ Mask from_numpy(const Bits& bits, int64_t q_len, int64_t k_len, int32_t block_q,
       "{} and {}",
       bits.shape(1), bits.shape(2), nq, nk, q_len, k_len, block_q, block_k);
   s.mask = BlockMask(heads, nq, nk);
-  const bool* bit = bits.data();
+  const auto bit = bits.view();
   for (int64_t h = 0; h < heads; ++h)
     for (int32_t i = 0; i < nq; ++i)
       for (int32_t j = 0; j < nk; ++j)
-        if (*bit++) s.mask.set(h, i, j);
+        if (bit(h, i, j)) s.mask.set(h, i, j);
   return mask;
 }
 
@@ -140,10 +140,12 @@ void bind_mask(nb::module_& m) {
   nb::class_<Mask>(m, "Mask",
                    "Which (query block, key block) pairs attention computes, per head: made by\n"
                    "lacuna.select or Mask.from_numpy, taken by lacuna.attention.")
-      .def_static("from_numpy", &from_numpy, nb::arg("bits"), nb::arg("q_len"), nb::arg("k_len"),
-                  nb::arg("block_q"), nb::arg("block_k"),
-                  "Mask of bits, bool [H, ceil(q_len / block_q), ceil(k_len / block_k)]. A query\n"
-                  "block without a key block gives rows of zeros with LSE -inf.")
+      .def_static(
+          "from_numpy", &from_numpy, nb::arg("bits").noconvert(), nb::arg("q_len"),
+          nb::arg("k_len"), nb::arg("block_q"), nb::arg("block_k"),
+          "Mask of bits, bool [H, ceil(q_len / block_q), ceil(k_len / block_k)], of any\n"
+          "strides, True where attention computes. A query block without a key block gives\n"
+          "rows of zeros with LSE -inf.")
       .def("to_numpy", &to_numpy, "bool [H, query blocks, key blocks].")
       .def("csr", &csr,
            nb::sig("def csr(self) -> list[tuple[numpy.typing.NDArray[numpy.int64], "

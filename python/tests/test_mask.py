@@ -57,6 +57,16 @@ def test_masks_unite_and_intersect():
         x | lacuna.Mask.from_numpy(a, 99, 130, 32, 32)
 
 
+def test_bits_of_any_strides_and_only_bits():
+    bits = np.random.default_rng(0).random((5, 4, 3)) < 0.5
+    for seen in (bits.transpose(2, 1, 0)[:, ::-1], np.broadcast_to(bits[:1], (2, 4, 3))):
+        q_len, k_len = (10 * blocks for blocks in seen.shape[1:])
+        np.testing.assert_array_equal(lacuna.Mask.from_numpy(seen, q_len, k_len, 10, 10).to_numpy(), seen)
+    added = np.where(bits, 0.0, -np.inf).astype(np.float32)  # as bool this would keep what it drops
+    with pytest.raises(TypeError, match="dtype=bool"):
+        lacuna.Mask.from_numpy(added, 40, 30, 10, 10)
+
+
 def test_what_is_refused(qkv):
     q, k, v = qkv(3, 100, 64)
     with pytest.raises(lacuna.Error, match="4x5 blocks per head, expected 4x4 for 100 queries and 100 keys"):
