@@ -10,7 +10,7 @@
 Arrays are numpy arrays, torch tensors or anything else on the CPU that speaks DLPack, float32 or bfloat16,
 and are read where they lie: any strides, but channels side by side. Results are torch tensors for torch
 tensors, else numpy arrays. What cannot be done raises lacuna.Error, a ValueError, which names what was given
-and what was expected.
+and what was expected; a setting of a wrong Python type (steps=4.0) is a TypeError.
 """
 from __future__ import annotations
 
