@@ -7,8 +7,8 @@
     session = lacuna.Session("haste", steps=50, num_layers=30, grid=(21, 30, 52))
     out = session.attend(q, k, v, step=0, layer=0)                       # what a policy says for this site
 
-Arrays are numpy arrays, torch tensors or anything else on the CPU that speaks DLPack, float32 or bfloat16,
-and are read where they lie: any strides, but channels side by side. Results are torch tensors for torch
+Arrays are numpy arrays, torch tensors or anything else on the CPU that speaks DLPack, float32 (torch's also
+bfloat16), and are read where they lie: any strides, but channels side by side. Results are torch tensors for torch
 tensors, else numpy arrays. What cannot be done raises lacuna.Error, a ValueError, which names what was given
 and what was expected; a setting of a wrong Python type (steps=4.0) is a TypeError.
 """

@@ -34,7 +34,7 @@ def array_in(name: str, x: Any) -> Any:
         return x.detach() if x.requires_grad else x
     if isinstance(x, np.ndarray):
         if x.dtype != np.float32:  # also of the other byte order, and what DLPack cannot say
-            raise Error(f"{name}: {x.dtype}, expected float32 or bfloat16")
+            raise Error(f"{name}: {x.dtype}, expected float32, or bfloat16 as a torch tensor")
         return x
     if x.__dlpack_device__()[0] != _DLPACK_CPU:
         raise _elsewhere(name, "a device")

@@ -140,7 +140,7 @@ def test_what_is_refused_says_what_was_given_and_expected(qkv):
     locked.flags.writeable = False
     shared = np.lib.stride_tricks.as_strided(np.empty(20 * 64, np.float32), q.shape, (0, 0, 256, 4))
     for text, call in {
-        "q: float16, expected float32 or bfloat16": lambda: lacuna.attention(q.astype(np.float16), k, v),
+        "q: float16, expected float32, or bfloat16 as a torch tensor": lambda: lacuna.attention(q.astype(np.float16), k, v),
         "k: int64, expected": lambda: lacuna.attention(q, k.astype(np.int64), v),
         "v: list, expected a numpy array": lambda: lacuna.attention(q, k, v.tolist()),
         "k: >f4, expected float32": lambda: lacuna.attention(q, k.astype(">f4"), v),
