@@ -94,6 +94,13 @@ class Patch:
         if self._branch not in ("cond", "uncond"):
             raise Error(f"diffusers: transformer called in cache_context {self._branch!r}, expected 'cond' or 'uncond' "
                         "as WanPipeline says")
+        given = float(timestep.flatten()[0])  # one value, repeated for samples or tokens
+        # The transformer may be another pipeline's too, whose scheduler has other steps than ours.
+        current = getattr(self._pipe, "current_timestep", None)
+        if current is None or float(current) != given:
+            ours = "none" if current is None else f"{float(current):g}"
+            raise Error(f"diffusers: transformer called at timestep {given:g} where the enabled pipeline is at {ours}, "
+                        "expected calls of that pipeline")
         scheduler = self._pipe.scheduler
         grid = tuple(size // patch for size, patch in zip(latents.shape[2:], transformer.config.patch_size))
         if scheduler.timesteps is not self._timesteps or grid != self._grid:
@@ -102,7 +109,7 @@ class Patch:
             self.session = Session(**self._words, steps=steps, num_layers=len(transformer.blocks), grid=grid,
                                    sigmas=None if sigmas is None else [float(s) for s in sigmas[:steps]])
             self._timesteps, self._grid = scheduler.timesteps, grid
-        return dict(step=_step(self._timesteps, timestep), branch=self._branch, expert=expert)
+        return dict(step=_step(self._timesteps.tolist(), given), branch=self._branch, expert=expert)
 
     def _attend(self, layer: int, query: Any, key: Any, value: Any) -> Any:
         if self._site is None or self.session is None:
@@ -160,10 +167,9 @@ def _processor(upstream: Any, patch: Patch, layer: int) -> Any:
     return ours
 
 
-def _step(timesteps: Any, timestep: Any) -> int:
-    """Which of the scheduler's timesteps a transformer was given: one value, repeated for samples or tokens."""
-    given = float(timestep.flatten()[0])
-    found = [i for i, t in enumerate(timesteps.tolist()) if t == given]
+def _step(timesteps: list[float], given: float) -> int:
+    """Which of the scheduler's timesteps a transformer was given."""
+    found = [i for i, t in enumerate(timesteps) if t == given]
     if len(found) != 1:
         raise Error(f"diffusers: timestep {given:g} is {len(found)} of the scheduler's {len(timesteps)} timesteps, "
                     "expected one")

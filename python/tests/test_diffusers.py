@@ -179,11 +179,29 @@ def test_what_is_refused(pipe):
         text = torch.zeros((1, 5, 64))
         with pytest.raises(lacuna.Error, match="in cache_context None, expected 'cond' or 'uncond'"), torch.no_grad():
             pipe.transformer(hidden, pipe.scheduler.timesteps[:1], text)
-        with pytest.raises(lacuna.Error, match="timestep 123 is 0 of the scheduler's 4 timesteps"), torch.no_grad(), \
+        with pytest.raises(lacuna.Error, match="at timestep 123 where the enabled pipeline is at"), torch.no_grad(), \
                 pipe.transformer.cache_context("cond"):
             pipe.transformer(hidden, torch.tensor([123]), text)
         with pytest.raises(lacuna.Error, match="self-attention outside its transformer's forward"), torch.no_grad():
             pipe.transformer.blocks[0].attn1(torch.zeros((1, 4, 128)))
+
+
+def test_a_transformer_run_by_another_pipeline_is_refused(pipe, tokenizer):
+    """Until a pipeline runs, its scheduler has the 1000 timesteps of training, most of the other's among them."""
+    fresh = pipelines.build(pipe.kind, tokenizer)
+    other = type(fresh)(**{**fresh.components, "scheduler": pipelines.unipc()}, **{
+        key: fresh.config[key] for key in ("boundary_ratio", "expand_timesteps")})
+    with lacuna.diffusers.enable(fresh, SPARSE) as patch:
+        with pytest.raises(lacuna.Error, match="where the enabled pipeline is at none, expected calls of that"):
+            latents(other)
+        assert patch.session is None
+        latents(fresh)
+        assert len(patch.session.trace) == STEPS * 2 * 2
+
+
+def test_a_repeated_timestep_is_refused():
+    with pytest.raises(lacuna.Error, match="timestep 5 is 2 of the scheduler's 3 timesteps"):
+        lacuna.diffusers._step([9.0, 5.0, 5.0], 5.0)
 
 
 def test_the_example_of_the_documentation(pipe, capsys):
