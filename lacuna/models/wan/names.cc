@@ -55,7 +55,7 @@ std::string translate(std::string_view name, std::span<const Pair> pairs,
 }
 
 // `blocks.12.norm2.bias` -> 12 and `norm2.bias`; index -1 and the name itself when it is of no
-// block. `dot` as the name spells it.
+// block. `dot` as the name spells it. A layer has one name: `blocks.07` is none.
 struct BlockName {
   int64_t index = -1;
   std::string_view rest;
@@ -70,8 +70,9 @@ BlockName split_block(std::string_view name, char dot) {
   const char* end = name.data() + name.size();
   int64_t index = 0;
   const auto parsed = std::from_chars(begin, end, index);
-  if (parsed.ec != std::errc() || index < 0 || parsed.ptr == end || *parsed.ptr != dot)
+  if (parsed.ec != std::errc() || *begin == '-' || parsed.ptr == end || *parsed.ptr != dot)
     return split;
+  if (*begin == '0' && parsed.ptr != begin + 1) return split;
   const auto at = static_cast<size_t>(parsed.ptr - name.data()) + 1;
   return {index, name.substr(at)};
 }
@@ -85,15 +86,10 @@ std::string flattened(std::string_view stem) {
 
 std::string translate_any(std::string_view name, std::string_view Pair::*from,
                           std::string_view Pair::*to) {
-  constexpr std::string_view kBlocks = "blocks.";
-  if (!name.starts_with(kBlocks)) return translate(name, kGlobal, from, to);
-  const size_t dot = name.find('.', kBlocks.size());
-  if (dot == std::string_view::npos || dot == kBlocks.size()) return {};
-  for (size_t i = kBlocks.size(); i < dot; ++i) {
-    if (name[i] < '0' || name[i] > '9') return {};
-  }
-  const std::string rest = translate(name.substr(dot + 1), kBlock, from, to);
-  return rest.empty() ? rest : std::string(name.substr(0, dot + 1)) + rest;
+  const auto [layer, own] = split_block(name, '.');
+  if (layer < 0) return translate(name, kGlobal, from, to);
+  const std::string translated = translate(own, kBlock, from, to);
+  return translated.empty() ? translated : fmt::format("blocks.{}.{}", layer, translated);
 }
 
 }  // namespace

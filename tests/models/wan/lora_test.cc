@@ -171,7 +171,8 @@ TEST(Lora, WhatIsNotUnderstoodIsNamed) {
        {"transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight", "blocks.0.attn1.to_q",
         "blocks.0.attn1.to_q.lora_A", "blocks.0.attn1.to_q.lora_B.bias", "blocks.x.ffn.0.diff",
         "base_model.model.blocks.0.attn1.to_q.lora_A.weight", "lora_unet_blocks_0_q.alpha",
-        "lora_unet_blocks_0_modulation.diff", "blocks.0.attn1.to_q.weight"})
+        "lora_unet_blocks_0_modulation.diff", "blocks.0.attn1.to_q.weight",
+        "blocks.00.attn1.to_q.diff", "blocks.99999999999999999999.attn1.to_q.diff"})
     EXPECT_EQ(with(name), fmt::format("holds {}{}", name, foreign));
 }
 

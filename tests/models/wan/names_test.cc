@@ -43,9 +43,11 @@ TEST(WanNames, SpotChecks) {
 }
 
 TEST(WanNames, ForeignNamesAreEmpty) {
-  for (const char* name : {"", "blocks.", "blocks..norm2.bias", "blocks.x.norm2.bias", "blocks.1",
-                           "blocks.1.", "blocks.1.attn1.to_q.lora_A", "scale_shift_table.weight",
-                           "encoder.weight", "patch_embedding."}) {
+  for (const char* name :
+       {"", "blocks.", "blocks..norm2.bias", "blocks.x.norm2.bias", "blocks.1", "blocks.1.",
+        "blocks.07.attn1.to_q.weight", "blocks.-0.norm2.bias",
+        "blocks.99999999999999999999.attn1.to_q.weight", "blocks.1.attn1.to_q.lora_A",
+        "scale_shift_table.weight", "encoder.weight", "patch_embedding."}) {
     EXPECT_EQ(wan_to_original(name), "") << name;
   }
   EXPECT_THAT(error_of([] { wan_rename({})("encoder.weight"); }), HasSubstr("encoder.weight"));
@@ -59,7 +61,8 @@ TEST(WanNames, ShapesAreThoseThatTheNetworkAsksFor) {
     EXPECT_EQ(wan_shape(config, name), shape) << name;
   for (const char* name :
        {"", "blocks.3.norm2.bias", "blocks.0.attn1.norm_q.bias", "blocks.0.self_attn.q.weight",
-        "blocks.99999999999999999999.norm2.bias", "blocks.-1.norm2.bias", "head.modulation"})
+        "blocks.99999999999999999999.norm2.bias", "blocks.99999999999999999999.attn1.to_q.weight",
+        "blocks.00.attn1.to_q.weight", "blocks.-1.norm2.bias", "head.modulation"})
     EXPECT_TRUE(wan_shape(config, name).empty()) << name;
 }
 
@@ -70,7 +73,8 @@ TEST(WanNames, FlatNamesAreModules) {
   EXPECT_EQ(wan_module_of_flat("blocks_3_norm3"), "blocks.3.norm2");
   EXPECT_EQ(wan_module_of_flat("head_head"), "proj_out");
   EXPECT_EQ(wan_module_of_flat("time_projection_1"), "condition_embedder.time_proj");
-  for (const char* flat : {"", "blocks_", "blocks_1", "blocks_1_", "blocks_x_ffn_2", "blocks_1_q",
+  for (const char* flat : {"", "blocks_", "blocks_1", "blocks_1_", "blocks_x_ffn_2",
+                           "blocks_-0_ffn_2", "blocks_00_ffn_2", "blocks_1_q",
                            "blocks_1_modulation", "blocks.1.ffn.2", "head_modulation"})
     EXPECT_EQ(wan_module_of_flat(flat), "") << flat;
 }
