@@ -11,6 +11,7 @@
 
 #include "lacuna/core/convert.h"
 #include "lacuna/core/error.h"
+#include "lacuna/core/rng.h"
 #include "lacuna/models/checkpoint.h"
 #include "lacuna/models/context.h"
 #include "lacuna/models/wan/names.h"
@@ -338,6 +339,12 @@ void LoraFile::check(const WanConfig& config) const {
                  "{}: {} changes a [{}], expected the network's [{}]", path().string(),
                  change.source, fmt::join(changed, ", "), fmt::join(shape, ", "));
   }
+}
+
+uint64_t LoraFile::fingerprint() const {
+  std::string text = fmt::format("{:016x}", fingerprint_of(file_.tensors()));
+  for (const auto& [name, change] : changes_) text += fmt::format(" {}", change.factor);
+  return fnv1a64(text);
 }
 
 int64_t LoraFile::held_bytes() const {

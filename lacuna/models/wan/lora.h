@@ -40,7 +40,8 @@ class LoraFile {
   const Changes& changes() const { return changes_; }  // by the diffusers name of the tensor
   // Throws Error naming the first tensor that a network of these sizes does not have, or not so.
   void check(const WanConfig& config) const;
-  uint64_t fingerprint() const { return fingerprint_of(file_.tensors()); }
+  // Of names, shapes, first bytes and what alpha makes of each pair, wherever the file says it.
+  uint64_t fingerprint() const;
   // Of memory in use: the file and what with_loras makes of it.
   int64_t held_bytes() const;
   // The most that one matrix takes: its pair in f32, and with the sums of rows (Context::weight).

@@ -118,6 +118,16 @@ TEST(Lora, AlphaIsDividedByTheRank) {
   EXPECT_EQ(file.changes().begin()->second.factor, 0.5f);
 }
 
+TEST(Lora, AlphaIsPartOfTheFingerprintWhereverItStands) {
+  LoraWriter writer = pair_of("blocks.0.ffn.2.lora_A.weight", "blocks.0.ffn.2.lora_B.weight", 320);
+  const auto with = [&](const char* text) {
+    return LoraFile(writer.metadata(text).write()).fingerprint();
+  };
+  const uint64_t one = with(R"({"lora_alpha": 8})");
+  EXPECT_NE(one, with(R"({"lora_alpha": 2})"));
+  EXPECT_EQ(one, with(R"({"lora_alpha": 8, "r": 4})"));
+}
+
 TEST(Lora, DifferencesAreOfWeightsBiasesAndTables) {
   LoraWriter writer;
   writer.add("diffusion_model.blocks.0.norm3.diff", {128})
