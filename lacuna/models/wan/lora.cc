@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <optional>
 #include <system_error>
 #include <utility>
@@ -124,9 +125,10 @@ std::optional<double> alpha_of_metadata(const SafetensorsFile& file) {
   for (const auto& [key, value] : json.items()) {
     const std::string_view name = std::string_view(key).substr(key.rfind('.') + 1);
     if (name == "lora_alpha") {
-      LACUNA_CHECK(value.is_number() && std::isfinite(value.get<double>()) &&
+      constexpr double kMost = std::numeric_limits<float>::max();
+      LACUNA_CHECK(value.is_number() && std::abs(value.get<double>()) <= kMost &&
                        (!alpha || *alpha == value.get<double>()),
-                   "{}: {} is {}, expected one finite number", who, key, value.dump());
+                   "{}: {} is {}, expected one finite number in f32", who, key, value.dump());
       alpha = value.get<double>();
     }
     const bool off = value.is_null() || value == false || (value.is_structured() && value.empty());

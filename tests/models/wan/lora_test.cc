@@ -223,9 +223,9 @@ TEST(Lora, AlphasAreFiniteNumbers) {
   EXPECT_EQ(pair().add(stem + ".alpha", {2}).error(),
             stem + ".alpha is [2] f32, expected one number");
   for (const char* text :
-       {"[", "1", R"({"lora_alpha": "8"})", R"({"lora_alpha": 1e999})", R"({"use_dora": true})",
-        R"({"transformer.use_rslora": true})", R"({"alpha_pattern": {"blocks.0": 2}})",
-        R"({"a.lora_alpha": 1, "b.lora_alpha": 2})"})
+       {"[", "1", R"({"lora_alpha": "8"})", R"({"lora_alpha": 1e999})", R"({"lora_alpha": 1e308})",
+        R"({"use_dora": true})", R"({"transformer.use_rslora": true})",
+        R"({"alpha_pattern": {"blocks.0": 2}})", R"({"a.lora_alpha": 1, "b.lora_alpha": 2})"})
     EXPECT_THAT(pair().metadata(text).error(), HasSubstr("lora_adapter_metadata")) << text;
 }
 
