@@ -122,11 +122,15 @@ void print(const nlohmann::ordered_json& j) {
   }
 }
 
+// Names of files are any bytes.
+void print_json(const nlohmann::ordered_json& json) {
+  fmt::print("{}\n", json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace));
+}
+
 void print(const InfoOptions& o, const MadeBy& made) {
   if (!made.command.empty()) {
     if (o.json) {
-      const nlohmann::ordered_json json = {{"command", made.command}};
-      fmt::print("{}\n", json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace));
+      print_json({{"command", made.command}});
     } else {
       say("{}\nmade by:\n{}\n", one_line(o.model.paths.front()), made.command);
     }
@@ -135,10 +139,9 @@ void print(const InfoOptions& o, const MadeBy& made) {
   const Request& r = made.request;
   const std::string command = command_of(r);
   if (o.json) {
-    auto json = nlohmann::ordered_json{{"request", nlohmann::ordered_json::parse(r.to_json())},
-                                       {"next_step", made.next_step},
-                                       {"command", command}};
-    fmt::print("{}\n", json.dump(1));
+    print_json({{"request", nlohmann::ordered_json::parse(r.to_json())},
+                {"next_step", made.next_step},
+                {"command", command}});
     return;
   }
   say("{}\n  made with    {}\n  steps        {} of {}\n", one_line(o.model.paths.front()),
@@ -227,7 +230,7 @@ void run_info(const InfoOptions& o) {
     const std::string& path = o.model.paths.front();
     if (is_lora_file(path)) {
       const auto json = describe(LoraFile(path));
-      return o.json ? fmt::print("{}\n", json.dump(1)) : print_lora(json);
+      return o.json ? print_json(json) : print_lora(json);
     }
     if (const auto made = made_by(path)) return print(o, *made);
     LACUNA_CHECK(!is_for_inspect(path),
@@ -239,7 +242,7 @@ void run_info(const InfoOptions& o) {
   if (!model->assumption().empty()) say_note(model->assumption());
   const auto json = describe(*model);
   if (o.json) {
-    fmt::print("{}\n", json.dump(1));
+    print_json(json);
   } else {
     print(json);
   }

@@ -515,6 +515,9 @@ class GenerateTest(CliTest):
         told = json_of(self.lora("t.safetensors", extra={"diffusion_model.blocks.3.norm3.diff": (256,)}))
         self.assertEqual((told["rank"], told["matrices"], told["differences"], told["layers"], told["width"], told["fits"]),
                          ([4, 4], 1, 1, 2, 256, []))
+        odd = os.fsdecode(b"odd\xff.safetensors")  # no UTF-8
+        self.assertTrue(json_of(self.lora(odd))["lora"].endswith("odd\ufffd.safetensors"))
+        self.assertIn("odd\ufffd.safetensors:1", json_of("--synthetic", "tiny", "--lora", self.dir / odd)["name"])
         name = json_of("--synthetic", "wan2.1-1.3b", "--lora", f"{self.dir / 's.safetensors'}:2")["name"]
         self.assertEqual(name, f"synthetic wan2.1-1.3b with LoRA {self.dir / 's.safetensors'}:2")
 
