@@ -226,7 +226,8 @@ void print_lora(const nlohmann::ordered_json& j) {
 }
 
 void run_info(const InfoOptions& o) {
-  if (o.model.paths.size() == 1) {
+  // With LoRA or made-up weights beside it, what is named is a model.
+  if (o.model.paths.size() == 1 && !o.model.has_lora() && o.model.synthetic.empty()) {
     const std::string& path = o.model.paths.front();
     if (is_lora_file(path)) {
       const auto json = describe(LoraFile(path));

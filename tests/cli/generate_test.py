@@ -521,6 +521,12 @@ class GenerateTest(CliTest):
         name = json_of("--synthetic", "wan2.1-1.3b", "--lora", f"{self.dir / 's.safetensors'}:2")["name"]
         self.assertEqual(name, f"synthetic wan2.1-1.3b with LoRA {self.dir / 's.safetensors'}:2")
 
+    def test_info_takes_nothing_beside_lora(self):
+        style, other = self.lora("s.safetensors"), self.lora("o.safetensors")
+        left = ["o.safetensors", "s.safetensors"]
+        self.fails(1, "info", style, "--lora", other, leaves=left, says="holds LoRA; give it with --lora")
+        self.fails(2, "info", style, "--synthetic", "tiny", leaves=left, says="--synthetic: takes no checkpoint files")
+
     def test_info_points_to_inspect(self):
         names = ["l.st", "m.st", "q.st", "t.json"]
         latents, masks, recording, trace = (self.dir / name for name in names)
