@@ -327,13 +327,17 @@ Request starting_request(const GenerateOptions& o, const Model& model,
   return std::move(loaded.request);
 }
 
+std::string resuming_command(const GenerateOptions& o, const fs::path& latents) {
+  return fmt::format("lacuna generate --resume {}, the same --model{} and the same --output",
+                     latents.string(), o.model.has_lora() ? ", the same LoRA" : "");
+}
+
 // The latents of a run that failed, and how it goes on from them.
 std::string way_back(const GenerateOptions& o, const fs::path& latents, int steps, int num_steps) {
   const std::string command =
       steps == num_steps
           ? fmt::format("lacuna decode {} -o {}, the same --model", latents.string(), o.output)
-          : fmt::format("lacuna generate --resume {}, the same --model and the same --output",
-                        latents.string());
+          : resuming_command(o, latents);
   return fmt::format("; {} of {} steps are kept; go on with: {}", steps, num_steps, command);
 }
 
@@ -392,10 +396,7 @@ void run_generate(const GenerateOptions& o) {
                                     files.latents.string())};
     if (!fs::exists(files.latents))
       throw Interrupted{"stopped before the first step; nothing was written"};
-    throw Interrupted{
-        fmt::format("stopped; go on with: lacuna generate --resume {}, the same "
-                    "--model and the same --output",
-                    files.latents.string())};
+    throw Interrupted{"stopped; go on with: " + resuming_command(o, files.latents)};
   } catch (const std::exception& error) {
     sampling.reset(), decoding.reset();
     if (kept == 0) throw;

@@ -492,6 +492,12 @@ class GenerateTest(CliTest):
         made = lacuna("decode", latents, "--synthetic", "tiny", "-o", self.dir / "c.y4m")  # needs none
         self.assertEqual((made.returncode, "made with" in made.stderr), (0, False), made.stderr)
 
+    def test_stopped_with_lora_says_how_to_go_on(self):
+        latents, words = self.dir / "l.st", ["generate", *TINY, "--steps", 400, "--no-decode", "--latents", self.dir / "l.st"]
+        for lora, said in (([], ""), (["--lora", self.lora("s.safetensors")], ", the same LoRA")):
+            result = stopped([*words, *lora], 3, signal.SIGINT)
+            self.assertIn(f"--resume {latents}, the same --model{said} and the same --output", result.stderr)
+
     def test_lora_that_does_not_fit_is_refused(self):
         style = self.lora("s.safetensors")
         wide, image = self.lora("w.safetensors", width=512), self.lora("i.safetensors", extra={"diffusion_model.img_emb.proj.1.diff_b": (4,)})
