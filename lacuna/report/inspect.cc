@@ -90,8 +90,12 @@ Json settings_of(const RecordedCall& call) {
 void add_request(const Json& request, Json& settings) {
   for (const auto& [key, value] : request.items()) {
     const bool empty = value.is_string() && value.get_ref<const std::string&>().empty();
-    if (key.starts_with("lora") && value.is_array())
-      settings[key] = fmt::format("{}", fmt::join(value.get<std::vector<std::string>>(), ", "));
+    if (key.starts_with("lora") && value.is_array()) {
+      std::vector<std::string> words;  // in a file that may hold anything
+      for (const Json& word : value)
+        words.push_back(word.is_string() ? word.get<std::string>() : word.dump());
+      settings[key] = fmt::format("{}", fmt::join(words, ", "));
+    }
     if ((value.is_string() || value.is_number()) && !empty && !settings.contains(key))
       settings[key] = key == "seed" ? Json(value.dump()) : value;  // a page rounds large numbers
   }

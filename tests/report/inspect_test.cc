@@ -249,6 +249,16 @@ TEST_F(InspectTest, ATraceWithoutCallsHasNoFigures) {
   EXPECT_EQ(report["sections"][0]["kind"], "text");
 }
 
+TEST_F(InspectTest, LoraOfATraceIsShownWhateverItHolds) {
+  TraceFile trace = load_trace(trace_);
+  trace.header.request["lora"] = {"a.safetensors:1", 7, {{"b", nullptr}}};
+  trace.header.request["lora_low"] = {"c.safetensors:0.5"};
+  save_trace(trace_, trace.header, Trace());
+  const Json settings = look({trace_})["settings"];
+  EXPECT_EQ(settings["lora"], R"(a.safetensors:1, 7, {"b":null})");
+  EXPECT_EQ(settings["lora_low"], "c.safetensors:0.5");
+}
+
 TEST_F(InspectTest, OneLineForWhatItIsNot) {
   const auto error = [&](const std::string& text) {
     const fs::path path = folder_ / "x";
