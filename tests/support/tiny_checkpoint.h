@@ -27,6 +27,7 @@ namespace lacuna::test {
 struct TinyKind {
   int experts = 1;
   bool ti2v = false;            // channels and autoencoder of the kind of Wan 2.2's 5B
+  bool encoder = true;          // of that
   DType storage = DType::bf16;  // of matrices
   int64_t layers = 2;
 };
@@ -50,7 +51,7 @@ class TinyCheckpoint {
     }
     Noting source("w:", DType::f32);
     const WanDecoder decoder(vae, source);
-    if (kind.ti2v) const WanEncoder encoder(vae, source);
+    if (kind.ti2v && kind.encoder) const WanEncoder encoder(vae, source);
     save(source, "vae", vae_json(vae));
   }
 

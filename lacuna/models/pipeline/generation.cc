@@ -308,8 +308,6 @@ MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tilin
   if (moves_tokens) plan.activations += storage_bytes(compute, 4 * tokens * config.dim());
   plan.decoder =
       model.decoder().memory_bytes(latent.frames, latent.height, latent.width, compute, tiling);
-  if (!request.image.empty())
-    plan.encoder = model.encoder().frame_bytes(request.height, request.width, DType::f32);
   plan.passing = passing.stored + lora.passing;
   plan.f32 = compute == DType::f32;
   plan.tiled = tiling.mode != TileMode::off;
@@ -400,7 +398,9 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
     memory.activations +=
         storage_bytes(ctx.compute, model.grid(latent).tokens() * model.transformer_config().dim());
   memory.attention = attention_bytes(model, request, engine.policy());
-  if (resume) memory.loaded = bytes_of(resume->attention), memory.encoder = 0;
+  if (resume) memory.loaded = bytes_of(resume->attention);
+  if (picture)
+    memory.encoder = model.encoder().frame_bytes(request.height, request.width, DType::f32);
   if (files.video.empty()) memory.decoder = 0;
   check_memory(memory, ctx.backend, max_memory, hooks.note);
   if (resume) restore_attention(engine, model, request, *resume);

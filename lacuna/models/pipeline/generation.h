@@ -84,7 +84,8 @@ struct MemoryPlan {
 };
 
 // `moves_tokens`: attention may put tokens in another order, so that it holds q, k, v and out
-// twice. Without MemoryPlan::attention, which is attention_bytes().
+// twice. Without MemoryPlan::attention, which is attention_bytes(), and MemoryPlan::encoder, of
+// which a run that goes on has no need.
 MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tiling,
                        bool moves_tokens);
 // Bytes of masks, token orders and method states under `policy`, of all layers, guidance branches

@@ -86,7 +86,7 @@ class FirstFrameTest : public testing::Test {
   const TempFolder temp_;
   const fs::path folder_ = temp_.path();
   const TinyCheckpoint checkpoint_{{.ti2v = true}};
-  const std::unique_ptr<Model> model_ = Model::open(std::array{checkpoint_.folder()});
+  std::unique_ptr<Model> model_ = Model::open(std::array{checkpoint_.folder()});
   int threads_ = 1;
   std::unique_ptr<Backend> backend_;
   std::atomic<bool> cancel_{false};
@@ -190,6 +190,8 @@ TEST_F(FirstFrameTest, ResumesBitForBitWithThatPictureOnly) {
   // The latents hold what was encoded.
   std::ofstream(folder_ / "part.st", std::ios::binary) << stopped;
   fs::remove(folder_ / "a.png");
+  const TinyCheckpoint decoder_only({.ti2v = true, .encoder = false});
+  model_ = Model::open(std::array{decoder_only.folder()});
   resume();
   EXPECT_EQ(bytes("part.st"), bytes("whole.st"));
 }
@@ -231,16 +233,30 @@ TEST_F(FirstFrameTest, RefusesABadPictureBeforeStepZero) {
 }
 
 TEST_F(FirstFrameTest, ThePlanCountsTheEncoder) {
-  Request r = request();
-  r.width = r.height = 512;
-  MemoryPlan plan = plan_memory(*model_, r, {}, false);
-  EXPECT_EQ(plan.encoder, model_->encoder().frame_bytes(512, 512, DType::f32));
-  EXPECT_GT(plan.encoder, 512 * 512 * 4);
+  MemoryPlan plan;
   plan.weights = plan.activations = plan.decoder = plan.passing = 1;
+  plan.encoder = 7;
   EXPECT_EQ(plan.peak(), plan.encoder);
   EXPECT_EQ(plan.least(), plan.encoder);
-  r.image = "";
-  EXPECT_EQ(plan_memory(*model_, r, {}, false).encoder, 0);
+
+  Request r = request();
+  r.width = r.height = 512;
+  r.frames = 1;
+  const int64_t needs = model_->encoder().frame_bytes(512, 512, DType::f32);
+  EXPECT_GT(needs, 512 * 512 * 4);
+  GenerationHooks hooks;
+  hooks.plan_only = true;
+  std::string line;
+  hooks.note = [&](const std::string& note) { line = note; };
+  const auto plan_run = [&] {
+    Context ctx{*backend_};
+    generate(*model_, ctx, r, files("a"), {}, 0, hooks);
+  };
+  plan_run();
+  EXPECT_THAT(line, HasSubstr(fmt::format("encoder {:.1f} MiB", needs / 1048576.0)));
+  r.image = r.image_content = "";
+  plan_run();
+  EXPECT_EQ(line.find("encoder"), std::string::npos);
 }
 
 }  // namespace
