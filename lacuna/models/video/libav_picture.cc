@@ -25,7 +25,6 @@ constexpr const char* kBroken =
     "is damaged, cut off or too large, expected a whole picture of at most 2^26 pixels";
 constexpr int kMaxSide = 16384;
 constexpr int64_t kMaxPixels = int64_t{1} << 26;
-constexpr size_t kMaxFile = size_t{1} << 30;
 
 class LibavPicture {
  public:
@@ -41,8 +40,8 @@ class LibavPicture {
   }
 
   Picture read() {
-    LACUNA_CHECK(file_.bytes().size() <= kMaxFile, "image: {} has {} bytes, at most 1 GiB", name(),
-                 file_.bytes().size());
+    LACUNA_CHECK(file_.bytes().size() <= kMaxPictureFile, "image: {} has {} bytes, at most 1 GiB",
+                 name(), file_.bytes().size());
     open();
     decode();
     return upright(to_rgb());

@@ -93,7 +93,9 @@ Picture cover(const Picture& picture, int width, int height) {
 
 std::string picture_content(const std::filesystem::path& path) {
   std::error_code none;
-  if (!std::filesystem::is_regular_file(path, none)) return {};
+  if (!std::filesystem::is_regular_file(path, none) ||
+      std::filesystem::file_size(path, none) > kMaxPictureFile)
+    return {};
   const MappedFile file(path);
   return fmt::format("{:016x}", fnv1a64({reinterpret_cast<const char*>(file.bytes().data()),
                                          file.bytes().size()}));

@@ -14,14 +14,16 @@ struct Picture {
   std::vector<uint8_t> rgb;   // [height, width, 3]
 };
 
+constexpr size_t kMaxPictureFile = size_t{1} << 30;  // bytes
+
 // A PNG, JPEG, WebP, BMP, TIFF, GIF or PNM file, known by its bytes and not by its name, upright
 // as its EXIF data say; of an animation the first frame. Grey becomes RGB, 16 bits become 8, alpha
 // is left out, as upstream's loaders do. Throws Error when it is none of these, damaged, or more
 // than 16384 pixels a side, 2^26 pixels or 1 GiB.
 Picture read_picture(const std::filesystem::path& path);
 
-// FNV-1a 64 of the file's bytes, 16 hex digits; empty where there is no such file: whoever reads
-// it says so.
+// FNV-1a 64 of the file's bytes, 16 hex digits; empty where there is no such file or it is too
+// large: whoever reads it says so.
 std::string picture_content(const std::filesystem::path& path);
 
 // Scaled to cover width x height, the proportions kept, and cut to that around its middle, as

@@ -253,3 +253,6 @@ TEST_F(PictureTest, ContentIsOfTheBytes) {
 
 }  // namespace
 }  // namespace lacuna
+  fs::resize_file(a, (uintmax_t{1} << 30) + 1);  // a hole
+  EXPECT_EQ(picture_content(a), "");
+  EXPECT_THAT(test::error_of([&] { read_picture(a); }), HasSubstr("at most 1 GiB"));
