@@ -10,6 +10,8 @@ extern "C" {
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <span>
+#include <string_view>
 
 #include "lacuna/core/error.h"
 #include "lacuna/core/mapped_file.h"
@@ -20,11 +22,35 @@ namespace {
 
 // What libav may take a file for. Playlists and containers are none: some of them name other files.
 constexpr const char* kPictureFormats =
-    "png_pipe,apng,jpeg_pipe,webp_pipe,bmp_pipe,tiff_pipe,gif,pgm_pipe,ppm_pipe,pbm_pipe,pam_pipe";
+    "png_pipe,jpeg_pipe,webp_pipe,bmp_pipe,tiff_pipe,gif,pgm_pipe,ppm_pipe,pbm_pipe,pam_pipe";
 constexpr const char* kBroken =
-    "is damaged, cut off or too large, expected a whole picture of at most 2^26 pixels";
+    "is damaged, cut off, too large or of a kind that this libav does not decode, expected a whole "
+    "picture of at most 2^26 pixels";
 constexpr int kMaxSide = 16384;
 constexpr int64_t kMaxPixels = int64_t{1} << 26;
+
+bool starts_with(std::span<const uint8_t> bytes, std::string_view start) {
+  return bytes.size() >= start.size() &&
+         std::equal(start.begin(), start.end(), bytes.begin(),
+                    [](char a, uint8_t b) { return static_cast<uint8_t>(a) == b; });
+}
+
+// A PNG without what may be left out of it: texts and profiles of a megabyte unpack to gigabytes.
+std::vector<uint8_t> needed_chunks(std::span<const uint8_t> png) {
+  constexpr size_t kHead = 8, kAroundData = 12;
+  std::vector<uint8_t> needed(png.begin(), png.begin() + kHead);
+  png = png.subspan(kHead);
+  while (png.size() >= kAroundData) {
+    const size_t size = kAroundData + (size_t{png[0]} << 24 | png[1] << 16 | png[2] << 8 | png[3]);
+    if (size > png.size()) break;
+    const bool optional = (png[4] & 0x20) != 0;  // a small letter
+    if (!optional)
+      needed.insert(needed.end(), png.begin(), png.begin() + static_cast<ptrdiff_t>(size));
+    png = png.subspan(size);
+  }
+  needed.insert(needed.end(), png.begin(), png.end());  // cut off: libav says so
+  return needed;
+}
 
 class LibavPicture {
  public:
@@ -42,6 +68,8 @@ class LibavPicture {
   Picture read() {
     LACUNA_CHECK(file_.bytes().size() <= kMaxPictureFile, "image: {} has {} bytes, at most 1 GiB",
                  name(), file_.bytes().size());
+    bytes_ = file_.bytes();
+    if (starts_with(bytes_, "\x89PNG\r\n\x1a\n")) bytes_ = needed_ = needed_chunks(bytes_);
     open();
     decode();
     return upright(to_rgb());
@@ -55,7 +83,7 @@ class LibavPicture {
 
   static int read_some(void* self, uint8_t* to, int size) {
     auto* picture = static_cast<LibavPicture*>(self);
-    const auto rest = picture->file_.bytes().subspan(picture->at_);
+    const auto rest = picture->bytes_.subspan(picture->at_);
     const size_t count = std::min(rest.size(), static_cast<size_t>(size));
     if (count == 0) return AVERROR_EOF;
     std::memcpy(to, rest.data(), count);
@@ -65,7 +93,7 @@ class LibavPicture {
 
   static int64_t seek(void* self, int64_t offset, int whence) {
     auto* picture = static_cast<LibavPicture*>(self);
-    const auto size = static_cast<int64_t>(picture->file_.bytes().size());
+    const auto size = static_cast<int64_t>(picture->bytes_.size());
     if (whence == AVSEEK_SIZE) return size;
     const int64_t base = whence == SEEK_SET   ? 0
                          : whence == SEEK_CUR ? static_cast<int64_t>(picture->at_)
@@ -193,7 +221,9 @@ class LibavPicture {
   }
 
   MappedFile file_;
-  size_t at_ = 0;  // bytes that libav has read
+  std::vector<uint8_t> needed_;     // of a PNG
+  std::span<const uint8_t> bytes_;  // what libav gets to see
+  size_t at_ = 0;                   // of them it has read
   AVIOContext* io_ = nullptr;
   AVFormatContext* demuxer_ = nullptr;
   AVCodecContext* decoder_ = nullptr;

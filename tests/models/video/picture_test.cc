@@ -160,6 +160,15 @@ TEST_F(PictureTest, AJpegStandsAsItsCameraWasHeld) {
   }
 }
 
+// One of a text is not even unpacked, so nobody sees that its checksum is wrong.
+TEST_F(PictureTest, NoChunkOfAPngThatMayBeLeftOutIsRead) {
+  const Picture made = pattern(7, 5);
+  Bytes png = encode_png({.width = 7, .height = 5, .comment = ""}, made.rgb);
+  const Bytes text = {0, 0, 0, 4, 'z', 'T', 'X', 't', 'k', 0, 0, 1, 9, 9, 9, 9};
+  png.insert(png.begin() + 33, text.begin(), text.end());
+  EXPECT_EQ(read_picture(write("a.png", png)).rgb, made.rgb);
+}
+
 TEST_F(PictureTest, RefusesWhatIsNoPicture) {
   const std::string text = "a picture of a cat\n";
   EXPECT_THAT(refused({text.begin(), text.end()}), HasSubstr("is no picture"));
