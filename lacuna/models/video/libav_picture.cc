@@ -117,7 +117,11 @@ class LibavPicture {
     demuxer_->pb = io_;
     AVDictionary* options = nullptr;
     av_dict_set(&options, "format_whitelist", kPictureFormats, 0);
-    const int code = avformat_open_input(&demuxer_, nullptr, nullptr, &options);
+    // Said here, because libav doubts a JPEG behind which another one stands: a gain map, a
+    // preview.
+    const AVInputFormat* jpeg =
+        starts_with(bytes_, "\xff\xd8\xff") ? av_find_input_format("jpeg_pipe") : nullptr;
+    const int code = avformat_open_input(&demuxer_, nullptr, jpeg, &options);
     av_dict_free(&options);
     check(code >= 0 && demuxer_->nb_streams == 1,
           "is no picture, expected PNG, JPEG, WebP, BMP, TIFF, GIF or PNM");

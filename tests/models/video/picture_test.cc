@@ -160,6 +160,14 @@ TEST_F(PictureTest, AJpegStandsAsItsCameraWasHeld) {
   }
 }
 
+// As of cameras that put a gain map or a preview there.
+TEST_F(PictureTest, TheFirstOfTwoJpegsInAFile) {
+  const Bytes first = jpeg_of(), second = jpeg_of();
+  Bytes both = first;
+  both.insert(both.end(), second.begin(), second.end());
+  EXPECT_EQ(read_picture(write("a.jpg", both)).rgb, read_picture(write("b.jpg", first)).rgb);
+}
+
 // One of a text is not even unpacked, so nobody sees that its checksum is wrong.
 TEST_F(PictureTest, NoChunkOfAPngThatMayBeLeftOutIsRead) {
   const Picture made = pattern(7, 5);
