@@ -158,7 +158,13 @@ class LibavPicture {
   }
 
   Picture to_rgb() {
-    const int width = frame_->width, height = frame_->height;
+    // Whole chroma samples, which a frame's rows have room for: of an odd number of pixels the
+    // scaler would stretch them.
+    const AVPixFmtDescriptor* format =
+        av_pix_fmt_desc_get(static_cast<AVPixelFormat>(frame_->format));
+    check(format != nullptr, "has colours that this libav does not convert");
+    const int width = FFALIGN(frame_->width, 1 << format->log2_chroma_w);
+    const int height = FFALIGN(frame_->height, 1 << format->log2_chroma_h);
     scaler_ = sws_getContext(
         width, height, static_cast<AVPixelFormat>(frame_->format), width, height, AV_PIX_FMT_RGB24,
         SWS_BICUBIC | SWS_FULL_CHR_H_INT | SWS_FULL_CHR_H_INP | SWS_ACCURATE_RND | SWS_BITEXACT,
@@ -169,9 +175,10 @@ class LibavPicture {
     if (sws_getColorspaceDetails(scaler_, &from_table, &from_full, &to_table, &to_full, &brightness,
                                  &contrast, &saturation) >= 0) {
       // What a file does not say is the scaler's: BT.601, full range where the pixel format is.
-      const int* table = frame_->colorspace == AVCOL_SPC_UNSPECIFIED
-                             ? from_table
-                             : sws_getCoefficients(frame_->colorspace);
+      // RGB of 16 bits passes through the scaler's Y'CbCr, there and back by one table.
+      const bool its_own =
+          frame_->colorspace == AVCOL_SPC_UNSPECIFIED || frame_->colorspace == AVCOL_SPC_RGB;
+      const int* table = its_own ? from_table : sws_getCoefficients(frame_->colorspace);
       const bool full = from_full != 0 || frame_->color_range == AVCOL_RANGE_JPEG;
       sws_setColorspaceDetails(scaler_, table, full ? 1 : 0, to_table, to_full, brightness,
                                contrast, saturation);
@@ -183,11 +190,11 @@ class LibavPicture {
     const bool converted =
         av_frame_get_buffer(rgb, 0) >= 0 && sws_scale(scaler_, frame_->data, frame_->linesize, 0,
                                                       height, rgb->data, rgb->linesize) == height;
-    Picture picture{width, height, {}};
+    Picture picture{frame_->width, frame_->height, {}};
     if (converted) {
-      const size_t row = size_t{3} * static_cast<size_t>(width);
-      picture.rgb.resize(row * static_cast<size_t>(height));
-      for (int y = 0; y < height; ++y)
+      const size_t row = size_t{3} * static_cast<size_t>(picture.width);
+      picture.rgb.resize(row * static_cast<size_t>(picture.height));
+      for (int y = 0; y < picture.height; ++y)
         std::memcpy(picture.rgb.data() + row * static_cast<size_t>(y),
                     rgb->data[0] + static_cast<ptrdiff_t>(y) * rgb->linesize[0], row);
     }

@@ -8,6 +8,7 @@ extern "C" {
 #include <gtest/gtest.h>
 #include <png.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <cstdlib>
@@ -77,22 +78,27 @@ Bytes png_of(int width, int height, int bits, int colour, const Bytes& samples) 
   return file;
 }
 
-// Grey, 32 x 16: dark but for its right half, which is light.
-Bytes jpeg_of() {
+// 32 x 16: dark but for its right half, which is light. Grey, or its colours change from left to
+// right, one sample for 2 x 2 pixels.
+Bytes jpeg_of(bool coloured = false) {
   const AVCodec* codec = avcodec_find_encoder(AV_CODEC_ID_MJPEG);
   AVCodecContext* encoder = avcodec_alloc_context3(codec);
   encoder->width = 32, encoder->height = 16;
-  encoder->pix_fmt = AV_PIX_FMT_YUVJ444P;
+  encoder->pix_fmt = coloured ? AV_PIX_FMT_YUVJ420P : AV_PIX_FMT_YUVJ444P;
   encoder->time_base = {1, 25};
   AVFrame* frame = av_frame_alloc();
   frame->format = encoder->pix_fmt, frame->width = 32, frame->height = 16;
   AVPacket* packet = av_packet_alloc();
   if (avcodec_open2(encoder, codec, nullptr) < 0 || av_frame_get_buffer(frame, 0) < 0) std::abort();
-  for (int plane = 0; plane < 3; ++plane)
-    for (int y = 0; y < 16; ++y)
-      for (int x = 0; x < 32; ++x)
+  for (int plane = 0; plane < 3; ++plane) {
+    const int part = coloured && plane != 0 ? 2 : 1;
+    for (int y = 0; y < 16 / part; ++y)
+      for (int x = 0; x < 32 / part; ++x)
         frame->data[plane][y * frame->linesize[plane] + x] =
-            plane != 0 ? 128 : static_cast<uint8_t>(x < 16 ? 40 : 200);
+            static_cast<uint8_t>(plane == 0 ? (x < 16 ? 40 : 200)
+                                 : coloured ? 8 * x + 60
+                                            : 128);
+  }
   if (avcodec_send_frame(encoder, frame) < 0 || avcodec_receive_packet(encoder, packet) < 0)
     std::abort();
   Bytes file(packet->data, packet->data + packet->size);
@@ -160,9 +166,25 @@ TEST_F(PictureTest, AJpegStandsAsItsCameraWasHeld) {
   }
 }
 
+// Less the last column and row, which are of the same blocks: all others stay what they are.
+TEST_F(PictureTest, ColoursOfAnOddSizeStandWhereTheyShould) {
+  Bytes jpeg = jpeg_of(/*coloured=*/true);
+  const Picture even = read_picture(write("a.jpg", jpeg));
+  constexpr std::array<uint8_t, 9> kSize = {0xff, 0xc0, 0, 17, 8, 0, 16, 0, 32};
+  const auto size = std::search(jpeg.begin(), jpeg.end(), kSize.begin(), kSize.end());
+  ASSERT_NE(size, jpeg.end());
+  size[6] = 15, size[8] = 31;
+  const Picture odd = read_picture(write("a.jpg", jpeg));
+  ASSERT_EQ(odd.width, 31);
+  ASSERT_EQ(odd.height, 15);
+  for (size_t y = 0; y < 15; ++y)
+    for (size_t i = 0; i < 3 * 31; ++i)
+      ASSERT_EQ(odd.rgb[y * 3 * 31 + i], even.rgb[y * 3 * 32 + i]) << y << ", value " << i;
+}
+
 // As of cameras that put a gain map or a preview there.
 TEST_F(PictureTest, TheFirstOfTwoJpegsInAFile) {
-  const Bytes first = jpeg_of(), second = jpeg_of();
+  const Bytes first = jpeg_of(), second = jpeg_of(/*coloured=*/true);
   Bytes both = first;
   both.insert(both.end(), second.begin(), second.end());
   EXPECT_EQ(read_picture(write("a.jpg", both)).rgb, read_picture(write("b.jpg", first)).rgb);
@@ -266,10 +288,10 @@ TEST_F(PictureTest, ContentIsOfTheBytes) {
   EXPECT_EQ(picture_content(folder_ / "none"), "");
   EXPECT_EQ(picture_content(folder_), "");
   EXPECT_EQ(picture_content(""), "");
+  fs::resize_file(a, (uintmax_t{1} << 30) + 1);  // a hole
+  EXPECT_EQ(picture_content(a), "");
+  EXPECT_THAT(test::error_of([&] { read_picture(a); }), HasSubstr("at most 1 GiB"));
 }
 
 }  // namespace
 }  // namespace lacuna
-  fs::resize_file(a, (uintmax_t{1} << 30) + 1);  // a hole
-  EXPECT_EQ(picture_content(a), "");
-  EXPECT_THAT(test::error_of([&] { read_picture(a); }), HasSubstr("at most 1 GiB"));
