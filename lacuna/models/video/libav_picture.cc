@@ -132,6 +132,8 @@ class LibavPicture {
     LACUNA_CHECK(decoder_ != nullptr, "image: out of memory");
     decoder_->thread_count = 1;
     decoder_->max_pixels = kMaxPixels;
+    // Refuses a TIFF with any tag that libav does not know; without it, of one that holds a JPEG,
+    // libav would give an empty picture and no error.
     decoder_->err_recognition = AV_EF_CRCCHECK | AV_EF_BITSTREAM | AV_EF_BUFFER | AV_EF_EXPLODE;
     check(avcodec_parameters_to_context(decoder_, stream) >= 0 &&
               avcodec_open2(decoder_, codec, nullptr) >= 0,

@@ -16,10 +16,11 @@ struct Picture {
 
 constexpr size_t kMaxPictureFile = size_t{1} << 30;  // bytes
 
-// A PNG, JPEG, WebP, BMP, TIFF, GIF or PNM file, known by its bytes and not by its name, upright
-// as its EXIF data say; of an animation the first frame. Grey becomes RGB, 16 bits become 8, alpha
-// is left out, as upstream's loaders do. Throws Error when it is none of these, damaged, or more
-// than 16384 pixels a side, 2^26 pixels or 1 GiB.
+// A PNG, JPEG, WebP, BMP, TIFF, GIF or PNM file, known by its bytes and not by its name; a JPEG
+// upright as its EXIF data say; of a GIF, PNG or TIFF with several pictures the first. Grey becomes
+// RGB, 16 bits become 8, alpha is left out, as upstream's loaders do. Throws Error when it is none
+// of these, damaged, more than 16384 pixels a side, 2^26 pixels or 1 GiB, and of what libav does
+// not decode: animated WebP, TIFF with a JPEG within, with alpha or with tags of image editors.
 Picture read_picture(const std::filesystem::path& path);
 
 // FNV-1a 64 of the file's bytes, 16 hex digits; empty where there is no such file or it is too
@@ -28,8 +29,8 @@ std::string picture_content(const std::filesystem::path& path);
 
 // Scaled to cover width x height, the proportions kept, and cut to that around its middle, as
 // Wan's own scripts do. Lanczos of three lobes, widened where it shrinks, columns before rows with
-// 8 bits between: the arithmetic of Pillow, within one level. A picture of that size stays as it
-// is. Needs a picture and a size of at least one pixel.
+// 8 bits between: the arithmetic of Pillow, within two levels (libswscale's Lanczos is 44 away at
+// worst). A picture of that size stays as it is. Needs a picture and a size of at least one pixel.
 Picture cover(const Picture& picture, int width, int height);
 
 }  // namespace lacuna
