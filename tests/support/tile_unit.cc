@@ -32,7 +32,7 @@ thread_local TileState tiles;
 // A VEX-encoded instruction of opcode map 0F38 with its ModRM byte and memory operand.
 struct Instruction {
   uint8_t opcode = 0, prefix = 0;  // prefix: 0 none, 1 66, 2 F3, 3 F2
-  bool memory = false;
+  bool memory = false, sib = false;
   int reg = 0, rm = 0, vvvv = 0;  // tile numbers; rm of a register operand
   uint8_t* base = nullptr;        // of a memory operand, with its displacement
   int64_t index = 0;              // scaled: the stride of tile loads and stores
@@ -58,6 +58,7 @@ void decode_memory(const uint8_t* code, const greg_t* regs, bool wide_index, boo
   in.memory = true;
   int64_t address = 0;
   if (base == 4) {
+    in.sib = true;
     const uint8_t sib = code[at++];
     const int index = (sib >> 3 & 7) + (wide_index ? 8 : 0);
     base = sib & 7;
@@ -80,8 +81,8 @@ void decode_memory(const uint8_t* code, const greg_t* regs, bool wide_index, boo
 }
 
 std::optional<Instruction> decode(const uint8_t* code, const greg_t* regs) {
-  // Three-byte VEX, map 0F38, W 0, 128 bits: all of AMX.
-  if (code[0] != 0xc4 || (code[1] & 0x1f) != 2 || (code[2] & 0x84) != 0) return {};
+  // Three-byte VEX, map 0F38, W 0, 128 bits, no more than 8 registers: all of AMX.
+  if (code[0] != 0xc4 || (code[1] & 0x9f) != 0x82 || (code[2] & 0x84) != 0) return {};
   Instruction in;
   in.opcode = code[3];
   in.prefix = code[2] & 3;
@@ -122,7 +123,7 @@ bool configure(const Instruction& in) {
 
 // Bytes and rows past the tile's own become zero, in registers and not in memory.
 bool load(const Instruction& in) {
-  if (!usable(in.reg)) return false;
+  if (!usable(in.reg) || !in.sib) return false;
   auto& tile = tiles.data[in.reg];
   std::memset(tile, 0, sizeof tile);
   for (int row = 0; row < tiles.config.rows[in.reg]; ++row)
@@ -131,7 +132,7 @@ bool load(const Instruction& in) {
 }
 
 bool store(const Instruction& in) {
-  if (!usable(in.reg)) return false;
+  if (!usable(in.reg) || !in.sib) return false;
   for (int row = 0; row < tiles.config.rows[in.reg]; ++row)
     std::memcpy(in.base + row * in.index, tiles.data[in.reg][row], tiles.config.row_bytes[in.reg]);
   return true;
@@ -183,6 +184,7 @@ bool dot(const Instruction& in) {
 }
 
 bool carry_out(const Instruction& in) {
+  if (in.opcode != 0x5c && in.vvvv != 0) return false;
   switch (in.opcode << 8 | in.prefix << 4 | (in.memory ? 1 : 0)) {
     case 0x4901:
       return configure(in);

@@ -162,6 +162,16 @@ void check_pair(const LoraFile::Change& change, const fs::path& path) {
                kMaxRankOfLora);
 }
 
+// Also what is refused when it is read, so that a command may say what it is.
+bool is_lora_name(std::string_view name) {
+  for (const std::string_view part :
+       {".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", ".hada_w", ".lokr_w"})
+    if (name.find(part) != std::string_view::npos) return true;
+  for (const std::string_view end : {".diff", ".diff_b", ".diff_m"})
+    if (name.ends_with(end)) return true;
+  return false;
+}
+
 // --- the source ----------------------------------------------------------------------------------
 
 // sum += scale * diff, any float dtype at any address.
@@ -369,13 +379,6 @@ LoraFile::PairBytes LoraFile::largest_pair() const {
     most.scratch = std::max(most.scratch, storage_bytes(DType::f32, up + sums));
   }
   return most;
-}
-
-bool is_lora_name(std::string_view name) {
-  for (const std::string_view part :
-       {".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", ".hada_w", ".lokr_w"})
-    if (name.find(part) != std::string_view::npos) return true;
-  return false;
 }
 
 bool is_lora_file(const fs::path& path) {

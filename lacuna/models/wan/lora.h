@@ -57,8 +57,6 @@ class LoraFile {
 
 // Whether a file holds LoRA and no network beside it, as far as its header tells.
 bool is_lora_file(const std::filesystem::path& path);
-// By the name of a tensor.
-bool is_lora_name(std::string_view name);
 
 struct ScaledLora {
   std::shared_ptr<const LoraFile> file;

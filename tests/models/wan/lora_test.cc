@@ -270,6 +270,7 @@ TEST(Lora, FitsOnlyTheSizesItIsOf) {
 TEST(Lora, OnlyAFileOfLoraAloneIsOne) {
   EXPECT_TRUE(is_lora_file(pair_of("a.lora_A.weight", "a.lora_B.weight").write()));
   EXPECT_TRUE(is_lora_file(LoraWriter().add("x.hada_w1_a", {1}).write()));
+  EXPECT_TRUE(is_lora_file(LoraWriter().add("diffusion_model.blocks.0.norm3.diff_b", {1}).write()));
   EXPECT_FALSE(is_lora_file(LoraWriter().add("blocks.0.norm3.weight", {1}).write()));
   EXPECT_FALSE(is_lora_file(pair_of("a.lora_A.weight", "a.lora_B.weight")
                                 .add("blocks.0.self_attn.norm_q.weight", {1})
