@@ -134,6 +134,17 @@ def test_a_skip_rule_that_keeps_all_and_one_that_does_not(qkv):
     assert 0 < np.abs(loose - lacuna.attention(q, k, v)).max() < 10
 
 
+def test_rows_of_out_may_lie_anywhere_but_on_each_other(qkv):
+    q, k, v = qkv(2, 3, 20, 64)
+    memory = np.zeros(2 * 3 * 20 * 80, np.float32)
+    apart = np.lib.stride_tricks.as_strided(memory, q.shape, (4 * 4800, 4 * 80, 4 * 240, 4))  # heads between tokens, gaps
+    np.testing.assert_array_equal(lacuna.attention(q, k, v, out=apart), lacuna.attention(q, k, v))
+    for strides in ((4 * 4800, 4 * 1600, 4 * 63, 4),  # a token begins in the last channel of the one before
+                    (4 * 4800, 4 * 1200, 4 * 80, 4)):  # a head begins in the middle of the one before
+        with pytest.raises(lacuna.Error, match="out: strides .*, expected a place in memory for each element"):
+            lacuna.attention(q, k, v, out=np.lib.stride_tricks.as_strided(memory, q.shape, strides))
+
+
 def test_what_is_refused_says_what_was_given_and_expected(qkv):
     q, k, v = qkv(2, 3, 20, 64)
     locked = np.empty_like(q)
