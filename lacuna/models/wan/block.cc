@@ -5,18 +5,10 @@
 #include <cmath>
 
 #include "lacuna/core/error.h"
+#include "lacuna/models/layers.h"
 
 namespace lacuna {
 namespace {
-
-// [tokens, heads * head_dim] seen as [heads, tokens, head_dim].
-TensorView heads_view(const TensorView& rows, int64_t num_heads, int64_t head_dim) {
-  TensorView view = rows;
-  view.rank = 3;
-  view.shape = {num_heads, rows.shape[0], head_dim};
-  view.stride = {head_dim, rows.stride[0], 1};
-  return view;
-}
 
 const float* modulation_row(const WanPass& pass, size_t time, int64_t row) {
   const int64_t dim = pass.config.dim();

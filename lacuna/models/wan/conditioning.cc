@@ -7,6 +7,7 @@
 
 #include "lacuna/core/convert.h"
 #include "lacuna/core/error.h"
+#include "lacuna/models/layers.h"
 
 namespace lacuna {
 
@@ -14,15 +15,6 @@ void show_tap(Context& ctx, const WanTap& tap, std::string_view name, const Tens
   const TensorView shown = ctx.workspace.mirror("wan.tap", value);
   ctx.backend.copy(value, shown);
   tap(name, shown);
-}
-
-Linear read_linear(WeightReader& reader, const std::string& name, int64_t out, int64_t in) {
-  Linear linear;
-  Matrix matrix = reader.matrix(name + ".weight", {out, in});
-  linear.weight = matrix.stored;
-  linear.added = std::move(matrix.added);
-  linear.bias = reader.f32(name + ".bias", {out});
-  return linear;
 }
 
 TimeEmbedder::TimeEmbedder(const WanConfig& config, WeightReader& reader)
@@ -40,18 +32,9 @@ std::vector<TimeEmbedding> TimeEmbedder::prepare(Backend& backend,
   if (n == 0) return {};
   Context ctx{backend};
   Tensor sinusoid(DType::f32, {n, freq_dim_});
-  const int64_t half = freq_dim_ / 2;
-  for (int64_t row = 0; row < n; ++row) {
-    LACUNA_CHECK(std::isfinite(timesteps[row]), "wan: timestep {}, expected a finite number",
-                 timesteps[row]);
-    float* e = sinusoid.as<float>() + row * freq_dim_;
-    for (int64_t i = 0; i < half; ++i) {
-      const double frequency =
-          std::pow(10000.0, -static_cast<double>(i) / static_cast<double>(half));
-      e[i] = static_cast<float>(std::cos(timesteps[row] * frequency));
-      e[half + i] = static_cast<float>(std::sin(timesteps[row] * frequency));
-    }
-  }
+  for (int64_t row = 0; row < n; ++row)
+    timestep_sinusoid(timesteps[row],
+                      {sinusoid.as<float>() + row * freq_dim_, static_cast<size_t>(freq_dim_)});
   Tensor hidden(DType::f32, {n, dim_});
   Tensor temb(DType::f32, {n, dim_});
   Tensor modulation(DType::f32, {n, 6 * dim_});

@@ -66,7 +66,4 @@ class TextEmbedder {
   Linear linear_1_, linear_2_;
 };
 
-// Weight and bias called `name`.weight [out, in] and `name`.bias [out].
-Linear read_linear(WeightReader& reader, const std::string& name, int64_t out, int64_t in);
-
 }  // namespace lacuna

@@ -6,7 +6,7 @@
 #include <numeric>
 
 #include "lacuna/core/error.h"
-#include "lacuna/models/wan/patch.h"
+#include "lacuna/models/patch.h"
 #include "lacuna/models/wan/rope.h"
 
 namespace lacuna {

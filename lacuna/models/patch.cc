@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "lacuna/models/wan/patch.h"
+#include "lacuna/models/patch.h"
 
 #include "lacuna/core/error.h"
 #include "lacuna/core/threads.h"

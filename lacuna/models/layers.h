@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// Small parts that the transformers of all families are made of.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "lacuna/core/tensor.h"
+#include "lacuna/models/context.h"
+#include "lacuna/models/weights.h"
+
+namespace lacuna {
+
+enum class Bias : uint8_t { none, present };
+
+// Weight and bias called `name`.weight [out, in] and `name`.bias [out].
+Linear read_linear(WeightReader& reader, const std::string& name, int64_t out, int64_t in,
+                   Bias bias = Bias::present);
+
+// [tokens, num_heads * head_dim] seen as [num_heads, tokens, head_dim]; rows may be strided.
+TensorView heads_view(const TensorView& rows, int64_t num_heads, int64_t head_dim);
+
+// Sinusoid of a timestep (finite, else Error), made in double: out[i] = cos(t f_i) and
+// out[n / 2 + i] = sin(t f_i) with f_i = 10000^(-i / (n / 2)), for out of n values, n even.
+void timestep_sinusoid(double timestep, std::span<float> out);
+
+}  // namespace lacuna
