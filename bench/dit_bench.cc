@@ -64,7 +64,7 @@ void run(const Options& options) {
   Engine engine(backend, std::move(policy));
   const double t = 900.0;
   double mark = now_ms();
-  const auto times = dit.prepare_times(ctx, {&t, 1});
+  const auto times = dit.embed_times(ctx, {&t, 1});
   const double time_ms = now_ms() - mark;
   mark = now_ms();
   const Tensor context = hash_input("ctx", {options.text_tokens, config.text_dim});

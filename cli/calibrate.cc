@@ -172,7 +172,7 @@ void run_calibrate(CalibrateOptions o) {
   const auto model = o.model.open(outputs);
   Request request = o.request.make(*model);
   request.dtype = o.model.dtype;
-  const int num_layers = static_cast<int>(model->transformer_config().num_layers);
+  const int num_layers = static_cast<int>(model->architecture().sizes().num_layers);
   o.dense_steps =
       expand_words({"dense", "", o.dense_steps, ""}, request.sampler.num_steps, num_layers)
           .dense_steps;

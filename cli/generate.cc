@@ -257,7 +257,7 @@ RecordFilter record_filter(const GenerateOptions& o, const Model& model, const R
                            const std::optional<SamplingState>& resume) {
   RecordFilter filter = parse_record_sites(o.record_sites);
   check_record_sites(filter, make_sampler(request.sampler)->num_steps(),
-                     static_cast<int>(model.transformer_config().num_layers),
+                     static_cast<int>(model.architecture().sizes().num_layers),
                      resume ? resume->next_step : 0);
   return filter;
 }

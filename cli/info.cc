@@ -20,6 +20,7 @@
 #include "cli/say.h"
 #include "lacuna/core/error.h"
 #include "lacuna/core/safetensors.h"
+#include "lacuna/models/pipeline/networks.h"
 #include "lacuna/models/wan/lora.h"
 
 namespace lacuna::cli {
@@ -39,13 +40,13 @@ constexpr Size kSizes[] = {
     {17, 480, 832}, {33, 480, 832}, {81, 480, 832}, {81, 720, 1280}, {121, 704, 1280}};
 
 nlohmann::ordered_json describe(Model& model) {
-  const WanConfig& c = model.transformer_config();
+  const TransformerSizes c = model.architecture().sizes();
   const FamilyDefaults& d = model.defaults();
   nlohmann::ordered_json json;
   json["name"] = model.title();
   json["fingerprint"] = fmt::format("{:016x}", model.fingerprint());
   json["licence"] = d.license;
-  json["parameters"] = c.num_parameters();
+  json["parameters"] = model.architecture().num_parameters();
   json["experts"] = model.num_experts();
   json["stored_bytes_per_expert"] = model.transformer_bytes();
   json["layers"] = c.num_layers;
@@ -53,7 +54,7 @@ nlohmann::ordered_json describe(Model& model) {
   json["head_dim"] = c.head_dim;
   json["width"] = c.dim();
   json["ffn_dim"] = c.ffn_dim;
-  json["patch"] = {c.patch_t, c.patch_h, c.patch_w};
+  json["patch"] = {c.patch.t, c.patch.h, c.patch.w};
   json["defaults"] = {{"size", fmt::format("{}x{}", d.width, d.height)},
                       {"frames", d.frames},
                       {"fps", d.fps},
@@ -70,7 +71,7 @@ nlohmann::ordered_json describe(Model& model) {
     row["size"] = fmt::format("{}x{}x{}", s.frames, s.height, s.width);
     try {
       const VideoGrid grid = model.grid(model.latent_shape(s.width, s.height, s.frames));
-      const WanFlops flops = c.flops(grid.tokens(), c.text_len);
+      const ForwardFlops flops = model.architecture().flops(grid.tokens(), c.text_len);
       row["grid"] = {grid.frames, grid.height, grid.width};
       row["tokens"] = grid.tokens();
       row["tflop_per_forward"] = flops.total() / 1e12;
@@ -166,7 +167,7 @@ bool is_for_inspect(const std::filesystem::path& path) {
 // The released families whose transformer has the shapes that the file changes.
 std::vector<std::string> families_of(const LoraFile& file) {
   std::vector<std::string> names;
-  for (const std::string_view preset : wan_preset_names()) {
+  for (const std::string_view preset : preset_names()) {
     if (preset == "tiny") continue;  // a demonstration, no release
     try {
       file.check(wan_preset(preset));

@@ -46,9 +46,8 @@ void PipelineSubject::start(int prompt) {
                                  latent_.height, latent_.width);
   denoiser_.reset();
   inputs_.reset(new SamplingInputs{
-      [this](int expert) -> const WanDit& { return model_.transformer(expert); },
-      model_.num_experts(), request_of_prompt_, embedded_[static_cast<size_t>(prompt)],
-      model_.transformer_config().text_len});
+      [this](int expert) -> const VideoTransformer& { return model_.transformer(expert); },
+      model_.num_experts(), request_of_prompt_, embedded_[static_cast<size_t>(prompt)]});
 }
 
 void PipelineSubject::begin(int prompt) {
@@ -84,7 +83,7 @@ void PipelineSubject::restore(int prompt, int step, const NamedTensors& state) {
 
 void PipelineSubject::run(Engine& engine, IndexRange layers, const TensorView& residual,
                           const TensorView& velocity) {
-  const WanPart part{layers.begin, layers.end, residual};
+  const LayerPart part{layers.begin, layers.end, residual};
   denoiser_->conditional(engine, velocity, &part);
 }
 

@@ -29,7 +29,7 @@ class PipelineSubject final : public Subject {
   std::array<int64_t, 4> latent_shape() const override {
     return {latent_.channels, latent_.frames, latent_.height, latent_.width};
   }
-  int64_t width() const override { return model_.transformer_config().dim(); }
+  int64_t width() const override { return model_.architecture().sizes().dim(); }
 
   void begin(int prompt) override;
   NamedTensors state() const override;

@@ -41,6 +41,7 @@ struct PassingWeights {
 struct TransformerSizes {
   int64_t num_layers = 0;  // self-attention calls of one forward
   int64_t num_heads = 0, head_dim = 0;
+  int64_t ffn_dim = 0;
   int64_t latent_channels = 0;
   PatchSize patch;
   int64_t text_dim = 0;    // of PromptEmbedding::tokens

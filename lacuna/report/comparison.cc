@@ -164,7 +164,7 @@ void Comparer::plan() {
   }
   if (!task_.floor) return;
   add("dense, keys in another order", CompareRole::floor,
-      reordered_dense(grid, model_.transformer_config().num_heads), &ctx_);
+      reordered_dense(grid, model_.architecture().sizes().num_heads), &ctx_);
   if (task_.other_backend == nullptr) return;
   other_.reset(new Context{*task_.other_backend, ctx_.compute, ctx_.cancel});
   add("dense, " + task_.other_backend->description(), CompareRole::floor, runners_[0].policy,
@@ -204,8 +204,8 @@ Tensor Comparer::noise(const Request& request) const {
 }
 
 SamplingInputs Comparer::inputs_of(const Request& request, const PromptEmbeddings& prompts) {
-  return {[this](int expert) -> const WanDit& { return model_.transformer(expert); },
-          model_.num_experts(), request, prompts, model_.transformer_config().text_len};
+  return {[this](int expert) -> const VideoTransformer& { return model_.transformer(expert); },
+          model_.num_experts(), request, prompts};
 }
 
 void Comparer::advance(const std::string& what) {
@@ -262,8 +262,8 @@ Comparer::Sampled Comparer::sample_one(size_t subject, const Request& request,
     advance(what);
   });
   m.sample_seconds = seconds_since(start);
-  fill_costs(engine.trace(), static_cast<int>(model_.transformer_config().num_layers), num_steps(),
-             m);
+  fill_costs(engine.trace(), static_cast<int>(model_.architecture().sizes().num_layers),
+             num_steps(), m);
   return {std::move(state.latents), std::move(m)};
 }
 

@@ -28,9 +28,10 @@ const Family kCustom{
 
 }  // namespace
 
-const Family& identify_family(const WanConfig& config, int num_experts) {
+const Family& identify_family(const Architecture& architecture, int num_experts) {
+  const TransformerSizes sizes = architecture.sizes();
   const auto is = [&](int64_t layers, int64_t width, int64_t channels) {
-    return config.num_layers == layers && config.dim() == width && config.in_channels == channels;
+    return sizes.num_layers == layers && sizes.dim() == width && sizes.latent_channels == channels;
   };
   if (is(30, 1536, 16)) return kWan21Small;
   if (is(40, 5120, 16)) return num_experts == 2 ? kWan22Experts : kWan21Large;

@@ -5,7 +5,7 @@
 #include <string_view>
 
 #include "lacuna/models/pipeline/request.h"
-#include "lacuna/models/wan/wan_config.h"
+#include "lacuna/models/transformer.h"
 
 namespace lacuna {
 
@@ -18,7 +18,7 @@ struct Family {
 };
 
 // By the sizes of the network. What fits no release is "Wan (custom)".
-const Family& identify_family(const WanConfig& config, int num_experts);
+const Family& identify_family(const Architecture& architecture, int num_experts);
 
 // The negative prompt that Wan's authors use by default: with guidance above 1
 // quality drops visibly without it.

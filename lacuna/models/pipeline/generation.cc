@@ -86,7 +86,7 @@ int64_t bytes_of(const StateTensors& tensors) {
 // Where attention will run from `first_step` on.
 std::vector<Site> planned_sites(Model& model, const Request& request, int first_step) {
   const auto sampler = make_sampler(request.sampler);
-  const int num_layers = static_cast<int>(model.transformer_config().num_layers);
+  const int num_layers = static_cast<int>(model.architecture().sizes().num_layers);
   std::vector<Site> sites;
   for (int step = first_step; step < sampler->num_steps(); ++step) {
     const int expert = expert_at(model.num_experts(), request, *sampler, step);
@@ -152,10 +152,12 @@ SamplingState starting_state(const Request& request, const Model::LatentShape& l
 
 uint64_t hash_of(const PromptEmbeddings& prompts) {
   std::string hashes;
-  for (const Tensor* rows : {&prompts.positive, &prompts.negative}) {
+  for (const Tensor* values : {&prompts.positive.tokens, &prompts.negative.tokens,
+                               &prompts.positive.pooled, &prompts.negative.pooled}) {
+    if (values->empty() && values == &prompts.positive.pooled) break;  // a family without
     const std::string_view bytes(
-        static_cast<const char*>(rows->view().data),
-        rows->empty() ? 0 : static_cast<size_t>(rows->numel()) * sizeof(float));
+        static_cast<const char*>(values->view().data),
+        values->empty() ? 0 : static_cast<size_t>(values->numel()) * sizeof(float));
     hashes += fmt::format("{:016x}", fnv1a64(bytes));
   }
   return fnv1a64(hashes);
@@ -219,7 +221,8 @@ DType compute_dtype(const Request& request) {
 }
 
 ProfileTarget profile_target(Model& model, const Request& request) {
-  const WanConfig& config = model.transformer_config();
+  const Architecture& network = model.architecture();
+  const TransformerSizes sizes = network.sizes();
   ProfileTarget target;
   target.model = model.name();
   target.fingerprint = fmt::format("{:016x}", model.fingerprint());
@@ -227,9 +230,9 @@ ProfileTarget profile_target(Model& model, const Request& request) {
     target.base = target.fingerprint;
     target.fingerprint = fmt::format("{:016x}", fnv1a64(target.base + " " + model.lora_content()));
   }
-  target.num_layers = static_cast<int>(config.num_layers);
-  target.num_heads = static_cast<int>(config.num_heads);
-  target.head_dim = static_cast<int>(config.head_dim);
+  target.num_layers = static_cast<int>(sizes.num_layers);
+  target.num_heads = static_cast<int>(sizes.num_heads);
+  target.head_dim = static_cast<int>(sizes.head_dim);
   target.grid = model.grid(model.latent_shape(request.width, request.height, request.frames));
   const auto sampler = make_sampler(request.sampler);
   for (int i = 0; i < sampler->num_steps(); ++i) target.sigmas.push_back(sampler->sigma(i));
@@ -260,7 +263,7 @@ Policy request_policy(Model& model, const Request& request) {
   for (int i = 0; i < num_steps; ++i) sigmas.push_back(sampler->sigma(i));
   const PolicyWords words =
       expand_words({request.attention, request.skip, request.dense_steps, request.dense_layers},
-                   num_steps, static_cast<int>(model.transformer_config().num_layers), sigmas);
+                   num_steps, static_cast<int>(model.architecture().sizes().num_layers), sigmas);
   return make_policy(parse_plan(words.attention), parse_skip(words.skip), words.dense_steps,
                      words.dense_layers, request.min_tokens, num_steps);
 }
@@ -293,19 +296,21 @@ PromptEmbeddings embed_prompts(Model& model, Context& ctx, const Request& reques
 MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tiling,
                        bool moves_tokens) {
   const auto latent = model.latent_shape(request.width, request.height, request.frames);
-  const WanConfig& config = model.transformer_config();
+  const Architecture& network = model.architecture();
+  const TransformerSizes sizes = network.sizes();
   const DType compute = compute_dtype(request);
   const double stored = static_cast<double>(model.held_transformer_bytes()) /
-                        static_cast<double>(config.num_parameters());  // bytes of a parameter
-  const WanPassing passing = passing_weights(config, compute, stored, !model.loras().empty());
+                        static_cast<double>(network.num_parameters());  // bytes of a parameter
+  const PassingWeights passing = network.passing_weights(compute, stored, !model.loras().empty());
   MemoryPlan plan;
   const Model::LoraBytes lora = model.lora_bytes();
   plan.weights = model.held_transformer_bytes() + lora.held;
   const int64_t tokens = model.grid(latent).tokens();
-  plan.activations = activation_bytes(config, tokens, compute) +
-                     text_bytes(config, compute) * (request.guided() ? 2 : 1) + passing.converted +
-                     lora.scratch;
-  if (moves_tokens) plan.activations += storage_bytes(compute, 4 * tokens * config.dim());
+  plan.activations = network.activation_bytes(tokens, compute) +
+                     network.prompt_bytes(compute) * (request.guided() ? 2 : 1) +
+                     passing.converted + lora.scratch;
+  if (moves_tokens)
+    plan.activations += storage_bytes(compute, 4 * sizes.stream_rows(tokens) * sizes.dim());
   plan.decoder =
       model.decoder().memory_bytes(latent.frames, latent.height, latent.width, compute, tiling);
   plan.passing = passing.stored + lora.passing;
@@ -315,11 +320,12 @@ MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tilin
 }
 
 int64_t attention_bytes(Model& model, const Request& request, const Policy& policy) {
-  const WanConfig& config = model.transformer_config();
+  const Architecture& network = model.architecture();
+  const TransformerSizes sizes = network.sizes();
   const VideoGrid grid =
       model.grid(model.latent_shape(request.width, request.height, request.frames));
   return policy.held_bytes(planned_sites(model, request, 0),
-                           {grid, 0, config.num_heads, config.head_dim, compute_dtype(request)});
+                           {grid, 0, sizes.num_heads, sizes.head_dim, compute_dtype(request)});
 }
 
 namespace {
@@ -395,8 +401,8 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   MemoryPlan memory =
       plan_memory(model, request, tiling, replays || engine.policy().moves_tokens());
   if (replays || engine.policy().compensates())
-    memory.activations +=
-        storage_bytes(ctx.compute, model.grid(latent).tokens() * model.transformer_config().dim());
+    memory.activations += storage_bytes(
+        ctx.compute, model.grid(latent).tokens() * model.architecture().sizes().dim());
   memory.attention = attention_bytes(model, request, engine.policy());
   if (resume) memory.loaded = bytes_of(resume->attention);
   if (picture)
@@ -431,8 +437,8 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   take_prompts(prompts, request, hooks.note, state);
   start = Clock::now();
   const SamplingInputs inputs{
-      [&](int expert) -> const WanDit& { return model.transformer(expert); }, model.num_experts(),
-      request, prompts, model.transformer_config().text_len};
+      [&](int expert) -> const VideoTransformer& { return model.transformer(expert); },
+      model.num_experts(), request, prompts};
   sample_into_file(ctx, engine, inputs, files, hooks, resumed, state);
   result.sample_seconds = seconds_since(start);
   result.trace = std::move(engine.trace());

@@ -9,11 +9,12 @@
 #include "lacuna/core/rng.h"
 #include "lacuna/models/pipeline/family.h"
 #include "lacuna/models/pipeline/model_defaults.h"
+#include "lacuna/models/pipeline/networks.h"
 #include "lacuna/models/text/prompt.h"
 #include "lacuna/models/text/text_encoder.h"
 #include "lacuna/models/vae/wan_decoder.h"
 #include "lacuna/models/vae/wan_encoder.h"
-#include "lacuna/models/wan/names.h"
+#include "lacuna/models/wan/wan_config.h"
 
 namespace lacuna {
 
@@ -21,7 +22,7 @@ namespace lacuna {
 struct Model::Network {
   int expert;
   std::unique_ptr<WeightSource> source;
-  std::unique_ptr<WanDit> dit;
+  std::unique_ptr<VideoTransformer> transformer;
 };
 
 namespace {
@@ -42,34 +43,6 @@ int64_t file_bytes(const std::vector<fs::path>& files) {
   return total;
 }
 
-// What config.json says, which must be about all of the weights; without one, what they tell.
-WanConfig config_of(const CheckpointPart& part, const WeightSource& source) {
-  const auto rename = wan_rename(detect_wan_names(source));
-  if (!part.config) return infer_wan_config(source, rename);
-  const std::string who = part.config_file.string();
-  const WanConfig config = wan_config_from_json(part.config_text, who);
-  const std::string beyond =
-      rename(fmt::format("blocks.{}.attn1.norm_q.weight", config.num_layers));
-  LACUNA_CHECK(!source.has(beyond),
-               "{}: `num_layers` is {}, expected all layers of {}, which has {}", who,
-               config.num_layers, source.describe(), beyond);
-  return config;
-}
-
-// Of two experts: known now, not when the schedule comes to the second.
-void check_experts(const WeightSource& first, const WeightSource& second) {
-  const WanNames names = detect_wan_names(first);
-  const auto rename = wan_rename(detect_wan_names(second));
-  for (const std::string& name : first.names()) {
-    if (!name.starts_with(names.prefix)) continue;
-    const std::string own = name.substr(names.prefix.size());
-    const std::string asked = names.naming == WanNaming::original ? wan_to_diffusers(own) : own;
-    if (wan_to_original(asked).empty()) continue;  // not the network's
-    LACUNA_CHECK(second.has(rename(asked)), "model: {} lacks {}, expected all that {} has",
-                 second.describe(), rename(asked), first.describe());
-  }
-}
-
 // Of a file without a config.
 VaeConfig preset_of_file(const CheckpointPart& part) {
   const bool is22 =
@@ -77,10 +50,10 @@ VaeConfig preset_of_file(const CheckpointPart& part) {
   return vae_preset(is22 ? "wan2.2" : "wan2.1");
 }
 
-VaeConfig synthetic_vae(const Family& family, const WanConfig& config) {
+VaeConfig synthetic_vae(const Family& family, int64_t channels) {
   if (family.vae != "tiny") return vae_preset(family.vae);
   VaeConfig vae = vae_preset("tiny");
-  vae.z_dim = config.in_channels;
+  vae.z_dim = channels;
   vae.latents_mean.assign(static_cast<size_t>(vae.z_dim), 0.0f);
   vae.latents_std.assign(static_cast<size_t>(vae.z_dim), 1.0f);
   return vae;
@@ -101,32 +74,30 @@ std::unique_ptr<Model> Model::open(std::span<const fs::path> paths) {
   LACUNA_CHECK(!part.empty(), "model: no diffusion transformer in {}",
                model->checkpoint_.root.string());
   const auto source = open_weights(part.files);
-  model->config_ = config_of(part, *source);
+  model->architecture_ = read_architecture(part, *source);
   model->num_experts_ = model->checkpoint_.transformer_2.empty() ? 1 : 2;
   model->fingerprint_ = fingerprint_of(*source);
   model->added_bytes_ = source->added_bytes();
   if (model->num_experts_ == 2) {  // profiles and latents are of both
     const CheckpointPart& low = model->checkpoint_.transformer_2;
     const auto second = open_weights(low.files);
-    LACUNA_CHECK(config_of(low, *second) == model->config_,
-                 "model: {} and {} have different sizes, expected two experts of one model",
-                 source->describe(), second->describe());
-    check_experts(*source, *second);
+    check_experts(part, *source, low, *second);
     model->fingerprint_ =
         fnv1a64(fmt::format("{:016x} {:016x}", model->fingerprint_, fingerprint_of(*second)));
     model->added_bytes_ = std::max(model->added_bytes_, second->added_bytes());
   }
-  const Family& family = identify_family(model->config_, model->num_experts_);
+  const Family& family = identify_family(*model->architecture_, model->num_experts_);
   model->name_ = family.name;
   model->takes_image_ = family.takes_image;
   model->defaults_ = family.defaults;
   model->defaults_.negative_prompt = wan_negative_prompt();
+  const TransformerSizes sizes = model->architecture_->sizes();
   // The releases are known by their sizes; of others no tensor tells how wide a head is.
   if (!part.config && !family.released)
     model->assumption_ = fmt::format(
         "note: {} comes without a config.json; heads are taken to be {} channels wide, as in every "
         "released Wan, which makes {}",
-        part.files.front().string(), model->config_.head_dim, model->config_.num_heads);
+        part.files.front().string(), sizes.head_dim, sizes.num_heads);
   model->read_pipeline_settings();
   return model;
 }
@@ -163,9 +134,9 @@ std::unique_ptr<Model> Model::synthetic(std::string_view preset, DType storage) 
   std::unique_ptr<Model> model(new Model());
   model->synthetic_ = preset;
   model->storage_ = storage;
-  model->config_ = wan_preset(preset);
+  model->architecture_ = preset_architecture(preset);
   model->num_experts_ = preset == "wan2.2-a14b" ? 2 : 1;
-  const Family& family = identify_family(model->config_, model->num_experts_);
+  const Family& family = identify_family(*model->architecture_, model->num_experts_);
   model->name_ = fmt::format("synthetic {}", preset);
   model->takes_image_ = family.takes_image;
   model->defaults_ = family.defaults;
@@ -198,7 +169,9 @@ void Model::add_lora(const LoraUse& use) {
   LACUNA_CHECK(use.networks == LoraUse::Networks::all || num_experts_ == 2,
                "lora: {} for one of two experts, {} has one network", use.file.string(), name_);
   auto file = std::make_shared<const LoraFile>(use.file);
-  file->check(config_);
+  const auto* wan = dynamic_cast<const WanArchitecture*>(architecture_.get());
+  LACUNA_CHECK(wan != nullptr, "lora: {} for {}, expected a Wan network", use.file.string(), name_);
+  file->check(wan->config());
   lora_content_ = fmt::format(
       "{:016x}", fnv1a64(fmt::format("{} {:016x} {} {}", lora_content_, file->fingerprint(),
                                      use.scale, static_cast<int>(use.networks))));
@@ -232,14 +205,15 @@ Model::LoraBytes Model::lora_bytes() const {
 }
 
 int64_t Model::transformer_bytes() const {
-  if (is_synthetic()) return storage_bytes(storage_, config_.num_parameters());
+  if (is_synthetic()) return storage_bytes(storage_, architecture_->num_parameters());
   return file_bytes(checkpoint_.transformer.files);
 }
 
 Model::LatentShape Model::latent_shape(int width, int height, int frames) {
   const VideoDecoder& vae = decoder();
-  const int64_t step_h = vae.spatial_factor() * config_.patch_h;
-  const int64_t step_w = vae.spatial_factor() * config_.patch_w;
+  const TransformerSizes sizes = architecture_->sizes();
+  const int64_t step_h = vae.spatial_factor() * sizes.patch.h;
+  const int64_t step_w = vae.spatial_factor() * sizes.patch.w;
   constexpr int kMaxSide = 8192, kMaxFrames = 4096;
   LACUNA_CHECK(width > 0 && height > 0 && width <= kMaxSide && height <= kMaxSide,
                "size: {}x{}, expected 1 to {} pixels each way", width, height, kMaxSide);
@@ -251,19 +225,19 @@ Model::LatentShape Model::latent_shape(int width, int height, int frames) {
                std::max(height / step_h, int64_t{1}) * step_h);
   const LatentShape shape{vae.latent_channels(), vae.latent_frames(frames),
                           height / vae.spatial_factor(), width / vae.spatial_factor()};
-  LACUNA_CHECK(shape.channels == config_.in_channels,
+  LACUNA_CHECK(shape.channels == sizes.latent_channels,
                "model: the decoder has {} latent channels, the transformer {}; they do not belong "
                "together",
-               shape.channels, config_.in_channels);
-  LACUNA_CHECK(shape.frames % config_.patch_t == 0,
+               shape.channels, sizes.latent_channels);
+  LACUNA_CHECK(shape.frames % sizes.patch.t == 0,
                "frames: {} make {} latent frames, expected a multiple of {} of those", frames,
-               shape.frames, config_.patch_t);
+               shape.frames, sizes.patch.t);
   grid(shape);  // rotary limits
   return shape;
 }
 
-const WanDit& Model::transformer(int expert) {
-  if (network_ != nullptr && network_->expert == expert) return *network_->dit;
+const VideoTransformer& Model::transformer(int expert) {
+  if (network_ != nullptr && network_->expert == expert) return *network_->transformer;
   network_.reset();  // before the other one comes: only one is resident
   auto network = std::make_unique<Network>();
   network->expert = expert;
@@ -273,13 +247,13 @@ const WanDit& Model::transformer(int expert) {
   } else {
     const CheckpointPart& part = expert == 0 ? checkpoint_.transformer : checkpoint_.transformer_2;
     network->source = open_weights(part.files);
-    rename = wan_rename(detect_wan_names(*network->source));
+    rename = network_rename(part.tensors, *network->source);
   }
   network->source = with_loras(std::move(network->source), loras_of(expert), rename);
   WeightReader reader(*network->source, rename);
-  network->dit = std::make_unique<WanDit>(config_, reader);
+  network->transformer = architecture_->load(reader);
   network_ = std::move(network);
-  return *network_->dit;
+  return *network_->transformer;
 }
 
 void Model::release_transformer() {
@@ -290,8 +264,10 @@ const VideoDecoder& Model::decoder() {
   if (decoder_ != nullptr) return *decoder_;
   if (is_synthetic()) {
     vae_source_ = hash_weights("w:", storage_);
-    decoder_ = std::make_unique<WanDecoder>(
-        synthetic_vae(identify_family(config_, num_experts_), config_), *vae_source_);
+    decoder_ =
+        std::make_unique<WanDecoder>(synthetic_vae(identify_family(*architecture_, num_experts_),
+                                                   architecture_->sizes().latent_channels),
+                                     *vae_source_);
     return *decoder_;
   }
   const CheckpointPart& part = checkpoint_.vae;
@@ -311,8 +287,10 @@ const VideoEncoder& Model::encoder() {
   decoder();  // opens the source of both
   const CheckpointPart& part = checkpoint_.vae;
   if (is_synthetic()) {
-    encoder_ = std::make_unique<WanEncoder>(
-        synthetic_vae(identify_family(config_, num_experts_), config_), *vae_source_);
+    encoder_ =
+        std::make_unique<WanEncoder>(synthetic_vae(identify_family(*architecture_, num_experts_),
+                                                   architecture_->sizes().latent_channels),
+                                     *vae_source_);
   } else if (part.config) {
     encoder_ = make_video_encoder(part.config_text, part.config_file.string(), *vae_source_);
   } else {
@@ -321,16 +299,18 @@ const VideoEncoder& Model::encoder() {
   return *encoder_;
 }
 
-Tensor Model::embed_prompt(Context& ctx, const std::string& prompt, const fs::path& cache) {
+PromptEmbedding Model::embed_prompt(Context& ctx, const std::string& prompt,
+                                    const fs::path& cache) {
+  const TransformerSizes sizes = architecture_->sizes();
   if (is_synthetic()) {
     const std::string text = clean_prompt(prompt);
     // As many rows as a tokenizer would roughly give: about four tokens for three words.
     const auto words = std::count(text.begin(), text.end(), ' ') + 1;
-    const int64_t rows = std::min<int64_t>(words * 4 / 3 + 1, config_.text_len - 1);
-    Tensor rows_f32(DType::f32, {rows, config_.text_dim});
+    const int64_t rows = std::min<int64_t>(words * 4 / 3 + 1, sizes.text_len - 1);
+    Tensor rows_f32(DType::f32, {rows, sizes.text_dim});
     fill_hash("prompt:" + text, 0.0, 0.3,
               {rows_f32.as<float>(), static_cast<size_t>(rows_f32.numel())});
-    return rows_f32;
+    return {std::move(rows_f32), {}};
   }
   LACUNA_CHECK(!checkpoint_.text_encoder.empty(),
                "model: no text encoder beside {}; give its file with --text-encoder",
@@ -344,7 +324,8 @@ Tensor Model::embed_prompt(Context& ctx, const std::string& prompt, const fs::pa
                          checkpoint_.tokenizer,
                          cache,
                          {}};
-  return TextEncoder(std::move(files)).embed(ctx, prompt, config_.text_dim, config_.text_len);
+  const TextEncoder encoder(std::move(files));
+  return {encoder.embed(ctx, prompt, sizes.text_dim, sizes.text_len), {}};
 }
 
 }  // namespace lacuna

@@ -14,8 +14,8 @@
 #include "lacuna/models/checkpoint.h"
 #include "lacuna/models/context.h"
 #include "lacuna/models/pipeline/request.h"
+#include "lacuna/models/transformer.h"
 #include "lacuna/models/vae/video_decoder.h"
-#include "lacuna/models/wan/dit.h"
 #include "lacuna/models/wan/lora.h"
 
 namespace lacuna {
@@ -61,13 +61,13 @@ class Model {
   uint64_t fingerprint() const { return fingerprint_; }
   std::string identity() const;  // name and fingerprint, as Request::model holds them
   const FamilyDefaults& defaults() const { return defaults_; }
-  const WanConfig& transformer_config() const { return config_; }
+  const Architecture& architecture() const { return *architecture_; }
   int num_experts() const { return num_experts_; }
   SigmaConvention sigma_convention() const { return convention_; }
   SamplerKind sampler_kind() const { return sampler_; }
   // Whether it was trained to go on from a first frame: where model_index.json says
   // expand_timesteps, else the family; its tokens are of one latent frame.
-  bool takes_image() const { return takes_image_ && config_.patch_t == 1; }
+  bool takes_image() const { return takes_image_ && architecture_->sizes().patch.t == 1; }
   int64_t transformer_bytes() const;  // as stored, one expert
   // The same as held: 8-bit floats with a scale grow when they are loaded.
   int64_t held_transformer_bytes() const { return transformer_bytes() + added_bytes_; }
@@ -85,17 +85,18 @@ class Model {
   };
   LatentShape latent_shape(int width, int height, int frames);
   VideoGrid grid(const LatentShape& latent) const {
-    return config_.grid(latent.frames, latent.height, latent.width);
+    return architecture_->grid(latent.frames, latent.height, latent.width);
   }
 
   // The network of an expert; drops the other one, so that only one is mapped at a time.
-  const WanDit& transformer(int expert);
+  const VideoTransformer& transformer(int expert);
   void release_transformer();
   const VideoDecoder& decoder();
   const VideoEncoder& encoder();
   // Cleans and tokenises the prompt, runs the text encoder at its length, drops the encoder's
-  // scratch: [valid rows, text_dim] f32. `cache` = folder of finished embeddings, empty for none.
-  Tensor embed_prompt(Context& ctx, const std::string& prompt, const std::filesystem::path& cache);
+  // scratch. `cache` = folder of finished embeddings, empty for none.
+  PromptEmbedding embed_prompt(Context& ctx, const std::string& prompt,
+                               const std::filesystem::path& cache);
 
  private:
   Model() = default;
@@ -111,7 +112,7 @@ class Model {
   std::string lora_content_;
   Checkpoint checkpoint_;
   FamilyDefaults defaults_{};
-  WanConfig config_;
+  std::unique_ptr<const Architecture> architecture_;
   int num_experts_ = 1;
   SigmaConvention convention_ = SigmaConvention::diffusers;
   SamplerKind sampler_ = SamplerKind::unipc;

@@ -39,6 +39,7 @@ void visit_fields(Request& r, Visit visit) {
   visit("warp_timesteps", r.sampler.warp_timesteps);
   visit("guidance", r.guidance);
   visit("guidance_low", r.guidance_low);
+  visit("embedded_guidance", r.embedded_guidance);
   visit("boundary", r.boundary);
   visit("seed", r.seed);
   visit("dtype", r.dtype);
@@ -61,6 +62,7 @@ std::string Request::to_json() const {
   for (const char* key :
        {"lora", "lora_high", "lora_low", "lora_content", "image_content", "policy_content"})
     if (json[key].empty() || json[key] == "") json.erase(key);
+  if (embedded_guidance == 0.0) json.erase("embedded_guidance");
   json["sampler"] = sampler_name(sampler.kind);
   json["sigma_convention"] = kConventions[static_cast<int>(sampler.convention)];
   // A prompt is a stranger's bytes; invalid UTF-8 is replaced instead of thrown at.
@@ -75,10 +77,12 @@ Request Request::from_json(const std::string& text, const std::string& who) {
     std::set<std::string> known{"sampler", "sigma_convention"};
     visit_fields(r, [&](const char* key, auto& value) {
       known.insert(key);
-      // Younger than the first latents files; LoRA and contents stand only where there are.
+      // Younger than the first latents files; LoRA, contents and embedded guidance stand only where
+      // there are.
       const std::string_view name = key;
       const bool optional = name == "replay_masks" || name == "policy_content" ||
-                            name.starts_with("lora") || name.starts_with("image");
+                            name == "embedded_guidance" || name.starts_with("lora") ||
+                            name.starts_with("image");
       if (optional && !json.contains(key)) return;
       json.at(key).get_to(value);
     });

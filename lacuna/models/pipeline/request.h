@@ -25,8 +25,9 @@ struct Request {
   int fps = 16;
   SamplerConfig sampler;
   double guidance = 5.0;  // classifier-free guidance; 1 = off. High-noise expert if there are two
-  double guidance_low = 5.0;  // low-noise expert
-  double boundary = 0.0;      // two experts: timesteps >= 1000 * boundary use the high-noise one
+  double guidance_low = 5.0;       // low-noise expert
+  double embedded_guidance = 0.0;  // scale that is an input of the network; 0 = it takes none
+  double boundary = 0.0;  // two experts: timesteps >= 1000 * boundary use the high-noise one
   uint64_t seed = 0;
   std::string dtype = "bf16";  // of activations: f32 or bf16
   // Attention policy, in the words of the command line (engine/presets.h); empty = not given.

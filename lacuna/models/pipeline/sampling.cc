@@ -27,11 +27,11 @@ Tensor copy_of(std::span<const float> source) {
 // What one expert needs for a whole schedule; rebuilt when the expert changes.
 struct ExpertState {
   int expert = -1;
-  const WanDit* network = nullptr;
+  const VideoTransformer* network = nullptr;
   std::optional<ConstantWeights> constant;
-  std::vector<TimeEmbedding> times;  // per step, then that of timestep 0
-  PreparedText positive;
-  std::optional<PreparedText> negative;
+  std::unique_ptr<VideoTransformer::Times> times;  // per step, then that of timestep 0
+  std::unique_ptr<VideoTransformer::Prompt> positive;
+  std::unique_ptr<VideoTransformer::Prompt> negative;  // null without guidance
 };
 
 ExpertState prepare_expert(Context& ctx, const SamplingInputs& inputs, const Sampler& sampler,
@@ -42,11 +42,10 @@ ExpertState prepare_expert(Context& ctx, const SamplingInputs& inputs, const Sam
   state.constant.emplace(ctx.backend, state.network->weights());
   std::vector<double> timesteps(sampler.timesteps().begin(), sampler.timesteps().end());
   if (!inputs.request.image.empty()) timesteps.push_back(0.0);
-  state.times = state.network->prepare_times(ctx, timesteps);
-  state.positive = state.network->prepare_text(ctx, inputs.prompts.positive, inputs.text_len);
-  if (!inputs.prompts.negative.empty()) {
-    state.negative = state.network->prepare_text(ctx, inputs.prompts.negative, inputs.text_len);
-  }
+  state.times = state.network->prepare_times(ctx, timesteps, inputs.request.embedded_guidance);
+  state.positive = state.network->prepare_prompt(ctx, inputs.prompts.positive);
+  if (!inputs.prompts.negative.empty())
+    state.negative = state.network->prepare_prompt(ctx, inputs.prompts.negative);
   return state;
 }
 
@@ -110,22 +109,14 @@ struct Denoiser::Impl {
     site.expert = expert.expert;
     return site;
   }
-  // One forward of the whole network on x.
-  void forward(Engine& engine, Branch branch, const PreparedText& text,
-               const TensorView& velocity) {
-    const TimeEmbedding& time = expert.times[static_cast<size_t>(step())];
-    const WanDit& network = *expert.network;
-    if (first.empty()) {
-      network.forward(ctx, engine, site(branch), x, time, text, velocity);
-      return;
-    }
-    // Frame 0 is a picture without noise: its tokens are at timestep 0.
-    const auto& shape = x.view().shape;
-    const VideoGrid grid = network.config().grid(shape[1], shape[2], shape[3]);
-    const int64_t tokens = grid.tokens(), of_frame = grid.tokens_per_frame();
-    const TokenTime times[] = {{0, of_frame, &expert.times.back()}, {of_frame, tokens, &time}};
-    network.forward(ctx, engine, site(branch), x, {times, tokens > of_frame ? 2u : 1u}, text,
-                    velocity);
+  // One forward on x, or some layers of it.
+  void forward(Engine& engine, Branch branch, const VideoTransformer::Prompt& prompt,
+               const LayerPart* part, const TensorView& velocity) {
+    const auto now = static_cast<size_t>(step());
+    VideoTransformer::Input input{site(branch), x, *expert.times, now, {}, prompt};
+    // Frame 0 is a picture without noise: its tokens are at timestep 0, which is the last of times.
+    if (!first.empty()) input.first_frame_time = static_cast<size_t>(sampler->num_steps());
+    expert.network->forward(ctx, engine, input, part, velocity);
   }
 };
 
@@ -149,20 +140,14 @@ int Denoiser::expert(int step) const {
   return expert_at(inputs.num_experts, inputs.request, *impl_->sampler, step);
 }
 
-void Denoiser::conditional(Engine& engine, const TensorView& velocity, const WanPart* part) {
+void Denoiser::conditional(Engine& engine, const TensorView& velocity, const LayerPart* part) {
   Impl& s = *impl_;
   const int wanted = expert(s.step());
   if (s.expert.expert != wanted) {
     s.expert = {};  // the old embeddings and promises go before the other network comes
     s.expert = prepare_expert(s.ctx, s.inputs, *s.sampler, wanted);
   }
-  if (part == nullptr) {
-    s.forward(engine, Branch::cond, s.expert.positive, velocity);
-  } else {
-    LACUNA_CHECK(s.first.empty(), "sampling: part of a forward with an image, expected no image");
-    s.expert.network->forward_part(s.ctx, engine, s.site(Branch::cond), s.x,
-                                   s.expert.times[s.step()], s.expert.positive, *part, velocity);
-  }
+  s.forward(engine, Branch::cond, *s.expert.positive, part, velocity);
 }
 
 void Denoiser::finish(Engine& engine, const TensorView& velocity) {
@@ -170,8 +155,8 @@ void Denoiser::finish(Engine& engine, const TensorView& velocity) {
   const int step = s.step();
   const Request& request = s.inputs.request;
   const double guidance = s.expert.expert == 1 ? request.guidance_low : request.guidance;
-  if (guidance != 1.0 && s.expert.negative) {
-    s.forward(engine, Branch::uncond, *s.expert.negative, s.unguided);
+  if (guidance != 1.0 && s.expert.negative != nullptr) {
+    s.forward(engine, Branch::uncond, *s.expert.negative, nullptr, s.unguided);
     const float g = static_cast<float>(guidance);
     float* v = velocity.as<float>();
     const float* u = s.unguided.as<float>();

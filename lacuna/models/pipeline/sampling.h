@@ -15,7 +15,7 @@
 #include "lacuna/models/context.h"
 #include "lacuna/models/pipeline/request.h"
 #include "lacuna/models/scheduler/sampler.h"
-#include "lacuna/models/wan/dit.h"
+#include "lacuna/models/transformer.h"
 
 namespace lacuna {
 
@@ -36,19 +36,17 @@ struct StepReport {
   double qk_density, pv_density;  // means over the step's attention calls
 };
 
-// The prompts as the text encoder left them: [valid rows, text_dim] f32.
 struct PromptEmbeddings {
-  Tensor positive;
-  Tensor negative;  // empty without guidance
+  PromptEmbedding positive;
+  PromptEmbedding negative;  // empty without guidance
 };
 
 struct SamplingInputs {
   // The network of an expert (0 = only or high-noise); may load it and drop the other.
-  std::function<const WanDit&(int expert)> transformer;
+  std::function<const VideoTransformer&(int expert)> transformer;
   int num_experts = 1;
   const Request& request;
   const PromptEmbeddings& prompts;
-  int64_t text_len;  // context rows including padding
 };
 
 // Which of `num_experts` networks runs a step of this sampler: 0 = only or high-noise.
@@ -68,9 +66,9 @@ class Denoiser {
   int num_steps() const;
   // Which network runs a step.
   int expert(int step) const;
-  // The conditional branch of step state.next_step: layers of `part` (see WanDit::forward_part), or
-  // the whole forward, into velocity [channels, frames, height, width] f32.
-  void conditional(Engine& engine, const TensorView& velocity, const WanPart* part = nullptr);
+  // The conditional branch of step state.next_step: layers of `part` (VideoTransformer::forward),
+  // or the whole forward, into velocity [channels, frames, height, width] f32.
+  void conditional(Engine& engine, const TensorView& velocity, const LayerPart* part = nullptr);
   // The rest of that step from the conditional velocity, which it changes: guidance and sampler.
   // Throws Error when a latent is no longer a finite number.
   void finish(Engine& engine, const TensorView& velocity);

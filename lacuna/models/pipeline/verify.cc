@@ -12,6 +12,7 @@
 #include "lacuna/models/pipeline/verify_compare.h"
 #include "lacuna/models/text/umt5.h"
 #include "lacuna/models/vae/video_decoder.h"
+#include "lacuna/models/wan/dit.h"
 #include "lacuna/models/wan/hash_case.h"
 
 namespace lacuna {
@@ -182,7 +183,9 @@ Outputs run_wan_pipeline(const GoldenJson& spec, Backend& backend, DType compute
   const std::string name = spec.at("name");
   const auto source = hash_weights(spec.at("weights"), DType::f32);
   WeightReader reader(*source);
-  const WanDit dit(wan_config_from_json(config.at("transformer").dump(), name), reader);
+  WanConfig network = wan_config_from_json(config.at("transformer").dump(), name);
+  network.text_len = batchless_dim(inputs.at("positive"), 0);
+  const WanDit dit(network, reader);
   const auto decoder = make_video_decoder(config.at("vae").dump(), name, *source);
   Context ctx{backend, compute};
   Engine engine(backend, {});
@@ -198,13 +201,11 @@ Outputs run_wan_pipeline(const GoldenJson& spec, Backend& backend, DType compute
     std::memcpy(t.as<float>(), all.as<float>(), static_cast<size_t>(rows * dim) * sizeof(float));
     return t;
   };
-  prompts.positive = valid(inputs.at("positive"));
-  prompts.negative = valid(inputs.at("negative"));
+  prompts.positive.tokens = valid(inputs.at("positive"));
+  prompts.negative.tokens = valid(inputs.at("negative"));
   SamplingState state;
   state.latents = input(inputs.at("noise"));
-  sample(ctx, engine,
-         {[&](int) -> const WanDit& { return dit; }, 1, request, prompts,
-          batchless_dim(inputs.at("positive"), 0)},
+  sample(ctx, engine, {[&](int) -> const VideoTransformer& { return dit; }, 1, request, prompts},
          state, nullptr);
   Outputs outputs;
   outputs.emplace_back("video", decode_video(*decoder, ctx, state.latents));

@@ -14,6 +14,14 @@ const WanConfig& validated(const WanConfig& config) {
   return config;
 }
 
+struct WanTimes final : VideoTransformer::Times {
+  std::vector<TimeEmbedding> embeddings;
+};
+
+struct WanPrompt final : VideoTransformer::Prompt {
+  PreparedText text;
+};
+
 }  // namespace
 
 WanDit::WanDit(const WanConfig& config, WeightReader& reader)
@@ -36,8 +44,8 @@ WanDit::WanDit(const WanConfig& config, WeightReader& reader)
   weights_ = reader.kept();
 }
 
-std::vector<TimeEmbedding> WanDit::prepare_times(Context& ctx, std::span<const double> timesteps,
-                                                 const WanTap* tap) const {
+std::vector<TimeEmbedding> WanDit::embed_times(Context& ctx, std::span<const double> timesteps,
+                                               const WanTap* tap) const {
   return time_embedder_.prepare(ctx.backend, timesteps, tap);
 }
 
@@ -121,8 +129,8 @@ void WanDit::forward(Context& ctx, Engine& engine, const Site& site, const Tenso
 }
 
 void WanDit::forward_part(Context& ctx, Engine& engine, const Site& site, const TensorView& x,
-                          const TimeEmbedding& time, const PreparedText& text, const WanPart& part,
-                          const TensorView& out) const {
+                          const TimeEmbedding& time, const PreparedText& text,
+                          const LayerPart& part, const TensorView& out) const {
   LACUNA_CHECK(x.rank == 4, "wan: latent {}, expected [channels, frames, height, width]",
                x.describe());
   const TokenTime all{0, config_.grid(x.shape[1], x.shape[2], x.shape[3]).tokens(), &time};
@@ -140,6 +148,44 @@ void WanDit::forward_part(Context& ctx, Engine& engine, const Site& site, const 
                {&all, 1}, text,   WanActivations::take(ctx, config_, grid.tokens())};
   pass.act.residual = stream;
   run(pass, x, part.begin, part.end, out);
+}
+
+std::unique_ptr<VideoTransformer::Times> WanDit::prepare_times(Context& ctx,
+                                                               std::span<const double> timesteps,
+                                                               double /*guidance*/) const {
+  auto times = std::make_unique<WanTimes>();
+  times->embeddings = embed_times(ctx, timesteps);
+  return times;
+}
+
+std::unique_ptr<VideoTransformer::Prompt> WanDit::prepare_prompt(
+    Context& ctx, const PromptEmbedding& prompt) const {
+  auto prepared = std::make_unique<WanPrompt>();
+  prepared->text = prepare_text(ctx, prompt.tokens, config_.text_len);
+  return prepared;
+}
+
+void WanDit::forward(Context& ctx, Engine& engine, const Input& input, const LayerPart* part,
+                     const TensorView& velocity) const {
+  const auto* times = dynamic_cast<const WanTimes*>(&input.times);
+  const auto* prompt = dynamic_cast<const WanPrompt*>(&input.prompt);
+  LACUNA_CHECK(times != nullptr && prompt != nullptr,
+               "wan: times or prompt prepared by another network, expected this one");
+  const TimeEmbedding& time = times->embeddings.at(input.time);
+  if (part != nullptr) {
+    LACUNA_CHECK(!input.first_frame_time,
+                 "wan: part of a forward with a first frame, expected all tokens at one timestep");
+    return forward_part(ctx, engine, input.site, input.x, time, prompt->text, *part, velocity);
+  }
+  if (!input.first_frame_time)
+    return forward(ctx, engine, input.site, input.x, time, prompt->text, velocity);
+  const auto& shape = input.x.shape;
+  const VideoGrid grid = config_.grid(shape[1], shape[2], shape[3]);
+  const int64_t tokens = grid.tokens(), of_frame = grid.tokens_per_frame();
+  const TokenTime ranges[] = {{0, of_frame, &times->embeddings.at(*input.first_frame_time)},
+                              {of_frame, tokens, &time}};
+  forward(ctx, engine, input.site, input.x, {ranges, tokens > of_frame ? 2u : 1u}, prompt->text,
+          velocity);
 }
 
 void WanDit::run(WanPass& pass, const TensorView& x, int64_t begin, int64_t end,

@@ -14,6 +14,7 @@
 #include "lacuna/engine/engine.h"
 #include "lacuna/models/context.h"
 #include "lacuna/models/patch.h"
+#include "lacuna/models/transformer.h"
 #include "lacuna/models/wan/block.h"
 #include "lacuna/models/wan/conditioning.h"
 #include "lacuna/models/wan/rope.h"
@@ -22,15 +23,7 @@
 
 namespace lacuna {
 
-// Some layers of one forward, and the stream that enters and leaves them: a forward can stop
-// between layers and go on, from the same input more than once.
-struct WanPart {
-  int64_t begin = 0,
-          end = 0;      // layers; from 0 embeds the latent, to num_layers writes the velocity
-  TensorView residual;  // [tokens, dim] f32 contiguous, in place; not read when begin is 0
-};
-
-class WanDit {
+class WanDit final : public VideoTransformer {
  public:
   // Asks the reader for diffusers names (see wan_rename). Matrices are views into the reader's
   // source, which must outlive this object. Throws Error on a bad config and, once, listing every
@@ -39,15 +32,15 @@ class WanDit {
 
   const WanConfig& config() const { return config_; }
   // What a backend may keep a copy of (ConstantWeights).
-  std::span<const TensorView> weights() const { return weights_; }
+  std::span<const TensorView> weights() const override { return weights_; }
 
   // context [valid rows, text_dim] f32 from the text encoder; rows up to text_len count as zero
   // padding, which the network attends to (there is no text mask). Once per prompt.
   PreparedText prepare_text(Context& ctx, const TensorView& context, int64_t text_len,
                             const WanTap* tap = nullptr) const;
   // Timesteps in 0..1000. Once per schedule.
-  std::vector<TimeEmbedding> prepare_times(Context& ctx, std::span<const double> timesteps,
-                                           const WanTap* tap = nullptr) const;
+  std::vector<TimeEmbedding> embed_times(Context& ctx, std::span<const double> timesteps,
+                                         const WanTap* tap = nullptr) const;
 
   // Velocity (noise - data) of latent x.
   //   x   [in_channels, frames, height, width] f32 contiguous, on the host
@@ -65,8 +58,17 @@ class WanDit {
   // The layers of `part` only, all tokens at one timestep. x is read when they begin at 0, out is
   // written when they end at num_layers. Parts run one after the other give the bytes of forward().
   void forward_part(Context& ctx, Engine& engine, const Site& site, const TensorView& x,
-                    const TimeEmbedding& time, const PreparedText& text, const WanPart& part,
+                    const TimeEmbedding& time, const PreparedText& text, const LayerPart& part,
                     const TensorView& out) const;
+
+  // As pipelines ask for it: prompts count as padded to config().text_len rows; the guidance scale
+  // is no input of this network.
+  std::unique_ptr<Times> prepare_times(Context& ctx, std::span<const double> timesteps,
+                                       double guidance) const override;
+  std::unique_ptr<Prompt> prepare_prompt(Context& ctx,
+                                         const PromptEmbedding& prompt) const override;
+  void forward(Context& ctx, Engine& engine, const Input& input, const LayerPart* part,
+               const TensorView& velocity) const override;
 
  private:
   void run(WanPass& pass, const TensorView& x, int64_t begin, int64_t end,

@@ -53,7 +53,7 @@ Tensor run_hash_case(Backend& backend, DType compute, const WanHashCase& hash_ca
 
   std::vector<double> timesteps;
   for (const WanHashCase::Range& range : hash_case.times) timesteps.push_back(range.timestep);
-  const std::vector<TimeEmbedding> embeddings = dit.prepare_times(ctx, timesteps, tap);
+  const std::vector<TimeEmbedding> embeddings = dit.embed_times(ctx, timesteps, tap);
   std::vector<TokenTime> times;
   int64_t begin = 0;
   for (size_t i = 0; i < embeddings.size(); ++i) {

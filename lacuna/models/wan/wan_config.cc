@@ -83,13 +83,13 @@ int64_t WanConfig::num_tensors() const {
   return 15 + 27 * num_layers;
 }
 
-WanFlops WanConfig::flops(int64_t tokens, int64_t text_tokens) const {
+ForwardFlops WanConfig::flops(int64_t tokens, int64_t text_tokens) const {
   const double n = static_cast<double>(tokens);
   const double d = static_cast<double>(dim());
   const double f = static_cast<double>(ffn_dim);
   const double layers = static_cast<double>(num_layers);
   const double text = static_cast<double>(text_tokens);
-  WanFlops flops;
+  ForwardFlops flops;
   flops.self_attention = 4.0 * n * n * d * layers;
   flops.cross_attention = 4.0 * n * text * d * layers;
   flops.gemm = 2.0 * n * layers * (6.0 * d * d + 2.0 * d * f) + 2.0 * text * layers * 2.0 * d * d;
@@ -147,11 +147,11 @@ int64_t text_bytes(const WanConfig& config, DType compute) {
   return storage_bytes(compute, 2 * config.num_layers * config.text_len * config.dim());
 }
 
-WanPassing passing_weights(const WanConfig& config, DType compute, double stored, bool lora) {
+PassingWeights passing_weights(const WanConfig& config, DType compute, double stored, bool lora) {
   const int64_t d = config.dim(), f = config.ffn_dim, modulation = 6 * d * d;
   const int64_t largest = std::max({d * f, modulation, d * config.text_dim});
   const auto compute_bytes = static_cast<double>(storage_bytes(compute, 1));
-  WanPassing passing;
+  PassingWeights passing;
   passing.stored = static_cast<int64_t>(2.0 * stored * static_cast<double>(largest)) +
                    storage_bytes(DType::f32, modulation);
   // File headers and small f32 tensors make the mean a little more than that of a matrix.

@@ -10,17 +10,10 @@
 
 #include "lacuna/core/tensor.h"
 #include "lacuna/core/video_grid.h"
+#include "lacuna/models/transformer.h"
 #include "lacuna/models/weights.h"
 
 namespace lacuna {
-
-// Multiply-adds counted as two operations, for one forward (one of cond / uncond).
-struct WanFlops {
-  double self_attention = 0.0;   // 4 N^2 d L
-  double cross_attention = 0.0;  // 4 N text d L
-  double gemm = 0.0;             // 2 N L (6 d^2 + 2 d f) + text keys and values
-  double total() const { return self_attention + cross_attention + gemm; }
-};
 
 struct WanConfig {
   int64_t num_layers = 0;
@@ -54,8 +47,9 @@ struct WanConfig {
 
   int64_t num_parameters() const;
   int64_t num_tensors() const;
-  // text_tokens: keys of cross-attention that are really computed.
-  WanFlops flops(int64_t tokens, int64_t text_tokens) const;
+  // text_tokens: keys of cross-attention that are really computed. With N tokens: 4 N^2 d L,
+  // 4 N text d L, and 2 N L (6 d^2 + 2 d f) + text keys and values.
+  ForwardFlops flops(int64_t tokens, int64_t text_tokens) const;
 };
 
 // "wan2.1-1.3b", "wan2.1-14b", "wan2.2-a14b" (each of its two experts), "wan2.2-ti2v-5b", and
@@ -85,12 +79,27 @@ int64_t activation_bytes(const WanConfig& config, int64_t tokens, DType compute)
 // Bytes of the prepared keys and values of one prompt: 2 layers text_len d e.
 int64_t text_bytes(const WanConfig& config, DType compute);
 
-// Bytes that weights take on the way to an op, `stored` bytes a parameter.
-struct WanPassing {
-  int64_t stored = 0;     // two of the largest, as stored, and one that is computed with in f32
-  int64_t converted = 0;  // those kept in another dtype or changed by LoRA: see activation_bytes
+// `stored` bytes a parameter; see activation_bytes for what is converted.
+PassingWeights passing_weights(const WanConfig& config, DType compute, double stored, bool lora);
+
+// A Wan network to pipelines.
+class WanArchitecture final : public Architecture {
+ public:
+  // Throws Error on a config that is not valid.
+  explicit WanArchitecture(const WanConfig& config);
+  const WanConfig& config() const { return config_; }
+  TransformerSizes sizes() const override;
+  VideoGrid grid(int64_t frames, int64_t height, int64_t width) const override;
+  int64_t num_parameters() const override;
+  ForwardFlops flops(int64_t video_tokens, int64_t text_tokens) const override;
+  int64_t activation_bytes(int64_t video_tokens, DType compute) const override;
+  int64_t prompt_bytes(DType compute) const override;
+  PassingWeights passing_weights(DType compute, double stored, bool lora) const override;
+  std::unique_ptr<VideoTransformer> load(WeightReader& reader) const override;
+
+ private:
+  WanConfig config_;
 };
-WanPassing passing_weights(const WanConfig& config, DType compute, double stored, bool lora);
 
 // Rows in which the feed-forward and the head are processed: at most 2048, evenly cut.
 int64_t wan_chunk_rows(int64_t tokens);

@@ -247,13 +247,12 @@ struct Sampled {
     const PromptEmbeddings prompts = embed_prompts(*model, ctx, r, {});
     SamplingState state;
     state.latents = initial_noise(r.seed, shape.channels, shape.frames, shape.height, shape.width);
-    const SamplingInputs inputs{[&](int expert) -> const WanDit& {
-                                  const WanDit& dit = model->transformer(expert);
+    const SamplingInputs inputs{[&](int expert) -> const VideoTransformer& {
+                                  const VideoTransformer& dit = model->transformer(expert);
                                   weights.emplace(dit.weights());
                                   return dit;
                                 },
-                                model->num_experts(), r, prompts,
-                                model->transformer_config().text_len};
+                                model->num_experts(), r, prompts};
     steps = {gpu.noted.size()};
     sample(ctx, engine, inputs, state, [&](const StepReport&) {
       steps.push_back(gpu.noted.size());

@@ -14,6 +14,7 @@
 #include "lacuna/core/threads.h"
 #include "lacuna/models/pipeline/generation.h"
 #include "lacuna/models/video/video_writer.h"
+#include "lacuna/models/wan/dit.h"
 #include "tests/support/error_of.h"
 #include "tests/support/guarded_backend.h"
 #include "tests/support/temp_folder.h"
@@ -118,10 +119,10 @@ TEST_F(FirstFrameTest, ItsTokensAreAtTimestepZeroInBothBranches) {
   const auto& s = latents.view().shape;
   Context ctx{*backend_};
   const PromptEmbeddings prompts = embed_prompts(*model_, ctx, r, {});
-  const WanDit& network = model_->transformer(0);
+  const auto& network = dynamic_cast<const WanDit&>(model_->transformer(0));
   const auto sampler = make_sampler(r.sampler);
   const auto times =
-      network.prepare_times(ctx, std::array{0.0, static_cast<double>(sampler->timestep(0))});
+      network.embed_times(ctx, std::array{0.0, static_cast<double>(sampler->timestep(0))});
   const TokenTime ranges[] = {{0, 8, &times[0]}, {8, 24, &times[1]}};
   Tensor x = initial_noise(r.seed, s[0], s[1], s[2], s[3]);
   put_first_frame(encoded(r), x);
@@ -135,8 +136,8 @@ TEST_F(FirstFrameTest, ItsTokensAreAtTimestepZeroInBothBranches) {
     Tensor& v = velocity[positive ? 0 : 1];
     v = Tensor(DType::f32, {s[0], s[1], s[2], s[3]});
     site.branch = branch;
-    const auto text = network.prepare_text(ctx, positive ? prompts.positive : prompts.negative,
-                                           model_->transformer_config().text_len);
+    const auto text = network.prepare_text(
+        ctx, (positive ? prompts.positive : prompts.negative).tokens, network.config().text_len);
     network.forward(ctx, engine, site, x, ranges, text, v);
   }
   const auto delta = static_cast<float>(-sampler->sigma(0));

@@ -260,7 +260,8 @@ TEST(LoraModel, ThePlanCountsIt) {
   const int64_t down = 2 * kRank * kDim * 4;
   EXPECT_EQ(after.weights - before.weights, static_cast<int64_t>(fs::file_size(style)) + down);
   // Sums, an `up` in f32, and the matrices that are no longer used as they are stored.
-  const WanConfig& config = with->transformer_config();
+  const auto& network = dynamic_cast<const WanArchitecture&>(with->architecture());
+  const WanConfig& config = network.config();
   EXPECT_EQ(after.activations - before.activations,
             kDim * kDim * 4 + kRank * kDim * 4 +
                 passing_weights(config, DType::f32, 4.0, true).converted);

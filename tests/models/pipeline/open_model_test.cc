@@ -50,7 +50,7 @@ TEST(OpenModel, HeadsThatNothingTellsAreSaidToBeAssumed) {
   EXPECT_EQ(open(checkpoint)->assumption(), "");
   fs::remove(checkpoint.folder() / "transformer" / "config.json");
   const auto model = open(checkpoint);
-  EXPECT_EQ(model->transformer_config().num_heads, 1) << "two of 64 in truth";
+  EXPECT_EQ(model->architecture().sizes().num_heads, 1) << "two of 64 in truth";
   EXPECT_NE(model->assumption().find("128 channels wide"), std::string::npos);
   EXPECT_EQ(Model::synthetic("tiny", DType::f32)->assumption(), "");
 }

@@ -129,7 +129,7 @@ struct Fixture {
         ctx{backend, DType::f32, {}},
         engine(backend, std::move(policy)) {
     const double t = 700.0;
-    time = std::move(dit.prepare_times(ctx, {&t, 1})[0]);
+    time = std::move(dit.embed_times(ctx, {&t, 1})[0]);
   }
   Tensor run(const Tensor& x, const PreparedText& text) {
     const auto& shape = x.view().shape;
@@ -216,7 +216,7 @@ TEST_P(WanDitOn, BothNamingSchemesGiveTheSameBytes) {
     Engine engine(*backend_, {});
     const double t = 837.0;
     const Tensor out(DType::f32, {16, 3, 8, 12});
-    dit.forward(ctx, engine, Site{}, x, dit.prepare_times(ctx, {&t, 1})[0],
+    dit.forward(ctx, engine, Site{}, x, dit.embed_times(ctx, {&t, 1})[0],
                 dit.prepare_text(ctx, context, 20), out);
     EXPECT_EQ(std::memcmp(out.view().data, expected.view().data, 4608 * sizeof(float)), 0);
   }

@@ -48,7 +48,7 @@ Tensor forward(Backend& backend, const Case& c, std::string_view attention, Seen
   Engine engine(backend, std::move(policy));
   const WanTap* tap = seen == nullptr ? nullptr : &seen->tap;
   const double t[] = {700.0, 100.0};
-  const std::vector<TimeEmbedding> times = dit.prepare_times(ctx, t, tap);
+  const std::vector<TimeEmbedding> times = dit.embed_times(ctx, t, tap);
   Tensor context(DType::f32, {20, config.text_dim}), x(DType::f32, {config.in_channels, 3, 8, 12});
   fill_hash("context", 0.0, 0.3, {context.as<float>(), static_cast<size_t>(context.numel())});
   fill_hash("x", 0.0, 1.7, {x.as<float>(), static_cast<size_t>(x.numel())});
@@ -92,7 +92,7 @@ TEST_P(GuardedDit, PartsOfAForwardMeetInBackendMemory) {
     Context ctx{backend, GetParam().compute};
     Engine engine(backend, Policy());
     const double t = 300.0;
-    const std::vector<TimeEmbedding> times = dit.prepare_times(ctx, {&t, 1});
+    const std::vector<TimeEmbedding> times = dit.embed_times(ctx, {&t, 1});
     Tensor x = Tensor::zeros(DType::f32, {config.in_channels, 2, 4, 4}),
            context = Tensor::zeros(DType::f32, {3, config.text_dim});
     x.as<float>()[7] = 1.0f;

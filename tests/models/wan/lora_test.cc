@@ -325,7 +325,7 @@ Tensor velocity(Backend& backend, DType compute, WeightSource& source) {
   Context ctx{backend, compute};
   Engine engine(backend, Policy{});
   const double t[] = {700.0};
-  const auto times = dit.prepare_times(ctx, t);
+  const auto times = dit.embed_times(ctx, t);
   const PreparedText text = dit.prepare_text(ctx, hash_input("context", {20, config.text_dim}), 64);
   Tensor out(DType::f32, {config.out_channels, 3, 8, 12});
   dit.forward(ctx, engine, Site{.num_steps = 1}, hash_input("x", {config.in_channels, 3, 8, 12}),

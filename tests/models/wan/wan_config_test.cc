@@ -58,7 +58,7 @@ TEST(WanConfig, FlopsMatchThePublishedTable) {
                          Row{"wan2.2-ti2v-5b", 31, 44, 80, 27280, 274, 5.2, 237, 0.6}}) {
     const WanConfig config = wan_preset(row.preset);
     EXPECT_EQ(config.grid(row.frames, row.height, row.width).tokens(), row.tokens);
-    const WanFlops flops = config.flops(row.tokens, 512);
+    const ForwardFlops flops = config.flops(row.tokens, 512);
     EXPECT_NEAR(flops.self_attention * 1e-12, row.self, row.tolerance);
     EXPECT_NEAR(flops.cross_attention * 1e-12, row.cross, row.tolerance);
     EXPECT_NEAR(flops.gemm * 1e-12, row.gemm, row.tolerance);
