@@ -167,57 +167,6 @@ std::vector<FileGroup> group_files(const std::vector<fs::path>& files) {
 
 // --- parts ---------------------------------------------------------------------------------------
 
-bool is_transformer(TensorSet set) {
-  return set == TensorSet::wan_diffusers || set == TensorSet::wan_original;
-}
-bool is_text_encoder(TensorSet set) {
-  return set == TensorSet::umt5_hugging_face || set == TensorSet::umt5_original ||
-         set == TensorSet::umt5_gguf;
-}
-
-void refuse_other_networks(std::span<const std::string> names, const std::string& who) {
-  struct Sign {
-    std::string_view component, meaning;
-  };
-  // What says most comes first: Animate and some VACE files are made of image-to-video networks.
-  static constexpr Sign kSigns[] = {
-      {"to_gate_compress",
-       "trained for video sparse attention (VSA): its attention is gated and "
-       "not a plain softmax"},
-      {"proj_l", "trained for sparse-linear attention (SLA): it adds a linear attention branch"},
-      {"vace_patch_embedding", "a VACE network"},
-      {"vace_blocks", "a VACE network"},
-      {"casual_audio_encoder", "a speech-to-video network (S2V)"},  // upstream's spelling
-      {"audio_injector", "a speech-to-video network (S2V)"},
-      {"audio_proj", "an audio-driven network (HuMo, MultiTalk)"},
-      {"face_adapter", "an Animate network"},
-      {"pose_patch_embedding", "an Animate network"},
-      {"patch_embedding_pose", "a SCAIL network"},
-      {"patch_embedding_mask", "a SCAIL network"},
-      {"patch_embedding_global", "a WanDancer network"},
-      {"control_adapter", "a Fun-Control camera network"},
-      {"ref_conv", "a Fun-Control network"},
-      {"fps_embedding", "a SkyReels-V2 diffusion-forcing network"},
-      {"cam_encoder", "a ReCamMaster network"},
-      {"add_k_proj", "an image-to-video network"},
-      {"k_img", "an image-to-video network"},
-      {"img_emb", "an image-to-video network"},
-      {"image_embedder", "an image-to-video network"},
-      {"lora_A", "a network with a LoRA beside its weights"},
-      {"lora_down", "a network with a LoRA beside its weights"},
-  };
-  std::vector<std::string> dotted;
-  for (const std::string& name : names) dotted.push_back(fmt::format(".{}.", name));
-  for (const Sign& sign : kSigns) {
-    const std::string component = fmt::format(".{}.", sign.component);
-    for (size_t i = 0; i < names.size(); ++i) {
-      LACUNA_CHECK(dotted[i].find(component) == std::string::npos,
-                   "{}: holds {}, so it is {}; expected a text-to-video network", who, names[i],
-                   sign.meaning);
-    }
-  }
-}
-
 void read_config(CheckpointPart& part, const fs::path& file) {
   check_not_dangling(file);
   if (!fs::is_regular_file(file)) return;
@@ -239,7 +188,7 @@ CheckpointPart make_part(const FileGroup& files, bool folder_config) {
   part.files = files;
   const std::vector<std::string> names = open_weights(files)->names();
   part.tensors = classify_tensors(names);
-  if (is_transformer(part.tensors)) refuse_other_networks(names, files.front().string());
+  refuse_other_networks(part.tensors, names, files.front().string());
   const bool lora = std::any_of(names.begin(), names.end(), [](const std::string& name) {
     return name.find(".lora_") != std::string::npos;
   });
@@ -250,17 +199,14 @@ CheckpointPart make_part(const FileGroup& files, bool folder_config) {
   return part;
 }
 
-std::string_view part_name(TensorSet set) {
-  return is_transformer(set) ? "transformer" : is_text_encoder(set) ? "text encoder" : "VAE";
-}
-
 // One file in two options is in the wrong one of them; two transformers of one file would pass for
 // two experts.
 void check_parts(const std::vector<CheckpointPart>& parts) {
   for (size_t i = 0; i < parts.size(); ++i) {
     const fs::path& file = parts[i].files.front();
     LACUNA_CHECK(parts[i].tensors != TensorSet::unknown,
-                 "{}: holds no Wan transformer, VAE or UMT5 text encoder", file.string());
+                 "{}: holds no transformer, VAE or text encoder of Wan, Mochi or HunyuanVideo",
+                 file.string());
     std::error_code error;
     for (size_t j = 0; j < i; ++j)
       LACUNA_CHECK(!fs::equivalent(parts[j].files.front(), file, error),
@@ -293,8 +239,9 @@ void place_parts(std::vector<CheckpointPart> parts, Checkpoint& checkpoint) {
   }
   std::set<std::string_view> placed;
   for (CheckpointPart& part : others) {
-    CheckpointPart& place =
-        is_text_encoder(part.tensors) ? checkpoint.text_encoder : checkpoint.vae;
+    CheckpointPart& place = is_text_encoder(part.tensors)          ? checkpoint.text_encoder
+                            : is_pooled_text_encoder(part.tensors) ? checkpoint.pooled_encoder
+                                                                   : checkpoint.vae;
     const std::string_view name = part_name(part.tensors);
     LACUNA_CHECK(placed.insert(name).second, "{} and {}: two {} candidates, expected one",
                  place.files.front().string(), part.files.front().string(), name);
@@ -350,18 +297,16 @@ void read_diffusers(const fs::path& root, Checkpoint& checkpoint) {
     CheckpointPart& part;
     bool (*fits)(TensorSet);
   };
-  const auto is_vae = [](TensorSet set) {
-    return set != TensorSet::unknown && !is_transformer(set) && !is_text_encoder(set);
-  };
   const Slot slots[] = {{"transformer", checkpoint.transformer, is_transformer},
                         {"transformer_2", checkpoint.transformer_2, is_transformer},
                         {"vae", checkpoint.vae, is_vae},
-                        {"text_encoder", checkpoint.text_encoder, is_text_encoder}};
+                        {"text_encoder", checkpoint.text_encoder, is_text_encoder},
+                        {"text_encoder_2", checkpoint.pooled_encoder, is_pooled_text_encoder}};
   for (const Slot& slot : slots) {
     slot.part = diffusers_part(root / slot.folder);
     LACUNA_CHECK(slot.part.empty() || slot.fits(slot.part.tensors),
-                 "{}: the tensors are not those of a Wan {}", (root / slot.folder).string(),
-                 slot.folder);
+                 "{}: the tensors are not those of a {} that this library computes",
+                 (root / slot.folder).string(), slot.folder);
   }
   const fs::path scheduler = root / "scheduler" / "scheduler_config.json";
   check_not_dangling(scheduler);
@@ -415,6 +360,24 @@ bool embeds_tokenizer(const CheckpointPart& encoder) {
   return open_weights(encoder.files)->has("spiece_model");
 }
 
+// The first of these names in these places, or empty. Throws Error where all there is is a link to
+// a missing file.
+fs::path first_file(const std::vector<fs::path>& folders, std::span<const char* const> subs,
+                    std::span<const char* const> names) {
+  fs::path dangling;
+  for (const fs::path& folder : folders) {
+    for (const char* sub : subs) {
+      for (const char* name : names) {
+        const fs::path file = (folder / sub / name).lexically_normal();
+        if (fs::is_regular_file(file)) return file;
+        if (dangling.empty() && is_dangling(file)) dangling = file;
+      }
+    }
+  }
+  check_not_dangling(dangling);
+  return {};
+}
+
 fs::path find_tokenizer(const Checkpoint& checkpoint) {
   if (!checkpoint.text_encoder.empty() && embeds_tokenizer(checkpoint.text_encoder)) {
     return checkpoint.text_encoder.files.front();
@@ -424,18 +387,19 @@ fs::path find_tokenizer(const Checkpoint& checkpoint) {
   if (!checkpoint.text_encoder.empty()) {
     folders.push_back(checkpoint.text_encoder.files.front().parent_path());
   }
-  fs::path dangling;
-  for (const fs::path& folder : folders) {
-    for (const char* sub : {"tokenizer", ".", "google/umt5-xxl"}) {
-      for (const char* name : {"tokenizer.json", "spiece.model"}) {
-        const fs::path file = (folder / sub / name).lexically_normal();
-        if (fs::is_regular_file(file)) return file;
-        if (dangling.empty() && is_dangling(file)) dangling = file;
-      }
-    }
-  }
-  check_not_dangling(dangling);
-  return {};
+  constexpr const char* kSubs[] = {"tokenizer", ".", "google/umt5-xxl"};
+  constexpr const char* kNames[] = {"tokenizer.json", "spiece.model"};
+  return first_file(folders, kSubs, kNames);
+}
+
+fs::path find_pooled_tokenizer(const Checkpoint& checkpoint) {
+  if (checkpoint.pooled_encoder.empty()) return {};
+  std::vector<fs::path> folders = {checkpoint.pooled_encoder.files.front().parent_path()};
+  if (checkpoint.layout == CheckpointLayout::diffusers)
+    folders.insert(folders.begin(), checkpoint.root / "tokenizer_2");
+  constexpr const char* kSubs[] = {"."};
+  constexpr const char* kNames[] = {"tokenizer.json", "vocab.json"};
+  return first_file(folders, kSubs, kNames);
 }
 
 void check_unusable(const std::vector<fs::path>& files, const Checkpoint& checkpoint) {
@@ -490,6 +454,7 @@ Checkpoint find_parts(std::span<const fs::path> paths) {
   place_parts(std::move(parts), checkpoint);
   check_unusable(unusable, checkpoint);
   checkpoint.tokenizer = tokenizer.empty() ? find_tokenizer(checkpoint) : tokenizer;
+  checkpoint.pooled_tokenizer = find_pooled_tokenizer(checkpoint);
   LACUNA_CHECK(
       !checkpoint.transformer.empty() || !checkpoint.vae.empty() ||
           !checkpoint.text_encoder.empty(),
@@ -533,42 +498,13 @@ std::vector<std::string> shard_files(std::string_view index_json, std::string_vi
 
 std::string list_parts(const Checkpoint& checkpoint) {
   std::vector<std::string> list;
-  for (const CheckpointPart* part : {&checkpoint.transformer, &checkpoint.transformer_2,
-                                     &checkpoint.vae, &checkpoint.text_encoder}) {
+  for (const CheckpointPart* part :
+       {&checkpoint.transformer, &checkpoint.transformer_2, &checkpoint.vae,
+        &checkpoint.text_encoder, &checkpoint.pooled_encoder}) {
     if (!part->empty())
       list.push_back(fmt::format("{} {}", part_name(part->tensors), part->files.front().string()));
   }
   return fmt::format("{}", fmt::join(list, ", "));
-}
-
-TensorSet classify_tensors(std::span<const std::string> names) {
-  const std::set<std::string_view> set(names.begin(), names.end());
-  const auto has = [&](std::string_view name) { return set.contains(name); };
-  const auto has_prefix = [&](std::string_view prefix) {
-    const auto next = set.lower_bound(prefix);
-    return next != set.end() && next->starts_with(prefix);
-  };
-  if (has("blocks.0.self_attn.norm_q.weight") && has("head.modulation")) {
-    return TensorSet::wan_original;
-  }
-  if (has("blocks.0.attn1.norm_q.weight") && has_prefix("condition_embedder.")) {
-    return TensorSet::wan_diffusers;
-  }
-  if (has("decoder.middle.0.residual.0.gamma")) {
-    return has_prefix("decoder.upsamples.0.upsamples.") ? TensorSet::vae22_original
-                                                        : TensorSet::vae21_original;
-  }
-  if (has("decoder.mid_block.resnets.0.norm1.gamma")) {
-    return has_prefix("decoder.up_blocks.0.upsampler.") ? TensorSet::vae22_diffusers
-                                                        : TensorSet::vae21_diffusers;
-  }
-  if (has("encoder.block.0.layer.0.SelfAttention.q.weight")) return TensorSet::umt5_hugging_face;
-  if (has("enc.blk.0.attn_q.weight")) return TensorSet::umt5_gguf;
-  if (has("blocks.0.attn.q.weight") && has("token_embedding.weight")) {
-    return TensorSet::umt5_original;
-  }
-  if (has("basis") && has("mean") && has("scale")) return TensorSet::linear_vae;
-  return TensorSet::unknown;
 }
 
 Checkpoint find_checkpoint(std::span<const fs::path> paths) {
@@ -582,8 +518,9 @@ Checkpoint find_checkpoint(std::span<const fs::path> paths) {
 
 std::vector<fs::path> checkpoint_files(const Checkpoint& checkpoint) {
   std::set<fs::path> files;
-  for (const CheckpointPart* part : {&checkpoint.transformer, &checkpoint.transformer_2,
-                                     &checkpoint.vae, &checkpoint.text_encoder}) {
+  for (const CheckpointPart* part :
+       {&checkpoint.transformer, &checkpoint.transformer_2, &checkpoint.vae,
+        &checkpoint.text_encoder, &checkpoint.pooled_encoder}) {
     files.insert(part->files.begin(), part->files.end());
     if (part->config) files.insert(part->config_file);
     for (const fs::path& file : part->files)
@@ -592,7 +529,10 @@ std::vector<fs::path> checkpoint_files(const Checkpoint& checkpoint) {
   }
   if (checkpoint.model_index) files.insert(checkpoint.root / "model_index.json");
   if (checkpoint.scheduler) files.insert(checkpoint.root / "scheduler" / "scheduler_config.json");
-  if (!checkpoint.tokenizer.empty()) files.insert(checkpoint.tokenizer);
+  for (const fs::path* file : {&checkpoint.tokenizer, &checkpoint.pooled_tokenizer})
+    if (!file->empty()) files.insert(*file);
+  if (checkpoint.pooled_tokenizer.filename() == "vocab.json")
+    files.insert(checkpoint.pooled_tokenizer.parent_path() / "merges.txt");
   return {files.begin(), files.end()};
 }
 

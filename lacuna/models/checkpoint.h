@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What lies at a path: which files hold which part of a Wan checkpoint. Only names and headers are
+// What lies at a path: which files hold which part of a checkpoint. Only names and headers are
 // read here; weights are opened later (open_weights).
 #pragma once
 
@@ -12,27 +12,14 @@
 #include <string_view>
 #include <vector>
 
+#include "lacuna/models/tensor_set.h"
+
 namespace lacuna {
 
 enum class CheckpointLayout : uint8_t {
   diffusers,  // folder with model_index.json
   original,   // folder as the authors publish it, or any folder of weight files
   files,      // files given one by one
-};
-
-// What a set of tensors is, by its names.
-enum class TensorSet : uint8_t {
-  unknown,
-  wan_diffusers,
-  wan_original,  // also ComfyUI and GGUF
-  vae21_diffusers,
-  vae21_original,
-  vae22_diffusers,
-  vae22_original,
-  linear_vae,
-  umt5_hugging_face,
-  umt5_original,
-  umt5_gguf,
 };
 
 struct CheckpointPart {
@@ -53,9 +40,12 @@ struct Checkpoint {
   CheckpointPart transformer_2;  // the low-noise network of a two-expert model
   CheckpointPart vae;
   CheckpointPart text_encoder;
+  CheckpointPart pooled_encoder;  // the second text encoder, one row per prompt (HunyuanVideo)
   // tokenizer.json or spiece.model; or the text encoder's own file when it embeds one (GGUF
   // tokenizer.ggml.*, safetensors tensor `spiece_model`). Empty when there is none.
   std::filesystem::path tokenizer;
+  // Of the second encoder: tokenizer.json, or vocab.json with merges.txt beside it.
+  std::filesystem::path pooled_tokenizer;
   std::optional<nlohmann::json> scheduler;  // scheduler_config.json
 };
 
@@ -76,9 +66,6 @@ std::vector<std::filesystem::path> checkpoint_files(const Checkpoint& checkpoint
 // "transformer a.safetensors, VAE b.gguf", so that an error about a missing part tells what the
 // files that were given hold.
 std::string list_parts(const Checkpoint& checkpoint);
-
-// By tensor names alone, prefixes already stripped.
-TensorSet classify_tensors(std::span<const std::string> names);
 
 // JSON of a hostile file: nesting at most 64. Throws Error naming `who`.
 nlohmann::json parse_config_json(std::string_view text, std::string_view who);

@@ -189,7 +189,7 @@ TEST_F(CheckpointTest, SingleFilesAreToldApartByTheirTensors) {
   EXPECT_THAT(find({y, x}).transformer.files, ElementsAre(y));
   EXPECT_THAT(error_of({x, y, high}), HasSubstr("3 transformers"));
   EXPECT_THAT(error_of({vae, weights("vae2.safetensors", kVae21)}), HasSubstr("two VAE"));
-  EXPECT_THAT(error_of({weights("other.safetensors", {"a"})}), HasSubstr("holds no Wan"));
+  EXPECT_THAT(error_of({weights("other.safetensors", {"a"})}), HasSubstr("holds no transformer"));
 }
 
 TEST_F(CheckpointTest, AFileReplacesThePartOfAFolder) {
