@@ -148,12 +148,7 @@ Outputs run_umt5(const GoldenJson& spec, Backend& backend, DType compute) {
 SamplerConfig sampler_config(const GoldenJson& json) {
   SamplerConfig config;
   config.kind = parse_sampler(json.at("kind").get<std::string>());
-  const std::string convention = json.at("convention");
-  LACUNA_CHECK(convention == "diffusers" || convention == "wan" || convention == "flow_matching",
-               "goldens: sigma convention {}", convention);
-  config.convention = convention == "wan"         ? SigmaConvention::wan
-                      : convention == "diffusers" ? SigmaConvention::diffusers
-                                                  : SigmaConvention::flow_matching;
+  config.convention = parse_convention(json.at("convention").get<std::string>());
   config.num_steps = json.at("num_steps");
   config.shift = json.at("shift");
   return config;
@@ -205,7 +200,9 @@ Outputs run_wan_pipeline(const GoldenJson& spec, Backend& backend, DType compute
   prompts.negative.tokens = valid(inputs.at("negative"));
   SamplingState state;
   state.latents = input(inputs.at("noise"));
-  sample(ctx, engine, {[&](int) -> const VideoTransformer& { return dit; }, 1, request, prompts},
+  sample(ctx, engine,
+         {[&](int) -> const VideoTransformer& { return dit; }, 1, WanArchitecture(network).sizes(),
+          request, prompts},
          state, nullptr);
   Outputs outputs;
   outputs.emplace_back("video", decode_video(*decoder, ctx, state.latents));

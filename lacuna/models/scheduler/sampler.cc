@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lacuna/models/scheduler/sampler.h"
 
+#include <fmt/ranges.h>
+
 #include <cmath>
 
 #include "lacuna/core/error.h"
@@ -20,6 +22,18 @@ double linspace(double first, double last, int count, int i) {
   return offset + first;
 }
 
+// Step i of n of Mochi's schedule. One step starts at noise; upstream divides by zero there.
+double linear_quadratic(int n, int i) {
+  constexpr double kLinearEnd = 0.025;
+  if (n == 1) return 1.0;
+  const double linear = n / 2, curved = n - n / 2;
+  const double slope = kLinearEnd / linear;
+  if (i < n / 2) return 1.0 - i * slope;
+  const double a = (linear - kLinearEnd * n) / (linear * curved * curved);
+  const double past = i - linear;
+  return 1.0 - (kLinearEnd + slope * past + a * past * past);
+}
+
 std::vector<double> shifted_sigmas(const SamplerConfig& config) {
   const int n = config.num_steps;
   std::vector<double> sigmas(static_cast<size_t>(n));
@@ -34,6 +48,12 @@ std::vector<double> shifted_sigmas(const SamplerConfig& config) {
         break;
       case SigmaConvention::flow_matching:
         base = linspace(1.0, shift_sigma(0.001, config.shift), n, i);
+        break;
+      case SigmaConvention::unit:
+        base = linspace(1.0, 0.0, n + 1, i);
+        break;
+      case SigmaConvention::linear_quadratic:
+        base = linear_quadratic(n, i);
         break;
     }
     sigmas[i] = shift_sigma(base, config.shift);
@@ -100,6 +120,21 @@ std::vector<double> listed_sigmas(const SamplerConfig& config) {
 
 double shift_sigma(double sigma, double shift) {
   return shift * sigma / (1.0 + (shift - 1.0) * sigma);
+}
+
+namespace {
+constexpr std::string_view kConventions[] = {"diffusers", "wan", "flow_matching", "unit",
+                                             "linear_quadratic"};
+}  // namespace
+
+std::string_view convention_name(SigmaConvention convention) {
+  return kConventions[static_cast<int>(convention)];
+}
+
+SigmaConvention parse_convention(std::string_view name) {
+  for (size_t i = 0; i < std::size(kConventions); ++i)
+    if (name == kConventions[i]) return static_cast<SigmaConvention>(i);
+  fail("sigma_convention: {}, expected {}", name, fmt::join(kConventions, ", "));
 }
 
 std::string_view sampler_name(SamplerKind kind) {

@@ -26,6 +26,10 @@ enum class SigmaConvention : uint8_t {
   diffusers,      // linspace(1, 0.001, n + 1) without its last element
   wan,            // linspace(0.999f, 0, n + 1) without its last element; original Wan code
   flow_matching,  // linspace(1000, 1000 S(0.001), n) / 1000, then shifted again (stand-alone Euler)
+  unit,           // linspace(1, 0, n + 1) without its last element: HunyuanVideo
+  // Mochi: the first n / 2 steps are even ones to 1 - 0.025, the others a parabola from there to 0
+  // that leaves with the same slope.
+  linear_quadratic,
 };
 
 struct SamplerConfig {
@@ -39,6 +43,11 @@ struct SamplerConfig {
       true;           // apply the shift to `timesteps`; false when the list is already shifted
   uint64_t seed = 0;  // renoise: noise of step i is a function of (seed, i)
 };
+
+// `diffusers`, `wan`, `flow_matching`, `unit`, `linear_quadratic`.
+std::string_view convention_name(SigmaConvention convention);
+// Throws Error listing them.
+SigmaConvention parse_convention(std::string_view name);
 
 std::string_view sampler_name(SamplerKind kind);
 // `unipc`, `euler`, `ode`, `renoise`; throws Error listing them.

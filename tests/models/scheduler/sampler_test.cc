@@ -105,6 +105,30 @@ TEST(Sampler, SpacesSigmasAsNumpyDoes) {
   EXPECT_EQ(wan->sigma(47), 0.24174034595489502f);
 }
 
+// FlowMatchEulerDiscreteScheduler of diffusers 0.42.1 under the sigmas of its HunyuanVideo and
+// Mochi pipelines; Mochi's time runs the other way there.
+TEST(Sampler, SigmasOfJointPipelines) {
+  const auto expect = [](const SamplerConfig& config, std::vector<float> sigmas) {
+    const auto sampler = make_sampler(config);
+    sigmas.push_back(0.0f);
+    ASSERT_EQ(sampler->num_steps() + 1, static_cast<int>(sigmas.size()));
+    for (size_t i = 0; i < sigmas.size(); ++i)
+      EXPECT_NEAR(sampler->sigma(static_cast<int>(i)), sigmas[i], 1.5e-7) << i;
+  };
+  const auto euler = SamplerKind::euler;
+  expect(
+      config(euler, 5, 7.0, SigmaConvention::unit),
+      {1.0f, 0.9655172228813171f, 0.9130434393882751f, 0.8235293626785278f, 0.6363636255264282f});
+  expect(config(euler, 5, 1.0, SigmaConvention::linear_quadratic),
+         {1.0f, 1 - 0.012499988079071045f, 1 - 0.02499997615814209f, 1 - 0.14166665077209473f,
+          1 - 0.46666663885116577f});
+  expect(
+      config(euler, 8, 1.0, SigmaConvention::linear_quadratic),
+      {1.0f, 1 - 0.00625002384185791f, 1 - 0.012499988079071045f, 1 - 0.018750011920928955f,
+       1 - 0.02499997615814209f, 1 - 0.09062498807907104f, 1 - 0.2749999761581421f, 1 - 0.578125f});
+  expect(config(euler, 1, 1.0, SigmaConvention::linear_quadratic), {1.0f});
+}
+
 TEST(Sampler, OdeListUsesTheShiftedSigmas) {
   auto sampler = make_sampler(config(SamplerKind::ode_list, 4, 5));
   const double expected[] = {1.0, 0.9375, 0.83333333, 0.625, 0.0};
