@@ -8,6 +8,12 @@ namespace lacuna {
 
 enum class Branch : uint8_t { cond, uncond };
 
+// Text tokens behind the video tokens, which differ in number where the prompts do.
+struct TextTokens {
+  int64_t cond = 0, uncond = 0;
+  int64_t of(Branch branch) const { return branch == Branch::cond ? cond : uncond; }
+};
+
 struct Site {
   int step = 0;  // 0-based denoising index
   int num_steps = 1;

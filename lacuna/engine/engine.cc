@@ -101,7 +101,7 @@ void Engine::save(StateTensors& to) const {
   io.values("sites", sites);
 }
 
-void Engine::restore(const StateTensors& from, const VideoGrid& grid, int64_t text_tokens,
+void Engine::restore(const StateTensors& from, const VideoGrid& grid, const TextTokens& text,
                      int64_t num_heads) {
   reset();  // what this engine knew is of another run, whatever `from` turns out to be
   const StateIo io = StateIo::reader(from);
@@ -112,7 +112,7 @@ void Engine::restore(const StateTensors& from, const VideoGrid& grid, int64_t te
   for (size_t i = 0; i + 2 < sites.size(); i += 3) {
     LACUNA_CHECK(sites[i + 1] >= 0 && sites[i + 1] <= static_cast<int32_t>(Branch::uncond),
                  "state: branch {}, expected 0 or 1", sites[i + 1]);
-    SiteState site{nullptr, grid, text_tokens, num_heads};
+    SiteState site{nullptr, grid, text.of(static_cast<Branch>(sites[i + 1])), num_heads};
     site.transfer(io.in(std::to_string(i / 3)), policy_);
     restored[{sites[i], static_cast<Branch>(sites[i + 1]), sites[i + 2]}] = std::move(site);
   }

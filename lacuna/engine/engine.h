@@ -68,7 +68,7 @@ class Engine {
   void save(StateTensors& to) const;
   // Throws Error, and knows nothing then, unless `from` is such a state of sites of this grid and
   // head count.
-  void restore(const StateTensors& from, const VideoGrid& grid, int64_t text_tokens,
+  void restore(const StateTensors& from, const VideoGrid& grid, const TextTokens& text,
                int64_t num_heads);
 
   Backend& backend() { return backend_; }

@@ -2,6 +2,7 @@
 // Checking and writing profiles. Reading is in profile_load.cc.
 #include "lacuna/engine/profile.h"
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 
@@ -185,6 +186,11 @@ Policy Profile::policy() const {
 void check_profile(const Profile& profile, const ProfileTarget& run) {
   ProfileTarget same = run;
   if (!run.base.empty() && profile.target.fingerprint == run.base) same.fingerprint = run.base;
+  // Parameters serve prompts of any length, masks those they were made for.
+  const bool holds_masks =
+      std::any_of(profile.rules.begin(), profile.rules.end(),
+                  [](const ProfileRule& item) { return item.rule.plan.fixed != nullptr; });
+  if (!holds_masks) same.text_tokens = profile.target.text_tokens;
   check_target(profile.target, same, "profile");
 }
 

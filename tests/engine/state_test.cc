@@ -37,6 +37,7 @@ constexpr Carrying kCarrying[] = {
 };
 
 constexpr Shape kShape{{3, 4, 6}, 5, 2, 16};
+constexpr TextTokens kText{kShape.text_tokens, kShape.text_tokens};
 constexpr int kSteps = 4, kFirstStep = 2;
 
 // Two branches; the first head's q and k move from step to step.
@@ -68,7 +69,7 @@ class StateTest : public testing::TestWithParam<Carrying> {
   void SetUp() override { set_num_threads(1); }  // small calls: threads would only wait
   void TearDown() override { set_num_threads(threads_); }
   static void restore(Engine& engine, const StateTensors& from) {
-    engine.restore(from, kShape.grid, kShape.text_tokens, kShape.num_heads);
+    engine.restore(from, kShape.grid, kText, kShape.num_heads);
   }
 
   const int threads_ = num_threads();
@@ -91,6 +92,31 @@ TEST_P(StateTest, ARestoredEngineGoesOnBitForBit) {
     restore(*part, states[stop]);
     for (int i = stop; i < kSteps; ++i) EXPECT_EQ(step(*part, i), outputs[i]) << stop << " " << i;
   }
+}
+
+// Prompts of joint families differ in length.
+TEST(State, BranchesMayDifferInTextTokens) {
+  const auto backend = make_backend("cpu");
+  const auto plan = [] {
+    return policy_of(parse_plan("xattention:block=16,stride=4,top_p=0.6,refresh=never"));
+  };
+  constexpr Shape kUncond{kShape.grid, 30, kShape.num_heads, kShape.head_dim};
+  const auto run = [&](Engine& engine, int step) {
+    std::vector<float> outputs;
+    for (const Branch branch : {Branch::cond, Branch::uncond}) {
+      Input in = make_input(branch == Branch::cond ? kShape : kUncond, std::to_string(step));
+      attend(engine, site_at(step, 1, branch), in);
+      outputs.insert(outputs.end(), in.out.as<float>(), in.out.as<float>() + in.out.numel());
+    }
+    return outputs;
+  };
+  Engine whole(*backend, plan()), rest(*backend, plan());
+  run(whole, 0);
+  StateTensors saved;
+  whole.save(saved);
+  rest.restore(saved, kShape.grid, {kShape.text_tokens, kUncond.text_tokens}, kShape.num_heads);
+  EXPECT_EQ(run(rest, 1), run(whole, 1));
+  EXPECT_THROW(rest.restore(saved, kShape.grid, kText, kShape.num_heads), Error);
 }
 
 // Bytes of what an engine saves, but for single numbers and what names sites and heads.
@@ -217,7 +243,7 @@ TEST(State, AFailedRestoreForgetsWhatTheEngineKnew) {
   Engine engine(*backend, policy_of(parse_plan("xattention:block=16,stride=4,refresh=never")));
   const Input in = make_input(kShape);
   attend(engine, site_at(0), in);
-  EXPECT_THROW(engine.restore({}, kShape.grid, kShape.text_tokens, kShape.num_heads), Error);
+  EXPECT_THROW(engine.restore({}, kShape.grid, kText, kShape.num_heads), Error);
   EXPECT_EQ(attend(engine, site_at(1), in).heads_refreshed, kShape.num_heads);
 }
 
