@@ -230,14 +230,18 @@ void check_resumed(const GenerateOptions& o, const Model& model, const Request& 
     if (!r.guidance_low) r.guidance_low = saved.guidance_low;
   }
   if (!r.shift) r.shift = saved.sampler.shift;
+  if (!r.embedded_guidance) r.embedded_guidance = saved.embedded_guidance;
   if (!r.boundary && !r.high_noise_steps) r.boundary = saved.boundary;
   const auto ours = nlohmann::ordered_json::parse(make_request(asked, model).to_json());
-  for (const auto& [key, option] : o.of_the_video)
-    if (option->count() > 0 && ours.at(key) != theirs.at(key))
+  for (const auto& [key, option] : o.of_the_video) {
+    const auto saved_value = theirs.value(key, nlohmann::ordered_json());
+    const auto asked_value = ours.value(key, nlohmann::ordered_json());
+    if (option->count() > 0 && asked_value != saved_value)
       throw UsageError(fmt::format(
           "--resume: {} was made with {} {}, this command says {}; leave that out, or start again "
           "without --resume",
-          o.resume, key, theirs.at(key).dump(), ours.at(key).dump()));
+          o.resume, key, saved_value.dump(), asked_value.dump()));
+  }
 }
 
 // Files may have moved; what they change decides.

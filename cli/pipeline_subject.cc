@@ -47,7 +47,8 @@ void PipelineSubject::start(int prompt) {
   denoiser_.reset();
   inputs_.reset(new SamplingInputs{
       [this](int expert) -> const VideoTransformer& { return model_.transformer(expert); },
-      model_.num_experts(), request_of_prompt_, embedded_[static_cast<size_t>(prompt)]});
+      model_.num_experts(), model_.architecture().sizes(), request_of_prompt_,
+      embedded_[static_cast<size_t>(prompt)]});
 }
 
 void PipelineSubject::begin(int prompt) {

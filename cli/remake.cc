@@ -34,6 +34,7 @@ constexpr std::pair<const char*, const char*> kOptions[] = {
     {"shift", "--shift"},
     {"guidance", "--guidance"},
     {"guidance_low", "--guidance-low"},
+    {"embedded_guidance", "--embedded-guidance"},
     {"boundary", "--boundary"},
     {"seed", "--seed"},
     {"dtype", "--dtype"},
@@ -103,6 +104,7 @@ std::string command_of(const Request& request) {
   const Json json = Json::parse(request.to_json());
   std::string command = "lacuna generate" + lora_options(request);
   for (const auto& [key, option] : kOptions) {
+    if (!json.contains(key)) continue;  // such as the embedded guidance of networks without
     const auto& value = json.at(key);
     const std::string word = value.is_string() ? value.get<std::string>() : value.dump();
     // An empty negative prompt differs from none; other empty words say nothing.

@@ -83,6 +83,10 @@ void refuse_without_effect(const RequestOptions& o, const Model& model, const Re
     throw UsageError("--timesteps-shifted: needs --sampler ode or renoise");
   if (o.guidance && o.guidance_high && o.guidance_low)
     throw UsageError("--guidance: both experts have their own");
+  if (r.embedded_guidance != 0.0 && !model.architecture().sizes().embedded_guidance)
+    throw UsageError(
+        fmt::format("--embedded-guidance: {} takes no guidance scale as an input; see --guidance",
+                    model.name()));
   if (model.num_experts() == 1 && r.guidance_low != r.guidance)
     throw UsageError(fmt::format("{}: guidance {} and {}, this model has one expert: --guidance",
                                  o.guidance_low    ? "--guidance-low"
@@ -120,7 +124,7 @@ void RequestOptions::add_content_to(CLI::App& group) {
   group.add_option("-H,--height", height, "Pixels; default of the model");
   group.add_option("--size", size, "WIDTHxHEIGHT or WIDTH*HEIGHT, instead of -W and -H");
   group.add_option("--frames,--video-frames,--frame_num", frames,
-                   "Frames, 4n+1 for Wan's checkpoints; default of the model");
+                   "Frames: 4n+1 for Wan and HunyuanVideo, 6n+1 for Mochi; default of the model");
   group.add_option("-s,--seed,--base_seed", seed, "Same seed, same video")
       ->transform(CLI::Validator(check_seed, "", "seed"))
       ->capture_default_str();
@@ -150,6 +154,12 @@ void RequestOptions::add_sampling_to(CLI::App& command) {
                    "Guidance as in Wan's generate.py: one number, or LOW,HIGH of two experts")
       ->excludes(one_guidance);
   sampling
+      ->add_option(
+          "--embedded-guidance", embedded_guidance,
+          "Guidance scale that the network takes as an input (HunyuanVideo); default of the "
+          "model")
+      ->check(real_number());
+  sampling
       ->add_option("--shift,--flow-shift,--sample_shift", shift,
                    "Sigma shift: the larger, the more steps at high noise; default of the model")
       ->check(real_number());
@@ -173,7 +183,7 @@ void RequestOptions::add_sampling_to(CLI::App& command) {
   sampling
       ->add_option("--sigma-convention", sigma_convention,
                    "How sigmas are spaced; default of the model and sampler")
-      ->check(CLI::IsMember({"diffusers", "wan", "flow_matching"}));
+      ->check(CLI::IsMember({"diffusers", "wan", "flow_matching", "unit", "linear_quadratic"}));
   sampling->add_option("--timesteps", timesteps, "List for ode and renoise, 1000 downwards")
       ->delimiter(',')
       ->check(real_number())
@@ -195,17 +205,15 @@ Request RequestOptions::make(const Model& model) const {
   r.fps = fps.value_or(d.fps);
   r.sampler.kind = sampler.empty() ? model.sampler_kind() : parse_sampler(sampler);
   r.sampler.convention = model.sigma_convention();
-  if (r.sampler.kind == SamplerKind::euler) r.sampler.convention = SigmaConvention::flow_matching;
-  if (!sigma_convention.empty()) {
-    r.sampler.convention = sigma_convention == "wan"         ? SigmaConvention::wan
-                           : sigma_convention == "diffusers" ? SigmaConvention::diffusers
-                                                             : SigmaConvention::flow_matching;
-  }
+  if (r.sampler.kind == SamplerKind::euler && !model.architecture().sizes().joint_text)
+    r.sampler.convention = SigmaConvention::flow_matching;
+  if (!sigma_convention.empty()) r.sampler.convention = parse_convention(sigma_convention);
   r.sampler.num_steps = steps.value_or(d.steps);
   r.sampler.shift = shift.value_or(d.shift);
   r.sampler.timesteps = timesteps;
   r.sampler.warp_timesteps = !timesteps_shifted;
   set_guidance(*this, d, r);
+  r.embedded_guidance = embedded_guidance.value_or(d.embedded_guidance);
   r.boundary = boundary.value_or(d.boundary);
   r.seed = seed;
   if (high_noise_steps) set_high_noise_steps(*this, model.num_experts(), r);

@@ -20,7 +20,7 @@ struct RequestOptions {
   std::optional<std::string> negative_prompt;
   std::optional<int> width, height, frames, steps, fps;
   std::string size;
-  std::optional<double> guidance, guidance_low, guidance_high, shift, boundary;
+  std::optional<double> guidance, guidance_low, guidance_high, embedded_guidance, shift, boundary;
   std::optional<int> high_noise_steps;
   std::optional<std::string> guide_scale;
   std::string sampler, high_noise_sampler, sigma_convention;

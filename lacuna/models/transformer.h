@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string_view>
 
 #include "lacuna/core/site.h"
 #include "lacuna/core/tensor.h"
@@ -51,6 +52,8 @@ struct TransformerSizes {
   // seen by cross-attention (Wan).
   bool joint_text = false;
   bool embedded_guidance = false;  // the guidance scale is an input of the network
+  // The network's time runs from noise at 0 to data at 1000 and its output is data - noise (Mochi).
+  bool reversed_time = false;
 
   int64_t dim() const { return num_heads * head_dim; }
   // Rows of the stream between layers, [rows, dim] f32: video tokens, then text_len rows of joint
@@ -66,6 +69,7 @@ class VideoTransformer;
 class Architecture {
  public:
   virtual ~Architecture() = default;
+  virtual std::string_view family() const = 0;  // "wan", "mochi", "hunyuan"
   virtual TransformerSizes sizes() const = 0;
   // Token grid of a latent [channels, frames, height, width]; throws Error unless the patch divides
   // it and the network's positions reach that far.
@@ -118,13 +122,15 @@ class VideoTransformer {
   virtual ~VideoTransformer() = default;
   // What a backend may keep a copy of (ConstantWeights).
   virtual std::span<const TensorView> weights() const = 0;
-  // timesteps in 0..1000, finite; guidance: the scale of networks with embedded_guidance.
+  // timesteps in 0..1000 as the network counts them, finite; guidance: the scale of networks with
+  // embedded_guidance.
   virtual std::unique_ptr<Times> prepare_times(Context& ctx, std::span<const double> timesteps,
                                                double guidance) const = 0;
   virtual std::unique_ptr<Prompt> prepare_prompt(Context& ctx,
                                                  const PromptEmbedding& prompt) const = 0;
-  // Velocity of the shape of x, f32 contiguous, on the host: written when the part (null = the
-  // whole network) ends at num_layers. Throws Cancelled between layers when ctx.cancel is set.
+  // The network's output, of the shape of x, f32 contiguous, on the host: written when the part
+  // (null = the whole network) ends at num_layers. Throws Cancelled between layers when ctx.cancel
+  // is set.
   virtual void forward(Context& ctx, Engine& engine, const Input& input, const LayerPart* part,
                        const TensorView& velocity) const = 0;
 };

@@ -205,7 +205,7 @@ Tensor Comparer::noise(const Request& request) const {
 
 SamplingInputs Comparer::inputs_of(const Request& request, const PromptEmbeddings& prompts) {
   return {[this](int expert) -> const VideoTransformer& { return model_.transformer(expert); },
-          model_.num_experts(), request, prompts};
+          model_.num_experts(), model_.architecture().sizes(), request, prompts};
 }
 
 void Comparer::advance(const std::string& what) {

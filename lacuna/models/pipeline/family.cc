@@ -5,6 +5,12 @@ namespace lacuna {
 namespace {
 
 constexpr const char* kApache = "Apache-2.0 (weights by Wan-AI; check the card of fine-tunes)";
+constexpr const char* kMochiLicense = "Apache-2.0 (weights by Genmo; check the card of fine-tunes)";
+constexpr const char* kHunyuanLicense =
+    "Tencent Hunyuan Community License: no rights in the EU, the UK and South Korea, terms above "
+    "100 "
+    "million monthly users";
+constexpr const char* kUnknownLicense = "unknown: see the checkpoint's card";
 
 // Columns: width, height, frames, fps, steps, shift, guidance, low-noise guidance, boundary.
 // Source: the authors' model cards and configs; the 1.3B shift is the middle
@@ -20,10 +26,23 @@ const Family kWan22Small{"Wan2.2 TI2V 5B",
                          {1280, 704, 121, 24, 50, 5.0, 5.0, 5.0, 0.0, kApache},
                          /*released=*/true,
                          /*takes_image=*/true};
-const Family kCustom{
-    "Wan (custom)",
-    "tiny",
-    {832, 480, 21, 16, 20, 5.0, 5.0, 5.0, 0.875, "unknown: see the checkpoint's card"},
+const Family kWanCustom{
+    "Wan (custom)", "tiny", {832, 480, 21, 16, 20, 5.0, 5.0, 5.0, 0.875, kUnknownLicense}, false};
+
+const Family kMochi{"Mochi 1", "mochi", {848, 480, 163, 30, 64, 1.0, 4.5, 4.5, 0.0, kMochiLicense}};
+const Family kMochiCustom{"Mochi (custom)",
+                          "mochi-tiny",
+                          {256, 256, 19, 30, 20, 1.0, 4.5, 4.5, 0.0, kUnknownLicense},
+                          false};
+
+const Family kHunyuan{
+    "HunyuanVideo",
+    "hunyuan",
+    {1280, 720, 129, 24, 50, 7.0, 1.0, 1.0, 0.0, kHunyuanLicense, "", /*embedded_guidance=*/6.0}};
+const Family kHunyuanCustom{
+    "HunyuanVideo (custom)",
+    "hunyuan-tiny",
+    {256, 256, 21, 24, 20, 7.0, 1.0, 1.0, 0.0, kUnknownLicense, "", /*embedded_guidance=*/6.0},
     false};
 
 }  // namespace
@@ -33,10 +52,12 @@ const Family& identify_family(const Architecture& architecture, int num_experts)
   const auto is = [&](int64_t layers, int64_t width, int64_t channels) {
     return sizes.num_layers == layers && sizes.dim() == width && sizes.latent_channels == channels;
   };
+  if (architecture.family() == "mochi") return is(48, 3072, 12) ? kMochi : kMochiCustom;
+  if (architecture.family() == "hunyuan") return is(60, 3072, 16) ? kHunyuan : kHunyuanCustom;
   if (is(30, 1536, 16)) return kWan21Small;
   if (is(40, 5120, 16)) return num_experts == 2 ? kWan22Experts : kWan21Large;
   if (is(30, 3072, 48)) return kWan22Small;
-  return kCustom;
+  return kWanCustom;
 }
 
 }  // namespace lacuna

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The released Wan families: how to recognise them, what their authors recommend, their licence.
+// The released families: how to recognise them, what their authors recommend, their licence.
 #pragma once
 
 #include <string_view>
@@ -17,7 +17,7 @@ struct Family {
   bool takes_image = false;  // as the first frame
 };
 
-// By the sizes of the network. What fits no release is "Wan (custom)".
+// By the sizes of the network. What fits no release is "... (custom)".
 const Family& identify_family(const Architecture& architecture, int num_experts);
 
 // The negative prompt that Wan's authors use by default: with guidance above 1

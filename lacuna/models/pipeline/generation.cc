@@ -73,7 +73,7 @@ void restore_attention(Engine& engine, Model& model, const Request& request,
                "start again",
                request.profile.empty() ? request.attention : request.profile);
   const ProfileTarget target = profile_target(model, request);
-  engine.restore(state.attention, target.grid, target.text_tokens, target.num_heads);
+  engine.restore(state.attention, target.grid, model.text_tokens(request), target.num_heads);
 }
 
 int64_t bytes_of(const StateTensors& tensors) {
@@ -109,6 +109,13 @@ std::vector<TraceEntry> plan_calls(Model& model, const Request& request, const P
 // Makes attention run as the request and the hooks say.
 void set_up(Engine& engine, Model& model, const Request& request, const GenerationHooks& hooks,
             int first_step) {
+  const TextTokens text = model.text_tokens(request);
+  LACUNA_CHECK(
+      text.cond == text.uncond || !request.guided() ||
+          !(hooks.selections || !request.replay_masks.empty()),
+      "masks: {} and {} text tokens with and without the prompt, expected as many in both; "
+      "a mask log holds one number",
+      text.cond, text.uncond);
   if (hooks.inputs) engine.watch_inputs(hooks.inputs);
   if (hooks.selections) engine.watch_selections(hooks.selections);
   engine.set_strict(hooks.strict);
@@ -233,6 +240,7 @@ ProfileTarget profile_target(Model& model, const Request& request) {
   target.num_layers = static_cast<int>(sizes.num_layers);
   target.num_heads = static_cast<int>(sizes.num_heads);
   target.head_dim = static_cast<int>(sizes.head_dim);
+  target.text_tokens = model.text_tokens(request).cond;
   target.grid = model.grid(model.latent_shape(request.width, request.height, request.frames));
   const auto sampler = make_sampler(request.sampler);
   for (int i = 0; i < sampler->num_steps(); ++i) target.sigmas.push_back(sampler->sigma(i));
@@ -325,7 +333,8 @@ int64_t attention_bytes(Model& model, const Request& request, const Policy& poli
   const VideoGrid grid =
       model.grid(model.latent_shape(request.width, request.height, request.frames));
   return policy.held_bytes(planned_sites(model, request, 0),
-                           {grid, 0, sizes.num_heads, sizes.head_dim, compute_dtype(request)});
+                           {grid, model.text_tokens(request).cond, sizes.num_heads, sizes.head_dim,
+                            compute_dtype(request)});
 }
 
 namespace {
@@ -438,7 +447,7 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   start = Clock::now();
   const SamplingInputs inputs{
       [&](int expert) -> const VideoTransformer& { return model.transformer(expert); },
-      model.num_experts(), request, prompts};
+      model.num_experts(), model.architecture().sizes(), request, prompts};
   sample_into_file(ctx, engine, inputs, files, hooks, resumed, state);
   result.sample_seconds = seconds_since(start);
   result.trace = std::move(engine.trace());

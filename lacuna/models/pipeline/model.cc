@@ -86,11 +86,8 @@ std::unique_ptr<Model> Model::open(std::span<const fs::path> paths) {
         fnv1a64(fmt::format("{:016x} {:016x}", model->fingerprint_, fingerprint_of(*second)));
     model->added_bytes_ = std::max(model->added_bytes_, second->added_bytes());
   }
-  const Family& family = identify_family(*model->architecture_, model->num_experts_);
+  const Family& family = model->take_family_defaults();
   model->name_ = family.name;
-  model->takes_image_ = family.takes_image;
-  model->defaults_ = family.defaults;
-  model->defaults_.negative_prompt = wan_negative_prompt();
   const TransformerSizes sizes = model->architecture_->sizes();
   // The releases are known by their sizes; of others no tensor tells how wide a head is.
   if (!part.config && !family.released)
@@ -102,9 +99,22 @@ std::unique_ptr<Model> Model::open(std::span<const fs::path> paths) {
   return model;
 }
 
+const Family& Model::take_family_defaults() {
+  const Family& family = identify_family(*architecture_, num_experts_);
+  takes_image_ = family.takes_image;
+  defaults_ = family.defaults;
+  if (architecture_->family() == "wan") defaults_.negative_prompt = wan_negative_prompt();
+  if (architecture_->family() == "hunyuan") convention_ = SigmaConvention::unit;
+  if (architecture_->family() == "mochi") convention_ = SigmaConvention::linear_quadratic;
+  if (architecture_->family() != "wan") sampler_ = SamplerKind::euler;
+  if (!architecture_->sizes().embedded_guidance) defaults_.embedded_guidance = 0.0;
+  return family;
+}
+
 // What model_index.json and scheduler_config.json say beats the family's habits.
 void Model::read_pipeline_settings() {
-  if (checkpoint_.layout == CheckpointLayout::original) convention_ = SigmaConvention::wan;
+  if (checkpoint_.layout == CheckpointLayout::original && convention_ == SigmaConvention::diffusers)
+    convention_ = SigmaConvention::wan;
   if (const auto& index = checkpoint_.model_index) {
     const auto wishes = index->find("lacuna_defaults");
     if (wishes != index->end()) {
@@ -136,11 +146,8 @@ std::unique_ptr<Model> Model::synthetic(std::string_view preset, DType storage) 
   model->storage_ = storage;
   model->architecture_ = preset_architecture(preset);
   model->num_experts_ = preset == "wan2.2-a14b" ? 2 : 1;
-  const Family& family = identify_family(*model->architecture_, model->num_experts_);
+  model->take_family_defaults();
   model->name_ = fmt::format("synthetic {}", preset);
-  model->takes_image_ = family.takes_image;
-  model->defaults_ = family.defaults;
-  model->defaults_.negative_prompt = wan_negative_prompt();
   model->fingerprint_ = fnv1a64(model->name_);
   return model;
 }
@@ -299,18 +306,44 @@ const VideoEncoder& Model::encoder() {
   return *encoder_;
 }
 
+// Rows of the embedding of a prompt.
+int64_t Model::count_tokens(const std::string& prompt) const {
+  const int64_t most = architecture_->sizes().text_len;
+  if (is_synthetic()) {
+    // As many as a tokenizer would roughly give: about four for three words.
+    const std::string text = clean_prompt(prompt);
+    const auto words = std::count(text.begin(), text.end(), ' ') + 1;
+    return std::min<int64_t>(words * 4 / 3 + 1, most - 1);
+  }
+  return static_cast<int64_t>(
+      Tokenizer::from_file(checkpoint_.tokenizer).encode(prompt, most).size());
+}
+
+int64_t Model::text_tokens(const std::string& prompt) {
+  if (!architecture_->sizes().joint_text) return 0;
+  const auto [known, fresh] = text_tokens_.try_emplace(prompt, 0);
+  if (fresh) known->second = count_tokens(prompt);
+  return known->second;
+}
+
+TextTokens Model::text_tokens(const Request& request) {
+  const int64_t cond = text_tokens(request.prompt);
+  return {cond, request.guided() ? text_tokens(request.negative_prompt) : cond};
+}
+
 PromptEmbedding Model::embed_prompt(Context& ctx, const std::string& prompt,
                                     const fs::path& cache) {
   const TransformerSizes sizes = architecture_->sizes();
   if (is_synthetic()) {
+    const auto hashed = [](const std::string& name, std::initializer_list<int64_t> shape) {
+      Tensor values(DType::f32, shape);
+      fill_hash(name, 0.0, 0.3, {values.as<float>(), static_cast<size_t>(values.numel())});
+      return values;
+    };
     const std::string text = clean_prompt(prompt);
-    // As many rows as a tokenizer would roughly give: about four tokens for three words.
-    const auto words = std::count(text.begin(), text.end(), ' ') + 1;
-    const int64_t rows = std::min<int64_t>(words * 4 / 3 + 1, sizes.text_len - 1);
-    Tensor rows_f32(DType::f32, {rows, sizes.text_dim});
-    fill_hash("prompt:" + text, 0.0, 0.3,
-              {rows_f32.as<float>(), static_cast<size_t>(rows_f32.numel())});
-    return {std::move(rows_f32), {}};
+    PromptEmbedding made{hashed("prompt:" + text, {count_tokens(prompt), sizes.text_dim}), {}};
+    if (sizes.pooled_dim > 0) made.pooled = hashed("pooled:" + text, {sizes.pooled_dim});
+    return made;
   }
   LACUNA_CHECK(!checkpoint_.text_encoder.empty(),
                "model: no text encoder beside {}; give its file with --text-encoder",

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -30,6 +31,8 @@ struct LoraUse {
 
 // FILE:SCALE, as the command line and Request have it.
 std::string lora_word(const LoraUse& use);
+
+struct Family;
 
 class Model {
  public:
@@ -78,6 +81,11 @@ class Model {
   };
   LoraBytes lora_bytes() const;
 
+  // Rows of a prompt behind the video tokens in self-attention: 0 where the prompt is seen by
+  // cross-attention. Reads the tokenizer, not the encoder.
+  int64_t text_tokens(const std::string& prompt);
+  TextTokens text_tokens(const Request& request);
+
   // Pixels and frames -> latent [channels, frames, height, width] shape. Throws Error naming the
   // nearest sizes that fit.
   struct LatentShape {
@@ -100,6 +108,8 @@ class Model {
 
  private:
   Model() = default;
+  const Family& take_family_defaults();
+  int64_t count_tokens(const std::string& prompt) const;
   void read_pipeline_settings();
   std::vector<ScaledLora> loras_of(int expert) const;
 
@@ -113,6 +123,7 @@ class Model {
   Checkpoint checkpoint_;
   FamilyDefaults defaults_{};
   std::unique_ptr<const Architecture> architecture_;
+  std::map<std::string, int64_t> text_tokens_;  // of prompts that were asked for
   int num_experts_ = 1;
   SigmaConvention convention_ = SigmaConvention::diffusers;
   SamplerKind sampler_ = SamplerKind::unipc;

@@ -9,14 +9,6 @@
 namespace lacuna {
 namespace {
 
-constexpr std::string_view kConventions[] = {"diffusers", "wan", "flow_matching"};
-
-SigmaConvention parse_convention(const std::string& name) {
-  for (int i = 0; i < 3; ++i)
-    if (name == kConventions[i]) return static_cast<SigmaConvention>(i);
-  fail("sigma_convention: {}, expected diffusers, wan or flow_matching", name);
-}
-
 // Reads or writes every field with one list, so that the two cannot drift apart.
 template <typename Visit>
 void visit_fields(Request& r, Visit visit) {
@@ -64,7 +56,7 @@ std::string Request::to_json() const {
     if (json[key].empty() || json[key] == "") json.erase(key);
   if (embedded_guidance == 0.0) json.erase("embedded_guidance");
   json["sampler"] = sampler_name(sampler.kind);
-  json["sigma_convention"] = kConventions[static_cast<int>(sampler.convention)];
+  json["sigma_convention"] = convention_name(sampler.convention);
   // A prompt is a stranger's bytes; invalid UTF-8 is replaced instead of thrown at.
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }

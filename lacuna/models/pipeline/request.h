@@ -53,6 +53,7 @@ struct FamilyDefaults {
   double shift, guidance, guidance_low, boundary;
   std::string license;
   std::string negative_prompt;  // used with guidance when the user gives none
+  double embedded_guidance = 0.0;
 };
 
 }  // namespace lacuna

@@ -40,7 +40,10 @@ ExpertState prepare_expert(Context& ctx, const SamplingInputs& inputs, const Sam
   state.expert = expert;
   state.network = &inputs.transformer(expert);
   state.constant.emplace(ctx.backend, state.network->weights());
-  std::vector<double> timesteps(sampler.timesteps().begin(), sampler.timesteps().end());
+  const bool reversed = inputs.sizes.reversed_time;
+  std::vector<double> timesteps;
+  for (int step = 0; step < sampler.num_steps(); ++step)
+    timesteps.push_back(reversed ? 1000.0 * (1.0 - sampler.sigma(step)) : sampler.timestep(step));
   if (!inputs.request.image.empty()) timesteps.push_back(0.0);
   state.times = state.network->prepare_times(ctx, timesteps, inputs.request.embedded_guidance);
   state.positive = state.network->prepare_prompt(ctx, inputs.prompts.positive);
@@ -117,6 +120,8 @@ struct Denoiser::Impl {
     // Frame 0 is a picture without noise: its tokens are at timestep 0, which is the last of times.
     if (!first.empty()) input.first_frame_time = static_cast<size_t>(sampler->num_steps());
     expert.network->forward(ctx, engine, input, part, velocity);
+    if (inputs.sizes.reversed_time && (part == nullptr || part->end == inputs.sizes.num_layers))
+      for (float& value : values(velocity)) value = -value;
   }
 };
 

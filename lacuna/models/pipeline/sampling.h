@@ -45,6 +45,7 @@ struct SamplingInputs {
   // The network of an expert (0 = only or high-noise); may load it and drop the other.
   std::function<const VideoTransformer&(int expert)> transformer;
   int num_experts = 1;
+  TransformerSizes sizes;
   const Request& request;
   const PromptEmbeddings& prompts;
 };

@@ -88,6 +88,7 @@ class WanArchitecture final : public Architecture {
   // Throws Error on a config that is not valid.
   explicit WanArchitecture(const WanConfig& config);
   const WanConfig& config() const { return config_; }
+  std::string_view family() const override { return "wan"; }
   TransformerSizes sizes() const override;
   VideoGrid grid(int64_t frames, int64_t height, int64_t width) const override;
   int64_t num_parameters() const override;

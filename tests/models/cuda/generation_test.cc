@@ -252,7 +252,7 @@ struct Sampled {
                                   weights.emplace(dit.weights());
                                   return dit;
                                 },
-                                model->num_experts(), r, prompts};
+                                model->num_experts(), model->architecture().sizes(), r, prompts};
     steps = {gpu.noted.size()};
     sample(ctx, engine, inputs, state, [&](const StepReport&) {
       steps.push_back(gpu.noted.size());
