@@ -29,7 +29,10 @@ class PipelineSubject final : public Subject {
   std::array<int64_t, 4> latent_shape() const override {
     return {latent_.channels, latent_.frames, latent_.height, latent_.width};
   }
-  int64_t width() const override { return model_.architecture().sizes().dim(); }
+  std::array<int64_t, 2> stream_shape() const override {
+    const TransformerSizes sizes = model_.architecture().sizes();
+    return {sizes.stream_rows(target_.grid.tokens()), sizes.dim()};
+  }
 
   void begin(int prompt) override;
   NamedTensors state() const override;

@@ -135,7 +135,15 @@ void Votes::measure(Subject& subject, int prompt, int step, const TensorView& ve
   };
   const Observer observer(std::move(hooks));
   Engine engine(subject.backend(), probe_policy(observer, Params()));
-  const Tensor residual(DType::f32, {seq_len, subject.width()}, subject.backend());
+  const int64_t expected = subject.target().text_tokens;
+  engine.watch_inputs([&](const Site&, const VideoGrid&, int64_t text_tokens, const auto&...) {
+    LACUNA_CHECK(
+        text_tokens == expected,
+        "calibatt: prompts of {} and {} text tokens, expected as many in all; masks are of "
+        "one length (haste takes any)",
+        expected, text_tokens);
+  });
+  const Tensor residual(DType::f32, subject.stream_shape(), subject.backend());
   subject.run(engine, {0, num_layers_}, residual, velocity);
   // Only now: a step that is stopped in the middle is looked at again from its start.
   for (int layer = 0; layer < num_layers_; ++layer) {

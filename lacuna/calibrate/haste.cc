@@ -156,10 +156,9 @@ int64_t Budget::cost(int prompt, int step) const {
 void Budget::measure(Subject& subject, int prompt, int step, const TensorView& velocity,
                      const std::function<void(int64_t)>& ran) {
   Engine dense(subject.backend(), Policy());
-  const int64_t tokens = subject.target().grid.tokens() + subject.target().text_tokens;
-  const Tensor stream(DType::f32, {tokens, subject.width()}, subject.backend());
+  const Tensor stream(DType::f32, subject.stream_shape(), subject.backend());
   if (scratch_.empty()) {
-    scratch_ = Tensor(DType::f32, {tokens, subject.width()}, subject.backend());
+    scratch_ = Tensor(DType::f32, subject.stream_shape(), subject.backend());
     sparse_ = Tensor(DType::f32, subject.latent_shape());
   }
   subject.run(dense, {0, num_layers_}, stream, velocity);

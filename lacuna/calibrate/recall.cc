@@ -102,8 +102,7 @@ void Kappa::measure(Subject& subject, int /*prompt*/, int /*step*/, const Tensor
     ran(1);
   }});
   Engine engine(subject.backend(), probe_policy(observer, Params()));
-  const int64_t tokens = subject.target().grid.tokens() + subject.target().text_tokens;
-  const Tensor residual(DType::f32, {tokens, subject.width()}, subject.backend());
+  const Tensor residual(DType::f32, subject.stream_shape(), subject.backend());
   subject.run(engine, {0, num_layers_}, residual, velocity);
   // Only now: a step that is stopped in the middle is looked at again from its start.
   for (int64_t i = 0; i < counts_.numel(); ++i) counts_.as<int64_t>()[i] += fresh.as<int64_t>()[i];

@@ -37,7 +37,7 @@ class Subject {
   // Forwards per step: 2 with classifier-free guidance, else 1.
   virtual int branches() const = 0;
   virtual std::array<int64_t, 4> latent_shape() const = 0;  // channels, frames, height, width
-  virtual int64_t width() const = 0;                        // of the stream between layers
+  virtual std::array<int64_t, 2> stream_shape() const = 0;  // rows and width between layers
 
   // Starts the generation of a prompt.
   virtual void begin(int prompt) = 0;
@@ -47,7 +47,7 @@ class Subject {
   virtual void restore(int prompt, int step, const NamedTensors& state) = 0;
 
   // Conditional forward of the current step, some layers of it: from 0 it starts at the latent, to
-  // num_layers it ends in the velocity. residual [tokens, width] f32 in place, not read when layers
+  // num_layers it ends in the velocity. residual of stream_shape() f32 in place, not read when layers
   // begin at 0; velocity of latent_shape() f32, written when they end at num_layers.
   virtual void run(Engine& engine, IndexRange layers, const TensorView& residual,
                    const TensorView& velocity) = 0;

@@ -34,9 +34,7 @@ class Walker {
         dense_(subject.backend(), Policy()) {
     const auto shape = subject.latent_shape();
     velocity_ = Tensor(DType::f32, shape);
-    const ProfileTarget& target = subject.target();
-    residual_ = Tensor(DType::f32, {target.grid.tokens() + target.text_tokens, subject.width()},
-                       subject.backend());
+    residual_ = Tensor(DType::f32, subject.stream_shape(), subject.backend());
     settings_ = fmt::format("{} {}", measurement.settings(), subject.describe());
   }
 

@@ -55,8 +55,7 @@ DenseTiming dense_pass(Subject& subject, int prompt, std::span<const int> steps,
     looking_ms += milliseconds_since(start);
   });
   const Tensor velocity(DType::f32, subject.latent_shape());
-  const Tensor residual(DType::f32, {target.grid.tokens() + target.text_tokens, subject.width()},
-                        subject.backend());
+  const Tensor residual(DType::f32, subject.stream_shape(), subject.backend());
   std::vector<double> step_ms, attention_ms;
   subject.begin(prompt);
   for (int step = 0; step <= last; ++step) {
@@ -85,8 +84,7 @@ PolicyTiming policy_pass(Subject& subject, int prompt, Policy policy,
     ++done;
   });
   const Tensor velocity(DType::f32, subject.latent_shape());
-  const Tensor residual(DType::f32, {target.grid.tokens() + target.text_tokens, subject.width()},
-                        subject.backend());
+  const Tensor residual(DType::f32, subject.stream_shape(), subject.backend());
   subject.begin(prompt);
   const auto start = Clock::now();
   for (int step = 0; step < target.num_steps(); ++step) {

@@ -44,7 +44,8 @@ class ToySubject final : public Subject {
   std::array<int64_t, 4> latent_shape() const override {
     return {sizes_.channels, sizes_.grid.frames, sizes_.grid.height, sizes_.grid.width};
   }
-  int64_t width() const override { return int64_t{sizes_.num_heads} * sizes_.head_dim; }
+  int64_t width() const { return int64_t{sizes_.num_heads} * sizes_.head_dim; }
+  std::array<int64_t, 2> stream_shape() const override { return {tokens(), width()}; }
 
   void begin(int prompt) override {
     prompt_ = prompt;
