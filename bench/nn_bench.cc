@@ -176,14 +176,17 @@ void bench_rows(Backend& backend, const Options& o, const Machine& machine) {
       backend.layer_norm(x32, nullptr, nullptr, weight.data(), weight.data(), 1e-6f, out);
     });
     report("layer_norm f32 ->", dtype, t, m * d * (4.0 + size), machine.copy, "GB/s");
-    t = measure(o.reps, [&] { backend.rms_norm(x, weight.data(), 1e-6f, nullptr, 12, out); });
+    t = measure(o.reps, [&] {
+      backend.rms_norm(x, weight.data(), 1e-6f, NormSpan::row, nullptr, 12, out);
+    });
     report("rms_norm", dtype, t, m * d * 2 * size, machine.copy, "GB/s");
-    t = measure(o.reps, [&] { backend.rms_norm(x, weight.data(), 1e-6f, &rope, 12, out); });
+    t = measure(o.reps,
+                [&] { backend.rms_norm(x, weight.data(), 1e-6f, NormSpan::row, &rope, 12, out); });
     report("rms_norm + rope", dtype, t, m * d * 2 * size, machine.copy, "GB/s");
     const Tensor gate = random_tensor(dtype, {m, f}), up = random_tensor(dtype, {m, f});
     const Tensor gated = Tensor::zeros(dtype, {m, f});
-    t = measure(o.reps, [&] { backend.gelu_mul(gate, up, gated); });
-    report("gelu_mul", dtype, t, m * f * 3 * size, machine.copy, "GB/s");
+    t = measure(o.reps, [&] { backend.gated_product(Epilogue::gelu_tanh, gate, up, gated); });
+    report("gated_product", dtype, t, m * f * 3 * size, machine.copy, "GB/s");
     const Tensor pixels = random_tensor(dtype, {480, 832, 96});
     const Tensor normed = Tensor::zeros(dtype, {480, 832, 96});
     t = measure(o.reps, [&] { backend.channel_norm(pixels, weight.data(), true, normed); });

@@ -26,8 +26,18 @@ enum class Epilogue : uint8_t {
   residual,  // out += gate * y (gate null = 1); out must be f32
 };
 
-// 3-D rotary tables for one video grid, [grid axis, pairs] f32 each; head_dim = 2 * (sum of pairs).
-// Rotates adjacent channel pairs; channels are laid out [frames | height | width] inside a head.
+// What rms_norm() takes its mean over.
+enum class NormSpan : uint8_t {
+  row,   // all channels; weight [d]
+  head,  // those of each head; weight [head_dim], shared by the heads
+};
+
+// 3-D rotary tables for one video grid, f32. Rotates adjacent channel pairs.
+// Split (Wan, HunyuanVideo): [grid axis, pairs] each, head_dim = 2 * (sum of pairs); channels are
+// laid out [frames | height | width] inside a head, and each pair turns by its own axis.
+// Summed (Mochi): every axis has pairs = head_dim / 2 and tables [grid axis, num_heads, pairs];
+// pair p of head h turns by the sum of the three axes' angles, as the product of three complex
+// numbers cos + i sin.
 struct RopeTables {
   int64_t frames = 0, height = 0, width = 0;
   int32_t pairs_frames = 0, pairs_height = 0, pairs_width = 0;
@@ -37,6 +47,7 @@ struct RopeTables {
   const float* sin_height = nullptr;
   const float* cos_width = nullptr;  // [width, pairs_width]
   const float* sin_width = nullptr;
+  bool summed = false;
 };
 
 // Channels-last 3-D convolution, dilation 1. Temporal padding is the caller's (causal history).
@@ -156,17 +167,20 @@ class Backend : public Memory {
   virtual void layer_norm(const TensorView& x, const float* weight, const float* bias,
                           const float* scale, const float* shift, float eps,
                           const TensorView& out) = 0;
-  // out = x * rsqrt(mean(x^2) + eps) * weight over all d channels, then rope per head if not null
-  // (m must be its grid's tokens). x [m, d] f32|bf16, out [m, d] f32|bf16; may be in place.
-  virtual void rms_norm(const TensorView& x, const float* weight, float eps, const RopeTables* rope,
-                        int32_t num_heads, const TensorView& out) = 0;
+  // out = x * rsqrt(mean(x^2) + eps) * weight over the row or each head, then rope per head if not
+  // null (m must be its grid's tokens). x [m, d] f32|bf16, out [m, d] f32|bf16; may be in place.
+  // num_heads is read for heads and rope only.
+  virtual void rms_norm(const TensorView& x, const float* weight, float eps, NormSpan span,
+                        const RopeTables* rope, int32_t num_heads, const TensorView& out) = 0;
   // out = a + b, elementwise: views of one shape and dtype, f32|bf16, rank <= 5, any strides
   // (stride 0 in a and b repeats). Sums are f32; out may be a or b.
   virtual void add(const TensorView& a, const TensorView& b, const TensorView& out) {
     add_elements(a, b, out);
   }
-  // out = gelu_tanh(gate) * up, elementwise; equal shapes and dtypes.
-  virtual void gelu_mul(const TensorView& gate, const TensorView& up, const TensorView& out) = 0;
+  // out = activation(gate) * up, elementwise, of gelu_tanh or silu; equal shapes and dtypes. out
+  // may be gate or up.
+  virtual void gated_product(Epilogue activation, const TensorView& gate, const TensorView& up,
+                             const TensorView& out) = 0;
   // x [t, h, w, c_in] f32|bf16 contiguous, w [c_out, c_in, kt, kh, kw] of x's dtype, bias [c_out]
   // f32 or null, residual of out's shape and dtype, contiguous, or null (added last) ->
   // out [t', h', w', c_out], x's dtype.

@@ -27,34 +27,48 @@ inline void check_layer_norm(Reach reach, const TensorView& x, const TensorView&
 }
 
 inline void check_rope(const RopeTables& rope, const TensorView& x, int32_t num_heads) {
-  LACUNA_CHECK(num_heads > 0 && x.shape[1] % num_heads == 0,
-               "rms_norm: {} channels in {} heads, expected whole heads", x.shape[1], num_heads);
   const int64_t pairs = int64_t{rope.pairs_frames} + rope.pairs_height + rope.pairs_width;
-  LACUNA_CHECK(rope.pairs_frames >= 0 && rope.pairs_height >= 0 && rope.pairs_width >= 0 &&
-                   2 * pairs == x.shape[1] / num_heads,
-               "rms_norm: {} rotary pairs, expected half of head_dim {}", pairs,
-               x.shape[1] / num_heads);
+  const int64_t head_dim = x.shape[1] / num_heads;
+  if (rope.summed) {
+    LACUNA_CHECK(2 * int64_t{rope.pairs_frames} == head_dim &&
+                     rope.pairs_height == rope.pairs_frames &&
+                     rope.pairs_width == rope.pairs_frames,
+                 "rms_norm: summed rotary pairs {} {} {}, expected half of head_dim {} each",
+                 rope.pairs_frames, rope.pairs_height, rope.pairs_width, head_dim);
+  } else {
+    LACUNA_CHECK(rope.pairs_frames >= 0 && rope.pairs_height >= 0 && rope.pairs_width >= 0 &&
+                     2 * pairs == head_dim,
+                 "rms_norm: {} rotary pairs, expected half of head_dim {}", pairs, head_dim);
+  }
   LACUNA_CHECK(rope.frames > 0 && rope.height > 0 && rope.width > 0 &&
                    rope.frames * rope.height * rope.width == x.shape[0],
                "rms_norm: {} tokens, expected the grid's {}x{}x{}", x.shape[0], rope.frames,
                rope.height, rope.width);
 }
 
-inline void check_rms_norm(Reach reach, const TensorView& x, const float* weight,
+inline void check_rms_norm(Reach reach, const TensorView& x, const float* weight, NormSpan span,
                            const RopeTables* rope, int32_t num_heads, const TensorView& out) {
   for (const TensorView* t : {&x, &out}) check_rows("rms_norm", reach, *t);
   check_same_shape("rms_norm", x, out);
-  LACUNA_CHECK(weight != nullptr, "rms_norm: weight null, expected {} values", x.shape[1]);
+  if (rope != nullptr || span == NormSpan::head) {
+    LACUNA_CHECK(num_heads > 0 && x.shape[1] % num_heads == 0,
+                 "rms_norm: {} channels in {} heads, expected whole heads", x.shape[1], num_heads);
+  }
+  LACUNA_CHECK(weight != nullptr, "rms_norm: weight null, expected {} values",
+               span == NormSpan::head ? x.shape[1] / num_heads : x.shape[1]);
   if (rope != nullptr) check_rope(*rope, x, num_heads);
 }
 
-inline void check_gelu_mul(Reach reach, const TensorView& gate, const TensorView& up,
-                           const TensorView& out) {
-  LACUNA_CHECK(gate.rank >= 1, "gelu_mul: {}, expected 1 dimension or more", gate.describe());
+inline void check_gated_product(Reach reach, Epilogue activation, const TensorView& gate,
+                                const TensorView& up, const TensorView& out) {
+  LACUNA_CHECK(activation == Epilogue::gelu_tanh || activation == Epilogue::silu,
+               "gated_product: activation {}, expected gelu_tanh or silu",
+               activation == Epilogue::none ? "none" : "residual");
+  LACUNA_CHECK(gate.rank >= 1, "gated_product: {}, expected 1 dimension or more", gate.describe());
   for (const TensorView* t : {&gate, &up, &out}) {
-    check_real("gelu_mul", reach, *t);
-    check_same_shape("gelu_mul", gate, *t);
-    check_one_dtype("gelu_mul", gate, *t);
+    check_real("gated_product", reach, *t);
+    check_same_shape("gated_product", gate, *t);
+    check_one_dtype("gated_product", gate, *t);
   }
 }
 

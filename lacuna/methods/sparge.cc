@@ -96,7 +96,8 @@ class Pooling {
     // rms_norm leaves rows of length sqrt(head_dim).
     const std::vector<float> weight(static_cast<size_t>(head_dim),
                                     1.0f / std::sqrt(static_cast<float>(head_dim)));
-    args_.backend.rms_norm(rows_of(centred), weight.data(), kTiny, nullptr, 1, rows_of(unit));
+    args_.backend.rms_norm(rows_of(centred), weight.data(), kTiny, NormSpan::row, nullptr, 1,
+                           rows_of(unit));
     const TensorView unit_mean = means("sparge.unit_mean", unit, layout);
     for (int32_t b = 0; b < layout.num_blocks; ++b) {
       const float* m = unit_mean.as<float>() + b * head_dim;

@@ -80,7 +80,8 @@ TEST_P(CheckContract, Norms) {
   channel(turned({2, 8}), values_.data(), f32({2, 8}));
   channel(f32({2, 8}), nullptr, f32({2, 8}));
   const auto rms = [&](TensorView x, const float* weight, const RopeTables& rope, int32_t heads) {
-    refused("rms_norm", [=](Backend& b) { b.rms_norm(x, weight, 1e-6f, &rope, heads, x); });
+    refused("rms_norm",
+            [=](Backend& b) { b.rms_norm(x, weight, 1e-6f, NormSpan::row, &rope, heads, x); });
   };
   const RopeTables rope{.frames = 2, .height = 3, .width = 1, .pairs_frames = 2};
   rms(f32({6, 8}), nullptr, rope, 2);
@@ -96,13 +97,14 @@ TEST_P(CheckContract, Norms) {
   rms(f32({6, 8}), values_.data(), {.frames = -2, .height = -3, .width = 1, .pairs_frames = 2}, 2);
   for (const TensorView& out : {f32({5, 8}), f32({6, 9})})
     refused("rms_norm", [&](Backend& b) {
-      b.rms_norm(f32({6, 8}), values_.data(), 1e-6f, nullptr, 2, out);
+      b.rms_norm(f32({6, 8}), values_.data(), 1e-6f, NormSpan::row, nullptr, 2, out);
     });
 }
 
 TEST_P(CheckContract, Elementwise) {
   const auto both = [&](TensorView a, TensorView b, TensorView out) {
-    refused("gelu_mul", [&](Backend& to) { to.gelu_mul(a, b, out); });
+    refused("gated_product",
+            [&](Backend& to) { to.gated_product(Epilogue::gelu_tanh, a, b, out); });
     refused("add", [&](Backend& to) { to.add(a, b, out); });
   };
   both(f32({2, 8}), f32({2, 9}), f32({2, 8}));
@@ -259,7 +261,9 @@ TEST_P(CheckContract, MemoryThatIsOutOfReach) {
   refused("block_mean", [&](Backend& b) {
     b.block_mean(x, head, BlockLayout::uniform(3, 2), f32({1, 2, 8}));
   });
-  refused("gelu_mul", [&](Backend& b) { b.gelu_mul(f32({2, 3, 8}), x, f32({2, 3, 8})); });
+  refused("gated_product", [&](Backend& b) {
+    b.gated_product(Epilogue::gelu_tanh, f32({2, 3, 8}), x, f32({2, 3, 8}));
+  });
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, CheckContract, testing::ValuesIn(backends_under_test()),

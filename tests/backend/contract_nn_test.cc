@@ -120,14 +120,16 @@ TEST_P(NnContract, RmsNormAndRope) {
             const Rows x(from, m, d, 8, 1), out(to, m, d, 3, 2), expected(to, m, d, 3, 2);
             const std::vector<float> weight = random_floats(d, 3, 0.5, 1.0);
             const RopeTables* tables = turn ? &r : nullptr;
-            ref_->rms_norm(x.view, weight.data(), 1e-6f, tables, heads, expected.view);
-            backend_->rms_norm(x.view, weight.data(), 1e-6f, tables, heads, out.view);
+            ref_->rms_norm(x.view, weight.data(), 1e-6f, NormSpan::row, tables, heads,
+                           expected.view);
+            backend_->rms_norm(x.view, weight.data(), 1e-6f, NormSpan::row, tables, heads,
+                               out.view);
             const std::string context =
                 fmt::format("m {} d {} heads {} rope {}", m, d, heads, turn);
             EXPECT_TRUE(close(out.view, expected.view, network(to), context));
             EXPECT_TRUE(out.intact());
             if (from != to) continue;
-            backend_->rms_norm(x.view, weight.data(), 1e-6f, tables, heads, x.view);
+            backend_->rms_norm(x.view, weight.data(), 1e-6f, NormSpan::row, tables, heads, x.view);
             EXPECT_TRUE(close(x.view, expected.view, network(to), context + " in place"));
           }
 }
@@ -137,9 +139,10 @@ TEST_P(NnContract, RmsNormRefusesWrongTables) {
   const Tensor x = random_tensor(DType::f32, {24, 16}, 1),
                fewer = random_tensor(DType::f32, {23, 16}, 1);
   const std::vector<float> weight(16, 1.0f);
-  EXPECT_NO_THROW(backend_->rms_norm(x, weight.data(), 1e-6f, &rope.view, 2, x));
-  EXPECT_THROW(backend_->rms_norm(fewer, weight.data(), 1e-6f, &rope.view, 2, fewer), Error);
-  EXPECT_THROW(backend_->rms_norm(x, weight.data(), 1e-6f, &rope.view, 4, x), Error);
+  EXPECT_NO_THROW(backend_->rms_norm(x, weight.data(), 1e-6f, NormSpan::row, &rope.view, 2, x));
+  EXPECT_THROW(backend_->rms_norm(fewer, weight.data(), 1e-6f, NormSpan::row, &rope.view, 2, fewer),
+               Error);
+  EXPECT_THROW(backend_->rms_norm(x, weight.data(), 1e-6f, NormSpan::row, &rope.view, 4, x), Error);
 }
 
 TEST_P(NnContract, GeluMul) {
@@ -149,8 +152,8 @@ TEST_P(NnContract, GeluMul) {
           expected(dtype, 5, d, 0, 3);
       put(gate.view, 0, 60.0);  // far ends of the tanh
       put(gate.view, 4 * d, -60.0);
-      ref_->gelu_mul(gate.view, up.view, expected.view);
-      backend_->gelu_mul(gate.view, up.view, out.view);
+      ref_->gated_product(Epilogue::gelu_tanh, gate.view, up.view, expected.view);
+      backend_->gated_product(Epilogue::gelu_tanh, gate.view, up.view, out.view);
       EXPECT_TRUE(close(out.view, expected.view, network(dtype), fmt::format("d {}", d)));
     }
 }
@@ -246,7 +249,7 @@ TEST_P(NnContract, SameBitsForOneAndTwoThreads) {
       add(conv);
       const std::vector<float> weight = random_floats(200, 5);
       const Tensor normed(dtype, {300, 200});
-      backend_->rms_norm(x, weight.data(), 1e-6f, nullptr, 1, normed);
+      backend_->rms_norm(x, weight.data(), 1e-6f, NormSpan::row, nullptr, 1, normed);
       add(normed);
     }
     results.push_back(all);

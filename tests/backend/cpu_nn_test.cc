@@ -367,8 +367,8 @@ TEST_P(CpuNn, RmsNormAndRope) {
         for (bool rotate : {false, true}) {
           const Strided x = strided(in, m, d, 3, "x"), out = strided(to, m, d, 1, "out");
           run_any_threads(out.memory, [&] {
-            backend_->rms_norm(x.view, w.data(), 1e-6f, rotate ? &rope.view : nullptr, heads,
-                               out.view);
+            backend_->rms_norm(x.view, w.data(), 1e-6f, NormSpan::row,
+                               rotate ? &rope.view : nullptr, heads, out.view);
           });
           for (int64_t i = 0; i < m; ++i) {
             std::vector<double> row(static_cast<size_t>(d));
@@ -401,12 +401,12 @@ TEST_P(CpuNn, RmsNormInPlaceEqualsOutOfPlace) {
     const Tensor out(dtype, {30, 44});
     const Rope rope = make_rope(2, 3, 5, 5, 3, 3);
     const std::vector<float> w = floats(44, "w");
-    backend_->rms_norm(x, w.data(), 1e-5f, &rope.view, 2, out);
-    backend_->rms_norm(y, w.data(), 1e-5f, &rope.view, 2, y);
+    backend_->rms_norm(x, w.data(), 1e-5f, NormSpan::row, &rope.view, 2, out);
+    backend_->rms_norm(y, w.data(), 1e-5f, NormSpan::row, &rope.view, 2, y);
     EXPECT_EQ(std::memcmp(out.view().data, y.view().data,
                           static_cast<size_t>(storage_bytes(dtype, 30 * 44))),
               0);
-    EXPECT_THROW(backend_->rms_norm(x, w.data(), 1e-5f, &rope.view, 4, out), Error);
+    EXPECT_THROW(backend_->rms_norm(x, w.data(), 1e-5f, NormSpan::row, &rope.view, 4, out), Error);
   }
 }
 
@@ -417,7 +417,9 @@ TEST_P(CpuNn, GeluMulOverTheWholeRange) {
     const Strided out = strided(dtype, m, d, 9, "out");
     for (int64_t i = 0; i < m * d; ++i)  // -30 .. 30
       put(gate.view, i / d * gate.view.stride[0] + i % d, 60.0f * i / (m * d) - 30.0f);
-    run_any_threads(out.memory, [&] { backend_->gelu_mul(gate.view, up.view, out.view); });
+    run_any_threads(out.memory, [&] {
+      backend_->gated_product(Epilogue::gelu_tanh, gate.view, up.view, out.view);
+    });
     for (int64_t i = 0; i < m * d; ++i) {
       const double g = get(gate.view, i / d * gate.view.stride[0] + i % d);
       const double u = get(up.view, i / d * up.view.stride[0] + i % d);

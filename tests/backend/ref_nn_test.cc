@@ -98,7 +98,7 @@ TEST_P(RefNn, RmsNormInPlace) {
     for (int64_t c = 0; c < d; ++c)
       expected[i * d + c] *= weight[c] / std::sqrt(squares / d + 1e-6f);
   }
-  backend_->rms_norm(x, weight.data(), 1e-6f, nullptr, 1, x);
+  backend_->rms_norm(x, weight.data(), 1e-6f, NormSpan::row, nullptr, 1, x);
   const int64_t shape[] = {m, d};
   EXPECT_TRUE(close(values(x), expected, rounding(GetParam()), shape, "rms_norm"));
 }
@@ -147,23 +147,23 @@ TEST_P(RefNn, RopeTurnsEachAxisByItsPosition) {
       expected[t * d + 2 * pair + 1] = a * std::sin(phi) + b * std::cos(phi);
     }
   }
-  backend_->rms_norm(x, ones.data(), 0.0f, &rope, 2, out);
+  backend_->rms_norm(x, ones.data(), 0.0f, NormSpan::row, &rope, 2, out);
   const int64_t shape[] = {m, d};
   EXPECT_TRUE(close(values(out), expected, rounding(GetParam(), 2.0), shape, "rope"));
   rope.width = 3;
-  EXPECT_THROW(backend_->rms_norm(x, ones.data(), 0.0f, &rope, 2, out), Error);
+  EXPECT_THROW(backend_->rms_norm(x, ones.data(), 0.0f, NormSpan::row, &rope, 2, out), Error);
   rope.width = 2;
-  EXPECT_THROW(backend_->rms_norm(x, ones.data(), 0.0f, &rope, 4, out), Error);
+  EXPECT_THROW(backend_->rms_norm(x, ones.data(), 0.0f, NormSpan::row, &rope, 4, out), Error);
 }
 
 TEST_P(RefNn, GeluMul) {
   const Rows gate(GetParam(), 3, 5, 2, 1), up(GetParam(), 3, 5, 0, 2), out(GetParam(), 3, 5, 3, 3);
-  backend_->gelu_mul(gate.view, up.view, out.view);
+  backend_->gated_product(Epilogue::gelu_tanh, gate.view, up.view, out.view);
   std::vector<double> expected = values(gate.view);
   const std::vector<double> ups = values(up.view);
   for (size_t n = 0; n < expected.size(); ++n) expected[n] = naive_gelu(expected[n]) * ups[n];
   const int64_t shape[] = {3, 5};
-  EXPECT_TRUE(close(values(out.view), expected, rounding(GetParam()), shape, "gelu_mul"));
+  EXPECT_TRUE(close(values(out.view), expected, rounding(GetParam()), shape, "gated_product"));
 }
 
 struct ConvSpec {

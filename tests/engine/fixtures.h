@@ -143,11 +143,11 @@ class SpyBackend : public Backend {
                   const TensorView&) override {
     fail("spy: the engine called a network op");
   }
-  void rms_norm(const TensorView&, const float*, float, const RopeTables*, int32_t,
+  void rms_norm(const TensorView&, const float*, float, NormSpan, const RopeTables*, int32_t,
                 const TensorView&) override {
     fail("spy: the engine called a network op");
   }
-  void gelu_mul(const TensorView&, const TensorView&, const TensorView&) override {
+  void gated_product(Epilogue, const TensorView&, const TensorView&, const TensorView&) override {
     fail("spy: the engine called a network op");
   }
   void conv3d(const TensorView&, const TensorView&, const float*, const ConvParams&,

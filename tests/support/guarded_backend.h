@@ -157,20 +157,21 @@ class GuardedBackend final : public Backend {
     const Open open(*this);
     inner_->layer_norm(host(x), weight, bias, scale, shift, eps, host(out));
   }
-  void rms_norm(const TensorView& x, const float* weight, float eps, const RopeTables* rope,
-                int32_t num_heads, const TensorView& out) override {
+  void rms_norm(const TensorView& x, const float* weight, float eps, NormSpan span,
+                const RopeTables* rope, int32_t num_heads, const TensorView& out) override {
     on_host(weight);
     if (rope != nullptr) on_host(rope->cos_frames), on_host(rope->cos_height);
     const Open open(*this);
-    inner_->rms_norm(host(x), weight, eps, rope, num_heads, host(out));
+    inner_->rms_norm(host(x), weight, eps, span, rope, num_heads, host(out));
   }
   void add(const TensorView& a, const TensorView& b, const TensorView& out) override {
     const Open open(*this);
     inner_->add(host(a), host(b), host(out));
   }
-  void gelu_mul(const TensorView& gate, const TensorView& up, const TensorView& out) override {
+  void gated_product(Epilogue activation, const TensorView& gate, const TensorView& up,
+                     const TensorView& out) override {
     const Open open(*this);
-    inner_->gelu_mul(host(gate), host(up), host(out));
+    inner_->gated_product(activation, host(gate), host(up), host(out));
   }
   void conv3d(const TensorView& x, const TensorView& w, const float* bias, const ConvParams& conv,
               const TensorView* residual, const TensorView& out) override {

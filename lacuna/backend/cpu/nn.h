@@ -21,9 +21,10 @@ void conv3d(OneDnn& dnn, const TensorView& x, const TensorView& w, const float* 
 
 void layer_norm(const TensorView& x, const float* weight, const float* bias, const float* scale,
                 const float* shift, float eps, const TensorView& out);
-void rms_norm(const TensorView& x, const float* weight, float eps, const RopeTables* rope,
-              int32_t num_heads, const TensorView& out);
-void gelu_mul(const TensorView& gate, const TensorView& up, const TensorView& out);
+void rms_norm(const TensorView& x, const float* weight, float eps, NormSpan span,
+              const RopeTables* rope, int32_t num_heads, const TensorView& out);
+void gated_product(Epilogue activation, const TensorView& gate, const TensorView& up,
+                   const TensorView& out);
 void channel_norm(const TensorView& x, const float* gamma, bool silu, const TensorView& out);
 
 }  // namespace lacuna::cpu

@@ -72,26 +72,77 @@ float sum_of_squares(const X* x, int64_t d) {
   });
 }
 
-// cos and +-sin of one token, spread so that a rotation is x * cos + swapped(x) * sin.
+// cos and +-sin of one token, spread so that a rotation is x * cos + swapped(x) * sin: for one
+// head, or for all where heads turn differently.
 class TokenRope {
  public:
-  TokenRope(const RopeTables& tables, int64_t head_dim)
-      : tables_(tables), cos_(static_cast<size_t>(head_dim)), sin_(static_cast<size_t>(head_dim)) {}
+  TokenRope(const RopeTables& tables, int64_t head_dim, int64_t channels)
+      : tables_(tables),
+        head_stride_(tables.summed ? head_dim : 0),
+        cos_(static_cast<size_t>(tables.summed ? channels : head_dim)),
+        sin_(cos_.size()) {
+    if (tables.summed) line_cos_.resize(cos_.size() / 2), line_sin_.resize(cos_.size() / 2);
+  }
 
   void move_to(int64_t token) {
     const RopeTables& t = tables_;
     const int64_t column = token % t.width, line = token / t.width % t.height;
     const int64_t frame = token / (t.width * t.height);
+    if (t.summed) return sum_up(frame, line, column);
     if (frame != frame_) spread(t.cos_frames, t.sin_frames, frame, 0, t.pairs_frames);
     if (line != line_) spread(t.cos_height, t.sin_height, line, t.pairs_frames, t.pairs_height);
     spread(t.cos_width, t.sin_width, column, t.pairs_frames + t.pairs_height, t.pairs_width);
     frame_ = frame;
     line_ = line;
   }
-  const float* cos() const { return cos_.data(); }
-  const float* sin() const { return sin_.data(); }
+  const float* cos(int64_t head) const { return cos_.data() + head * head_stride_; }
+  const float* sin(int64_t head) const { return sin_.data() + head * head_stride_; }
 
  private:
+  // (cos + i sin) of frame and line, kept for the line, then of the column.
+  void sum_up(int64_t frame, int64_t line, int64_t column) {
+    const RopeTables& t = tables_;
+    const auto pairs = static_cast<int64_t>(line_cos_.size());
+    if (frame != frame_ || line != line_) {
+      multiply(t.cos_frames + frame * pairs, t.sin_frames + frame * pairs,
+               t.cos_height + line * pairs, t.sin_height + line * pairs,
+               [&](int64_t i, int64_t lanes, __m256 c, __m256 s) LACUNA_INLINE {
+                 store_lanes(line_cos_.data() + i, c, lanes);
+                 store_lanes(line_sin_.data() + i, s, lanes);
+               });
+      frame_ = frame;
+      line_ = line;
+    }
+    const __m256 signs = _mm256_setr_ps(-0.0f, 0.0f, -0.0f, 0.0f, -0.0f, 0.0f, -0.0f, 0.0f);
+    multiply(line_cos_.data(), line_sin_.data(), t.cos_width + column * pairs,
+             t.sin_width + column * pairs,
+             [&](int64_t i, int64_t lanes, __m256 c, __m256 s) LACUNA_INLINE {
+               store_twice(cos_.data() + 2 * i, c, lanes, _mm256_setzero_ps());
+               store_twice(sin_.data() + 2 * i, s, lanes, signs);
+             });
+  }
+
+  // Products of the complex numbers (cos, sin) of two positions, one for each pair of the row.
+  template <typename Store>
+  void multiply(const float* cos_a, const float* sin_a, const float* cos_b, const float* sin_b,
+                const Store& store) const {
+    for_lanes(static_cast<int64_t>(line_cos_.size()), [&](int64_t i, int64_t lanes) LACUNA_INLINE {
+      const __m256 ca = load_lanes(cos_a + i, lanes), sa = load_lanes(sin_a + i, lanes);
+      const __m256 cb = load_lanes(cos_b + i, lanes), sb = load_lanes(sin_b + i, lanes);
+      store(i, lanes, _mm256_fmsub_ps(ca, cb, _mm256_mul_ps(sa, sb)),
+            _mm256_fmadd_ps(sa, cb, _mm256_mul_ps(ca, sb)));
+    });
+  }
+
+  // x[0], x[0], x[1], x[1], ... with signs flipped where `signs` has -0.
+  static void store_twice(float* p, __m256 x, int64_t lanes, __m256 signs) {
+    const __m256i first = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+    const __m256i last = _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7);
+    store_lanes(p, _mm256_xor_ps(_mm256_permutevar8x32_ps(x, first), signs), 2 * lanes);
+    if (lanes > 4)
+      store_lanes(p + 8, _mm256_xor_ps(_mm256_permutevar8x32_ps(x, last), signs), 2 * lanes - 8);
+  }
+
   void spread(const float* cos, const float* sin, int64_t position, int64_t first, int64_t pairs) {
     for (int64_t i = 0; i < pairs; ++i) {
       const float c = cos[position * pairs + i], s = sin[position * pairs + i];
@@ -102,7 +153,9 @@ class TokenRope {
   }
 
   const RopeTables& tables_;
+  const int64_t head_stride_;
   std::vector<float> cos_, sin_;
+  std::vector<float> line_cos_, line_sin_;  // summed: of the frame and line at hand, by pair
   int64_t frame_ = -1, line_ = -1;
 };
 
@@ -115,38 +168,51 @@ void scale_row(const X* x, const float* weight, float factor, int64_t d, Out* ou
   });
 }
 
+// One head.
 template <typename X, typename Out>
-void scale_rotate_row(const X* x, const float* weight, float factor, const TokenRope& rope,
-                      int64_t head_dim, int64_t d, Out* out) {
+void scale_rotate_head(const X* x, const float* weight, float factor, const float* cos,
+                       const float* sin, int64_t head_dim, Out* out) {
   const __m256 f = _mm256_set1_ps(factor);
-  for (int64_t head = 0; head < d; head += head_dim)
-    for_lanes(head_dim, [&](int64_t c, int64_t lanes) LACUNA_INLINE {
-      const int64_t i = head + c;
-      const __m256 v =
-          _mm256_mul_ps(_mm256_mul_ps(load_lanes(x + i, lanes), f), load_lanes(weight + i, lanes));
-      const __m256 swapped = _mm256_permute_ps(v, 0xb1);
-      const __m256 y = _mm256_fmadd_ps(v, load_lanes(rope.cos() + c, lanes),
-                                       _mm256_mul_ps(swapped, load_lanes(rope.sin() + c, lanes)));
-      store_lanes(out + i, y, lanes);
-    });
+  for_lanes(head_dim, [&](int64_t c, int64_t lanes) LACUNA_INLINE {
+    const __m256 v =
+        _mm256_mul_ps(_mm256_mul_ps(load_lanes(x + c, lanes), f), load_lanes(weight + c, lanes));
+    const __m256 swapped = _mm256_permute_ps(v, 0xb1);
+    const __m256 y = _mm256_fmadd_ps(v, load_lanes(cos + c, lanes),
+                                     _mm256_mul_ps(swapped, load_lanes(sin + c, lanes)));
+    store_lanes(out + c, y, lanes);
+  });
+}
+
+template <typename X>
+float rms_factor(const X* x, int64_t n, float eps) {
+  return 1.0f / std::sqrt(sum_of_squares(x, n) / static_cast<float>(n) + eps);
 }
 
 template <typename X, typename Out>
-void rms_norm_rows(const TensorView& x, const float* weight, float eps, const RopeTables* rope,
-                   int64_t head_dim, const TensorView& out) {
+void rms_norm_rows(const TensorView& x, const float* weight, float eps, NormSpan span,
+                   const RopeTables* rope, int64_t num_heads, const TensorView& out) {
   const int64_t d = x.shape[1];
-  parallel_ranges(x.shape[0], row_grain(d), [&](int64_t begin, int64_t end) {
+  const bool by_head = span == NormSpan::head;
+  const int64_t head_dim = by_head || rope != nullptr ? d / num_heads : d;
+  // The angles of a line take as long to sum up as those of a token, and serve all of its tokens.
+  const int64_t grain = rope != nullptr && rope->summed ? 8 * row_grain(d) : row_grain(d);
+  parallel_ranges(x.shape[0], grain, [&](int64_t begin, int64_t end) {
     std::optional<TokenRope> token;
-    if (rope != nullptr) token.emplace(*rope, head_dim);
+    if (rope != nullptr) token.emplace(*rope, head_dim, d);
     for (int64_t i = begin; i < end; ++i) {
       const X* from = row_of<X>(x, i);
-      const float mean_square = sum_of_squares(from, d) / static_cast<float>(d);
-      const float factor = 1.0f / std::sqrt(mean_square + eps);
-      if (token) {
-        token->move_to(i);
-        scale_rotate_row(from, weight, factor, *token, head_dim, d, row_of<Out>(out, i));
-      } else {
-        scale_row(from, weight, factor, d, row_of<Out>(out, i));
+      Out* to = row_of<Out>(out, i);
+      float factor = by_head ? 0.0f : rms_factor(from, d, eps);
+      if (token) token->move_to(i);
+      for (int64_t head = 0, c = 0; c < d; ++head, c += head_dim) {
+        if (by_head) factor = rms_factor(from + c, head_dim, eps);
+        const float* w = by_head ? weight : weight + c;
+        if (token) {
+          scale_rotate_head(from + c, w, factor, token->cos(head), token->sin(head), head_dim,
+                            to + c);
+        } else {
+          scale_row(from + c, w, factor, head_dim, to + c);
+        }
       }
     }
   });
@@ -199,22 +265,23 @@ void layer_norm(const TensorView& x, const float* weight, const float* bias, con
   });
 }
 
-void rms_norm(const TensorView& x, const float* weight, float eps, const RopeTables* rope,
-              int32_t num_heads, const TensorView& out) {
-  check_rms_norm(Reach::host, x, weight, rope, num_heads, out);
+void rms_norm(const TensorView& x, const float* weight, float eps, NormSpan span,
+              const RopeTables* rope, int32_t num_heads, const TensorView& out) {
+  check_rms_norm(Reach::host, x, weight, span, rope, num_heads, out);
   if (x.numel() == 0) return;
-  const int64_t head_dim = rope != nullptr ? x.shape[1] / num_heads : 0;
   with_type(x.dtype, [&](auto* x_type) {
     with_type(out.dtype, [&](auto* out_type) {
       rms_norm_rows<std::remove_pointer_t<decltype(x_type)>,
-                    std::remove_pointer_t<decltype(out_type)>>(x, weight, eps, rope, head_dim, out);
+                    std::remove_pointer_t<decltype(out_type)>>(x, weight, eps, span, rope,
+                                                               num_heads, out);
     });
   });
 }
 
-void gelu_mul(const TensorView& gate, const TensorView& up, const TensorView& out) {
-  check_gelu_mul(Reach::host, gate, up, out);
-  for (const TensorView* t : {&gate, &up, &out}) check_channels("gelu_mul", *t);
+void gated_product(Epilogue activation, const TensorView& gate, const TensorView& up,
+                   const TensorView& out) {
+  check_gated_product(Reach::host, activation, gate, up, out);
+  for (const TensorView* t : {&gate, &up, &out}) check_channels("gated_product", *t);
   if (gate.numel() == 0) return;
   const int64_t d = gate.shape[gate.rank - 1];
   with_type(gate.dtype, [&](auto* type) {
@@ -224,10 +291,17 @@ void gelu_mul(const TensorView& gate, const TensorView& up, const TensorView& ou
         const T* g = static_cast<const T*>(gate.data) + AnyRows{gate}.offset(row);
         const T* u = static_cast<const T*>(up.data) + AnyRows{up}.offset(row);
         T* o = static_cast<T*>(out.data) + AnyRows{out}.offset(row);
-        for_lanes(d, [&](int64_t c, int64_t lanes) LACUNA_INLINE {
-          const __m256 y = gelu_tanh8(load_lanes(g + c, lanes));
-          store_lanes(o + c, _mm256_mul_ps(y, load_lanes(u + c, lanes)), lanes);
-        });
+        const auto multiply = [&](auto activate) LACUNA_INLINE {
+          for_lanes(d, [&](int64_t c, int64_t lanes) LACUNA_INLINE {
+            const __m256 y = activate(load_lanes(g + c, lanes));
+            store_lanes(o + c, _mm256_mul_ps(y, load_lanes(u + c, lanes)), lanes);
+          });
+        };
+        if (activation == Epilogue::silu) {
+          multiply([](__m256 v) LACUNA_INLINE { return silu8(v); });
+        } else {
+          multiply([](__m256 v) LACUNA_INLINE { return gelu_tanh8(v); });
+        }
       }
     });
   });

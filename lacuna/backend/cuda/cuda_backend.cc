@@ -103,15 +103,16 @@ class CudaBackend final : public Backend {
                   const float* shift, float eps, const TensorView& out) override {
     cuda::layer_norm(*device_, x, weight, bias, scale, shift, eps, out);
   }
-  void rms_norm(const TensorView& x, const float* weight, float eps, const RopeTables* rope,
-                int32_t num_heads, const TensorView& out) override {
-    cuda::rms_norm(*device_, x, weight, eps, rope, num_heads, out);
+  void rms_norm(const TensorView& x, const float* weight, float eps, NormSpan span,
+                const RopeTables* rope, int32_t num_heads, const TensorView& out) override {
+    cuda::rms_norm(*device_, x, weight, eps, span, rope, num_heads, out);
   }
   void add(const TensorView& a, const TensorView& b, const TensorView& out) override {
     cuda::add(*device_, a, b, out);
   }
-  void gelu_mul(const TensorView& gate, const TensorView& up, const TensorView& out) override {
-    cuda::gelu_mul(*device_, gate, up, out);
+  void gated_product(Epilogue activation, const TensorView& gate, const TensorView& up,
+                     const TensorView& out) override {
+    cuda::gated_product(*device_, activation, gate, up, out);
   }
   void conv3d(const TensorView& x, const TensorView& w, const float* bias, const ConvParams& conv,
               const TensorView* residual, const TensorView& out) override {

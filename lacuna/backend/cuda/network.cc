@@ -28,6 +28,15 @@ Grid row_grid(const char* who, const TensorView& x) {
 }
 
 // Kernels count rows and channels in 32 bits.
+// A warp per row of channel_norm, or per head.
+Grid warp_grid(const char* who, int64_t warps) {
+  constexpr int64_t kWarps = kChannelThreads / 32;
+  const int64_t blocks = (warps + kWarps - 1) / kWarps;
+  LACUNA_CHECK(blocks < INT32_MAX, "{}: {} rows on cuda, expected below {}", who, warps,
+               kWarps * INT32_MAX);
+  return {.blocks = static_cast<int32_t>(blocks), .threads = kChannelThreads};
+}
+
 void check_counts(const char* who, const TensorView& x) {
   LACUNA_CHECK(x.shape[0] < INT32_MAX && x.shape[1] < INT32_MAX,
                "{}: {} on cuda, expected below 2^31", who, x.describe());
@@ -36,25 +45,28 @@ void check_counts(const char* who, const TensorView& x) {
 // Rotary tables on the device.
 class Tables {
  public:
-  Tables(Device& device, const RopeTables& r)
-      : cos_{{device, r.cos_frames, r.frames * r.pairs_frames},
-             {device, r.cos_height, r.height * r.pairs_height},
-             {device, r.cos_width, r.width * r.pairs_width}},
-        sin_{{device, r.sin_frames, r.frames * r.pairs_frames},
-             {device, r.sin_height, r.height * r.pairs_height},
-             {device, r.sin_width, r.width * r.pairs_width}} {}
+  Tables(Device& device, const RopeTables& r, int32_t num_heads)
+      : heads_(r.summed ? num_heads : 1),
+        cos_{{device, r.cos_frames, r.frames * r.pairs_frames * heads_},
+             {device, r.cos_height, r.height * r.pairs_height * heads_},
+             {device, r.cos_width, r.width * r.pairs_width * heads_}},
+        sin_{{device, r.sin_frames, r.frames * r.pairs_frames * heads_},
+             {device, r.sin_height, r.height * r.pairs_height * heads_},
+             {device, r.sin_width, r.width * r.pairs_width * heads_}} {}
   void set(const RopeTables& r, int32_t head_dim, RmsNormArgs* args) const {
     args->head_dim = head_dim;
     args->height = static_cast<int32_t>(r.height), args->width = static_cast<int32_t>(r.width);
+    args->summed = r.summed;
     const int32_t pairs[] = {r.pairs_frames, r.pairs_height, r.pairs_width};
     for (int axis = 0; axis < 3; ++axis) {
-      args->pairs[axis] = pairs[axis];
+      args->pairs[axis] = pairs[axis] * heads_;
       args->cos[axis] = cos_[axis].data(), args->sin[axis] = sin_[axis].data();
     }
   }
 
  private:
   Vector<float> cos_[3], sin_[3];
+  int32_t heads_;  // that have tables of their own
 };
 
 // Elementwise, of checked views.
@@ -142,14 +154,16 @@ void layer_norm(Device& device, const TensorView& x, const float* weight, const 
   to.store();
 }
 
-void rms_norm(Device& device, const TensorView& x, const float* weight, float eps,
+void rms_norm(Device& device, const TensorView& x, const float* weight, float eps, NormSpan span,
               const RopeTables* rope, int32_t num_heads, const TensorView& out) {
-  check_rms_norm(Reach::anywhere, x, weight, rope, num_heads, out);
+  check_rms_norm(Reach::anywhere, x, weight, span, rope, num_heads, out);
   check_counts("rms_norm", x);
   if (out.numel() == 0) return;
   const Input in(device, x);
   Output to(device, out);
-  const Vector<float> weights(device, weight, x.shape[1]);
+  const bool by_head = span == NormSpan::head;
+  const int64_t spanned = by_head ? x.shape[1] / num_heads : x.shape[1];
+  const Vector<float> weights(device, weight, spanned);
   RmsNormArgs args{};
   args.x = in.data(), args.x_stride = in.stride(0);
   args.out = to.data(), args.out_stride = to.stride(0);
@@ -157,18 +171,28 @@ void rms_norm(Device& device, const TensorView& x, const float* weight, float ep
   args.eps = eps;
   args.d = static_cast<int32_t>(x.shape[1]);
   args.bf16 = is_bf16(x), args.out_bf16 = is_bf16(out);
+  args.rows = static_cast<int32_t>(x.shape[0]), args.span = static_cast<int32_t>(spanned);
   args.vector = whole_quads(in.data(), args.bf16, in.stride(0)) &&
-                whole_quads(to.data(), args.out_bf16, to.stride(0));
+                whole_quads(to.data(), args.out_bf16, to.stride(0)) &&
+                (!by_head || spanned % 4 == 0);
   std::optional<Tables> tables;
   if (rope != nullptr)
-    tables.emplace(device, *rope).set(*rope, static_cast<int32_t>(x.shape[1] / num_heads), &args);
-  device.launch(kNetworkModule, "rms_norm", row_grid("rms_norm", x), args);
+    tables.emplace(device, *rope, num_heads)
+        .set(*rope, static_cast<int32_t>(x.shape[1] / num_heads), &args);
+  if (by_head) {
+    device.launch(kNetworkModule, "rms_norm_heads",
+                  warp_grid("rms_norm", x.shape[0] * int64_t{num_heads}), args);
+  } else {
+    device.launch(kNetworkModule, args.summed ? "rms_norm_summed" : "rms_norm",
+                  row_grid("rms_norm", x), args);
+  }
   to.store();
 }
 
-void gelu_mul(Device& device, const TensorView& gate, const TensorView& up, const TensorView& out) {
-  check_gelu_mul(Reach::anywhere, gate, up, out);
-  pairwise(device, "gelu_mul", gate, up, out);
+void gated_product(Device& device, Epilogue activation, const TensorView& gate,
+                   const TensorView& up, const TensorView& out) {
+  check_gated_product(Reach::anywhere, activation, gate, up, out);
+  pairwise(device, activation == Epilogue::silu ? "silu_mul" : "gelu_mul", gate, up, out);
 }
 
 void add(Device& device, const TensorView& a, const TensorView& b, const TensorView& out) {

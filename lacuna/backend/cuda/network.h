@@ -13,9 +13,10 @@ void linear(Device& device, Resident& weights, const TensorView& x, const Tensor
             const float* bias, Epilogue epilogue, const float* gate, const TensorView& out);
 void layer_norm(Device& device, const TensorView& x, const float* weight, const float* bias,
                 const float* scale, const float* shift, float eps, const TensorView& out);
-void rms_norm(Device& device, const TensorView& x, const float* weight, float eps,
+void rms_norm(Device& device, const TensorView& x, const float* weight, float eps, NormSpan span,
               const RopeTables* rope, int32_t num_heads, const TensorView& out);
-void gelu_mul(Device& device, const TensorView& gate, const TensorView& up, const TensorView& out);
+void gated_product(Device& device, Epilogue activation, const TensorView& gate,
+                   const TensorView& up, const TensorView& out);
 // out = a + b; any strides, 0 in a and b repeats.
 void add(Device& device, const TensorView& a, const TensorView& b, const TensorView& out);
 // Patches of the input take `patch_bytes` of device memory at a time.

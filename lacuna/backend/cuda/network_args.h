@@ -49,12 +49,14 @@ struct RmsNormArgs {
   const void* x;
   void* out;
   int64_t x_stride, out_stride;
-  const float* weight;  // [d]
+  const float* weight;  // [d], or [span]
   float eps;
   int32_t d;
+  int32_t rows, span;  // of rms_norm_heads: channels of a head
   bool bf16, out_bf16, vector;
   // Rotary tables of backend.h, on the device; head_dim = 0 without.
   int32_t head_dim, height, width;
+  bool summed;          // then `pairs` are those of all heads
   int32_t pairs[3];     // of frames, height, width
   const float* cos[3];  // [positions, pairs]
   const float* sin[3];

@@ -11,9 +11,12 @@
   X(gemm_f32, Gemm, kGemmThreads, gemm_f32)                       \
   X(gemm_finish, FinishArgs, kWalkThreads, gemm_finish)           \
   X(layer_norm, LayerNormArgs, kRowThreads, layer_norm)           \
-  X(rms_norm, RmsNormArgs, kRowThreads, rms_norm)                 \
+  X(rms_norm, RmsNormArgs, kRowThreads, rms_norm<false>)          \
+  X(rms_norm_summed, RmsNormArgs, kRowThreads, rms_norm<true>)    \
+  X(rms_norm_heads, RmsNormArgs, kChannelThreads, rms_norm_heads) \
   X(channel_norm, ChannelNormArgs, kChannelThreads, channel_norm) \
   X(gelu_mul, PairArgs, kWalkThreads, pairwise<Pair::gelu_mul>)   \
+  X(silu_mul, PairArgs, kWalkThreads, pairwise<Pair::silu_mul>)   \
   X(add, PairArgs, kWalkThreads, pairwise<Pair::add>)             \
   X(copy_1, CopyArgs, kWalkThreads, move<uint8_t>)                \
   X(copy_2, CopyArgs, kWalkThreads, move<uint16_t>)               \

@@ -91,6 +91,24 @@ LACUNA_DEVICE void layer_norm(const LayerNormArgs& p) {
   }
 }
 
+// Turns the pair of channels (c, c + 1) of a token by the sum of three angles.
+LACUNA_DEVICE void rotate_summed(const RmsNormArgs& p, int token, int c, float& a, float& b) {
+  const int row = token / p.width;
+  const int64_t position[] = {row / p.height, row % p.height, token % p.width};
+  float cos = 1.0f, sin = 0.0f;
+  LACUNA_UNROLL
+  for (int axis = 0; axis < 3; ++axis) {
+    const int64_t at = position[axis] * p.pairs[axis] + (c >> 1);
+    const float co = read_global(p.cos[axis] + at), si = read_global(p.sin[axis] + at);
+    const float turned = cos * co - sin * si;
+    sin = cos * si + sin * co;
+    cos = turned;
+  }
+  const float turned = a * cos - b * sin;
+  b = a * sin + b * cos;
+  a = turned;
+}
+
 // Turns the pair of channels (c, c + 1) of a token.
 LACUNA_DEVICE void rotate(const RmsNormArgs& p, int token, int c, float& a, float& b) {
   int pair = (c % p.head_dim) >> 1, axis = 0, position = token / (p.width * p.height);
@@ -113,6 +131,7 @@ LACUNA_DEVICE void rotate(const RmsNormArgs& p, int token, int c, float& a, floa
   a = turned;
 }
 
+template <bool kSummed>
 LACUNA_DEVICE void rms_norm(const RmsNormArgs& p) {
   auto& s = *reinterpret_cast<RowShared*>(shared_memory());
   float* row = s.row();
@@ -127,11 +146,47 @@ LACUNA_DEVICE void rms_norm(const RmsNormArgs& p) {
     load_quad(p.weight, c, 1, count, false, true, weight);
     LACUNA_UNROLL
     for (int e = 0; e < 4; ++e) y[e] = q.v[e] * inv * weight[e];
-    if (p.head_dim > 0) {
+    if constexpr (kSummed) {
+      rotate_summed(p, block_id(), c, y[0], y[1]);
+      if (count > 2) rotate_summed(p, block_id(), c + 2, y[2], y[3]);
+    } else if (p.head_dim > 0) {
       rotate(p, block_id(), c, y[0], y[1]);
       if (count > 2) rotate(p, block_id(), c + 2, y[2], y[3]);
     }
     store_quad(p.out, out_begin + c, 1, count, p.out_bf16, p.vector, y);
+  }
+}
+
+// A warp per head of a row, which it reads twice (L1).
+LACUNA_DEVICE void rms_norm_heads(const RmsNormArgs& p) {
+  const int heads = p.d / p.span;
+  const int64_t warp =
+      static_cast<int64_t>(block_id()) * (kChannelThreads / 32) + (thread_id() >> 5);
+  const auto row = static_cast<int>(warp / heads);
+  if (row >= p.rows) return;
+  const int first = static_cast<int>(warp - static_cast<int64_t>(row) * heads) * p.span;
+  const int begin = (thread_id() & 31) * 4;
+  const int64_t at = row * p.x_stride + first, out_at = row * p.out_stride + first;
+  float y[4], weight[4], sum = 0.0f;
+  for (int c = begin; c < p.span; c += 128) {
+    load_quad(p.x, at + c, 1, quad_count(c, p.span), p.bf16, p.vector, y);
+    sum += (y[0] * y[0] + y[1] * y[1]) + (y[2] * y[2] + y[3] * y[3]);
+  }
+  const float inv = 1.0f / square_root(warp_sum(sum) / static_cast<float>(p.span) + p.eps);
+  for (int c = begin; c < p.span; c += 128) {
+    const int count = quad_count(c, p.span);
+    load_quad(p.x, at + c, 1, count, p.bf16, p.vector, y);
+    load_quad(p.weight, c, 1, count, false, true, weight);
+    LACUNA_UNROLL
+    for (int e = 0; e < 4; ++e) y[e] = y[e] * inv * weight[e];
+    if (p.summed) {
+      rotate_summed(p, row, first + c, y[0], y[1]);
+      if (count > 2) rotate_summed(p, row, first + c + 2, y[2], y[3]);
+    } else if (p.head_dim > 0) {
+      rotate(p, row, first + c, y[0], y[1]);
+      if (count > 2) rotate(p, row, first + c + 2, y[2], y[3]);
+    }
+    store_quad(p.out, out_at + c, 1, count, p.out_bf16, p.vector, y);
   }
 }
 

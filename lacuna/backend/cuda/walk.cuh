@@ -72,7 +72,7 @@ LACUNA_DEVICE void convert(const CopyArgs& p) {
   store_quad(p.to, g.at[1], g.stride[1], g.count, kToBf16, p.vector, v);
 }
 
-enum class Pair { gelu_mul, add };
+enum class Pair { gelu_mul, silu_mul, add };
 
 // Four elements per thread.
 template <Pair kPair>
@@ -86,6 +86,8 @@ LACUNA_DEVICE void pairwise(const PairArgs& p) {
   for (int e = 0; e < 4; ++e)
     if constexpr (kPair == Pair::gelu_mul) {
       b[e] *= gelu_tanh(a[e]);
+    } else if constexpr (kPair == Pair::silu_mul) {
+      b[e] *= silu(a[e]);
     } else {
       b[e] += a[e];
     }

@@ -46,10 +46,21 @@ void rotate(double* x, int32_t pairs, const float* cos, const float* sin, int64_
   }
 }
 
+// Pairs turn by the angles of one position after the other, which adds them up.
+void rope_token_summed(const RopeTables& rope, int64_t frame, int64_t line, int64_t column,
+                       std::vector<double>& row) {
+  // All heads of a position follow each other, as the channels of the row do.
+  const auto pairs = static_cast<int32_t>(row.size() / 2);
+  rotate(row.data(), pairs, rope.cos_frames, rope.sin_frames, frame);
+  rotate(row.data(), pairs, rope.cos_height, rope.sin_height, line);
+  rotate(row.data(), pairs, rope.cos_width, rope.sin_width, column);
+}
+
 void rope_token(const RopeTables& rope, int64_t token, int64_t head_dim, std::vector<double>& row) {
   const int64_t column = token % rope.width;
   const int64_t line = token / rope.width % rope.height;
   const int64_t frame = token / (rope.width * rope.height);
+  if (rope.summed) return rope_token_summed(rope, frame, line, column, row);
   for (size_t at = 0; at < row.size(); at += static_cast<size_t>(head_dim)) {
     double* x = row.data() + at;
     rotate(x, rope.pairs_frames, rope.cos_frames, rope.sin_frames, frame);
@@ -109,22 +120,27 @@ void layer_norm(const TensorView& x, const float* weight, const float* bias, con
   });
 }
 
-void rms_norm(const TensorView& x, const float* weight, float eps, const RopeTables* rope,
-              int32_t num_heads, const TensorView& out) {
-  check_rms_norm(Reach::host, x, weight, rope, num_heads, out);
+void rms_norm(const TensorView& x, const float* weight, float eps, NormSpan norm_span,
+              const RopeTables* rope, int32_t num_heads, const TensorView& out) {
+  check_rms_norm(Reach::host, x, weight, norm_span, rope, num_heads, out);
+  const auto span =
+      static_cast<size_t>(norm_span == NormSpan::head ? x.shape[1] / num_heads : x.shape[1]);
   parallel_tasks(x.shape[0], [&](int64_t i, int) {
     std::vector<double> row = load_row(x, i);
-    double sum = 0.0;
-    for (double v : row) sum += v * v;
-    const double inv = 1.0 / std::sqrt(sum / static_cast<double>(row.size()) + double{eps});
-    for (size_t c = 0; c < row.size(); ++c) row[c] *= inv * double{weight[c]};
+    for (size_t begin = 0; begin < row.size(); begin += span) {
+      double sum = 0.0;
+      for (size_t c = 0; c < span; ++c) sum += row[begin + c] * row[begin + c];
+      const double inv = 1.0 / std::sqrt(sum / static_cast<double>(span) + double{eps});
+      for (size_t c = 0; c < span; ++c) row[begin + c] *= inv * double{weight[c]};
+    }
     if (rope != nullptr) rope_token(*rope, i, x.shape[1] / num_heads, row);
     store_row(out, i, row);
   });
 }
 
-void gelu_mul(const TensorView& gate, const TensorView& up, const TensorView& out) {
-  check_gelu_mul(Reach::host, gate, up, out);
+void gated_product(Epilogue activation, const TensorView& gate, const TensorView& up,
+                   const TensorView& out) {
+  check_gated_product(Reach::host, activation, gate, up, out);
   const int last = gate.rank - 1;
   const int64_t d = gate.shape[last];
   if (gate.numel() == 0) return;
@@ -140,8 +156,9 @@ void gelu_mul(const TensorView& gate, const TensorView& up, const TensorView& ou
   parallel_tasks(gate.numel() / d, [&](int64_t row, int) {
     const int64_t g = offset(gate, row), u = offset(up, row), o = offset(out, row);
     for (int64_t c = 0; c < d; ++c)
-      writer(out).set(o + c * out.stride[last], gelu_tanh(reader(gate)[g + c * gate.stride[last]]) *
-                                                    double{reader(up)[u + c * up.stride[last]]});
+      writer(out).set(o + c * out.stride[last],
+                      apply(activation, reader(gate)[g + c * gate.stride[last]]) *
+                          double{reader(up)[u + c * up.stride[last]]});
   });
 }
 

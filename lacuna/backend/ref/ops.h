@@ -36,9 +36,10 @@ void linear(const TensorView& x, const TensorView& w, const float* bias, Epilogu
             const float* gate, const TensorView& out);
 void layer_norm(const TensorView& x, const float* weight, const float* bias, const float* scale,
                 const float* shift, float eps, const TensorView& out);
-void rms_norm(const TensorView& x, const float* weight, float eps, const RopeTables* rope,
-              int32_t num_heads, const TensorView& out);
-void gelu_mul(const TensorView& gate, const TensorView& up, const TensorView& out);
+void rms_norm(const TensorView& x, const float* weight, float eps, NormSpan span,
+              const RopeTables* rope, int32_t num_heads, const TensorView& out);
+void gated_product(Epilogue activation, const TensorView& gate, const TensorView& up,
+                   const TensorView& out);
 void conv3d(const TensorView& x, const TensorView& w, const float* bias, const ConvParams& conv,
             const TensorView* residual, const TensorView& out);
 void channel_norm(const TensorView& x, const float* gamma, bool silu, const TensorView& out);

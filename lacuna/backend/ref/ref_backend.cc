@@ -69,12 +69,13 @@ class RefBackend final : public Backend {
                   const float* shift, float eps, const TensorView& out) override {
     ref::layer_norm(x, weight, bias, scale, shift, eps, out);
   }
-  void rms_norm(const TensorView& x, const float* weight, float eps, const RopeTables* rope,
-                int32_t num_heads, const TensorView& out) override {
-    ref::rms_norm(x, weight, eps, rope, num_heads, out);
+  void rms_norm(const TensorView& x, const float* weight, float eps, NormSpan span,
+                const RopeTables* rope, int32_t num_heads, const TensorView& out) override {
+    ref::rms_norm(x, weight, eps, span, rope, num_heads, out);
   }
-  void gelu_mul(const TensorView& gate, const TensorView& up, const TensorView& out) override {
-    ref::gelu_mul(gate, up, out);
+  void gated_product(Epilogue activation, const TensorView& gate, const TensorView& up,
+                     const TensorView& out) override {
+    ref::gated_product(activation, gate, up, out);
   }
   void conv3d(const TensorView& x, const TensorView& w, const float* bias, const ConvParams& conv,
               const TensorView* residual, const TensorView& out) override {

@@ -93,7 +93,7 @@ Tensor Umt5Encoder::embed(Context& ctx, std::span<const int32_t> ids) const {
 void Umt5Encoder::attend(Context& ctx, const Layer& layer, const TensorView& x) const {
   const int64_t n = x.shape[0], inner = config_.inner_dim();
   const TensorView u = ctx.workspace.get("umt5.u", ctx.compute, {n, config_.dim});
-  ctx.backend.rms_norm(x, layer.attn_norm.as<float>(), config_.eps, nullptr, 0, u);
+  ctx.backend.rms_norm(x, layer.attn_norm.as<float>(), config_.eps, NormSpan::row, nullptr, 0, u);
   const TensorView q = ctx.workspace.get("umt5.q", ctx.compute, {n, inner});
   const TensorView k = ctx.workspace.get("umt5.k", ctx.compute, {n, inner});
   const TensorView v = ctx.workspace.get("umt5.v", ctx.compute, {n, inner});
@@ -129,12 +129,12 @@ void Umt5Encoder::attend(Context& ctx, const Layer& layer, const TensorView& x) 
 void Umt5Encoder::feed_forward(Context& ctx, const Layer& layer, const TensorView& x) const {
   const int64_t n = x.shape[0];
   const TensorView u = ctx.workspace.get("umt5.u", ctx.compute, {n, config_.dim});
-  ctx.backend.rms_norm(x, layer.ffn_norm.as<float>(), config_.eps, nullptr, 0, u);
+  ctx.backend.rms_norm(x, layer.ffn_norm.as<float>(), config_.eps, NormSpan::row, nullptr, 0, u);
   const TensorView gate = ctx.workspace.get("umt5.gate", ctx.compute, {n, config_.ffn_dim});
   const TensorView up = ctx.workspace.get("umt5.up", ctx.compute, {n, config_.ffn_dim});
   layer.gate.forward(ctx, u, gate);
   layer.up.forward(ctx, u, up);
-  ctx.backend.gelu_mul(gate, up, gate);
+  ctx.backend.gated_product(Epilogue::gelu_tanh, gate, up, gate);
   layer.down.forward(ctx, gate, x, Epilogue::residual);
 }
 
@@ -154,7 +154,7 @@ Tensor Umt5Encoder::encode(Context& ctx, std::span<const int32_t> ids) const {
     feed_forward(ctx, layer, x);
   }
   Tensor out(DType::f32, {static_cast<int64_t>(ids.size()), config_.dim});
-  ctx.backend.rms_norm(x, final_norm_.as<float>(), config_.eps, nullptr, 0, out);
+  ctx.backend.rms_norm(x, final_norm_.as<float>(), config_.eps, NormSpan::row, nullptr, 0, out);
   return out;
 }
 

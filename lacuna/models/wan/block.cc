@@ -71,7 +71,7 @@ void WanBlock::prepare_text(Context& ctx, const TensorView& embedded, Tensor& k,
   const TensorView v_rows = v.view().reshape({keys, num_heads_ * head_dim_});
   cross_.k.forward(ctx, embedded, k_rows);
   cross_.v.forward(ctx, embedded, v_rows);
-  ctx.backend.rms_norm(k_rows, cross_.norm_k.as<float>(), eps_, nullptr,
+  ctx.backend.rms_norm(k_rows, cross_.norm_k.as<float>(), eps_, NormSpan::row, nullptr,
                        static_cast<int32_t>(num_heads_), k_rows);
 }
 
@@ -125,11 +125,14 @@ void WanBlock::self_attention(WanPass& pass) const {
   if (pass.tap != nullptr) {
     // The fused kernel below leaves no value between norm and rotation.
     const Tensor normed_q(DType::f32, {pass.tokens(), pass.config.dim()});
-    ctx.backend.rms_norm(act.q, self_.norm_q.as<float>(), eps_, nullptr, num_heads, normed_q);
+    ctx.backend.rms_norm(act.q, self_.norm_q.as<float>(), eps_, NormSpan::row, nullptr, num_heads,
+                         normed_q);
     pass.show(tap_name("attn1.norm_q"), normed_q);
   }
-  ctx.backend.rms_norm(act.q, self_.norm_q.as<float>(), eps_, &pass.rope, num_heads, act.q);
-  ctx.backend.rms_norm(act.k, self_.norm_k.as<float>(), eps_, &pass.rope, num_heads, act.k);
+  ctx.backend.rms_norm(act.q, self_.norm_q.as<float>(), eps_, NormSpan::row, &pass.rope, num_heads,
+                       act.q);
+  ctx.backend.rms_norm(act.k, self_.norm_k.as<float>(), eps_, NormSpan::row, &pass.rope, num_heads,
+                       act.k);
   pass.engine.attend(pass.site, pass.grid, 0, heads_view(act.q, num_heads_, head_dim_),
                      heads_view(act.k, num_heads_, head_dim_),
                      heads_view(act.v, num_heads_, head_dim_),
@@ -145,7 +148,7 @@ void WanBlock::cross_attention(WanPass& pass) const {
                          nullptr, eps_, act.normed);
   pass.show(tap_name("norm2"), act.normed);
   cross_.q.forward(ctx, act.normed, act.q);
-  ctx.backend.rms_norm(act.q, cross_.norm_q.as<float>(), eps_, nullptr,
+  ctx.backend.rms_norm(act.q, cross_.norm_q.as<float>(), eps_, NormSpan::row, nullptr,
                        static_cast<int32_t>(num_heads_), act.q);
 
   AttendParams params;

@@ -139,8 +139,8 @@ TEST_P(CudaNetwork, TensorsStayOnTheDevice) {
   ref_->linear(x, w, p.data(), Epilogue::none, nullptr, a);
   ref_->linear(x, w, p.data(), Epilogue::residual, p.data() + n, a);
   ref_->layer_norm(a, nullptr, nullptr, p.data(), p.data() + n, 1e-6f, b);
-  ref_->rms_norm(b, p.data() + 2 * n, 1e-6f, nullptr, 1, b);
-  ref_->gelu_mul(b, b, c);
+  ref_->rms_norm(b, p.data() + 2 * n, 1e-6f, NormSpan::row, nullptr, 1, b);
+  ref_->gated_product(Epilogue::gelu_tanh, b, b, c);
   ref_->channel_norm(c, p.data() + 3 * n, true, c);
 
   const Remote rx(*device_, x), rw(*device_, w), rb(*device_, b), rc(*device_, b);
@@ -151,8 +151,8 @@ TEST_P(CudaNetwork, TensorsStayOnTheDevice) {
   cuda::linear(d, *weights_, rx.view, rw.view, p.data(), Epilogue::none, nullptr, ra);
   cuda::linear(d, *weights_, rx.view, rw.view, p.data(), Epilogue::residual, p.data() + n, ra);
   cuda::layer_norm(d, ra, nullptr, nullptr, p.data(), p.data() + n, 1e-6f, rb.view);
-  cuda::rms_norm(d, rb.view, p.data() + 2 * n, 1e-6f, nullptr, 1, rb.view);
-  cuda::gelu_mul(d, rb.view, rb.view, rc.view);
+  cuda::rms_norm(d, rb.view, p.data() + 2 * n, 1e-6f, NormSpan::row, nullptr, 1, rb.view);
+  cuda::gated_product(d, Epilogue::gelu_tanh, rb.view, rb.view, rc.view);
   cuda::channel_norm(d, rc.view, p.data() + 3 * n, true, rc.view);
   EXPECT_TRUE(close(fetch(ra), a, network(DType::f32), "linear"));
   // Three roundings to bf16, one after the other.
