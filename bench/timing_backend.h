@@ -122,6 +122,11 @@ class TimingBackend : public Backend {
                     const TensorView& out) override {
     timed("channel_norm", 0.0, [&] { inner_.channel_norm(x, gamma, silu, out); });
   }
+  void group_norm(const TensorView& x, int32_t num_groups, const float* weight, const float* bias,
+                  float eps, bool silu, const TensorView& out) override {
+    timed("group_norm", 0.0,
+          [&] { inner_.group_norm(x, num_groups, weight, bias, eps, silu, out); });
+  }
 
   double total_flops() const {
     double sum = 0.0;

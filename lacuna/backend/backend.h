@@ -191,6 +191,12 @@ class Backend : public Memory {
   // asked. x, out [..., c] contiguous, same dtype; gamma [c] f32. May be in place.
   virtual void channel_norm(const TensorView& x, const float* gamma, bool silu,
                             const TensorView& out) = 0;
+  // Each sample n and group of c / num_groups neighbouring channels over its m * c / num_groups
+  // values: (x - mean) * rsqrt(variance + eps) * weight + bias, variance biased; then SiLU if
+  // asked. x, out [n, m, c] f32|bf16 contiguous, same dtype; weight, bias [c] f32. May be in place.
+  // Exact to a few roundings at any m and mean: sums are f64, or f32 in short runs.
+  virtual void group_norm(const TensorView& x, int32_t num_groups, const float* weight,
+                          const float* bias, float eps, bool silu, const TensorView& out) = 0;
 };
 
 // Backends in order of preference. Throws Error listing the names when `name` is unknown or, with

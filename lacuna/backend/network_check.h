@@ -84,6 +84,24 @@ inline void check_channel_norm(Reach reach, const TensorView& x, const float* ga
                x.shape[x.rank - 1]);
 }
 
+inline void check_group_norm(Reach reach, const TensorView& x, int32_t num_groups,
+                             const float* weight, const float* bias, const TensorView& out) {
+  check_real("group_norm", reach, x);
+  check_real("group_norm", reach, out);
+  check_rank("group_norm", x, 3);
+  check_same_shape("group_norm", x, out);
+  LACUNA_CHECK(x.dtype == out.dtype && x.contiguous() && out.contiguous(),
+               "group_norm: {} to {}, expected contiguous and one dtype", x.describe(),
+               out.describe());
+  LACUNA_CHECK(num_groups > 0 && x.shape[2] % num_groups == 0,
+               "group_norm: {} channels in {} groups, expected whole groups", x.shape[2],
+               num_groups);
+  LACUNA_CHECK(weight != nullptr && bias != nullptr,
+               "group_norm: weight {}, bias {}, expected {} values each",
+               weight != nullptr ? "given" : "null", bias != nullptr ? "given" : "null",
+               x.shape[2]);
+}
+
 inline void check_conv3d(Reach reach, const TensorView& x, const TensorView& w,
                          const ConvParams& conv, const TensorView* residual,
                          const TensorView& out) {

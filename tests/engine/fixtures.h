@@ -157,6 +157,10 @@ class SpyBackend : public Backend {
   void channel_norm(const TensorView&, const float*, bool, const TensorView&) override {
     fail("spy: the engine called a network op");
   }
+  void group_norm(const TensorView&, int32_t, const float*, const float*, float, bool,
+                  const TensorView&) override {
+    fail("spy: the engine called a network op");
+  }
 
   SkipKind refused = SkipKind::none;
   AttendParams last;

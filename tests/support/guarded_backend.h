@@ -187,6 +187,12 @@ class GuardedBackend final : public Backend {
     const Open open(*this);
     inner_->channel_norm(host(x), gamma, silu, host(out));
   }
+  void group_norm(const TensorView& x, int32_t num_groups, const float* weight, const float* bias,
+                  float eps, bool silu, const TensorView& out) override {
+    on_host(weight), on_host(bias);
+    const Open open(*this);
+    inner_->group_norm(host(x), num_groups, weight, bias, eps, silu, host(out));
+  }
 
  private:
   // Access while it lives.

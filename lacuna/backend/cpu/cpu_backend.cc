@@ -105,6 +105,10 @@ class CpuBackend final : public Backend {
                     const TensorView& out) override {
     cpu::channel_norm(x, gamma, silu, out);
   }
+  void group_norm(const TensorView& x, int32_t num_groups, const float* weight, const float* bias,
+                  float eps, bool silu, const TensorView& out) override {
+    cpu::group_norm(x, num_groups, weight, bias, eps, silu, out);
+  }
 
  private:
   // Of the attention kernels on such rows.

@@ -26,5 +26,7 @@ void rms_norm(const TensorView& x, const float* weight, float eps, NormSpan span
 void gated_product(Epilogue activation, const TensorView& gate, const TensorView& up,
                    const TensorView& out);
 void channel_norm(const TensorView& x, const float* gamma, bool silu, const TensorView& out);
+void group_norm(const TensorView& x, int32_t num_groups, const float* weight, const float* bias,
+                float eps, bool silu, const TensorView& out);
 
 }  // namespace lacuna::cpu

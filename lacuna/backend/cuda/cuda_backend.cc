@@ -123,6 +123,10 @@ class CudaBackend final : public Backend {
                     const TensorView& out) override {
     cuda::channel_norm(*device_, x, gamma, silu, out);
   }
+  void group_norm(const TensorView& x, int32_t num_groups, const float* weight, const float* bias,
+                  float eps, bool silu, const TensorView& out) override {
+    cuda::group_norm(*device_, x, num_groups, weight, bias, eps, silu, out);
+  }
 
  private:
   std::unique_ptr<cuda::Device> device_;

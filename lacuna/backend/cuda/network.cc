@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lacuna/backend/cuda/network.h"
 
+#include <algorithm>
 #include <optional>
 
 #include "lacuna/backend/cuda/gemm.h"
@@ -27,7 +28,6 @@ Grid row_grid(const char* who, const TensorView& x) {
           .shared_bytes = static_cast<int32_t>(bytes)};
 }
 
-// Kernels count rows and channels in 32 bits.
 // A warp per row of channel_norm, or per head.
 Grid warp_grid(const char* who, int64_t warps) {
   constexpr int64_t kWarps = kChannelThreads / 32;
@@ -37,6 +37,7 @@ Grid warp_grid(const char* who, int64_t warps) {
   return {.blocks = static_cast<int32_t>(blocks), .threads = kChannelThreads};
 }
 
+// Kernels count rows and channels in 32 bits.
 void check_counts(const char* who, const TensorView& x) {
   LACUNA_CHECK(x.shape[0] < INT32_MAX && x.shape[1] < INT32_MAX,
                "{}: {} on cuda, expected below 2^31", who, x.describe());
@@ -55,8 +56,8 @@ class Tables {
              {device, r.sin_width, r.width * r.pairs_width * heads_}} {}
   void set(const RopeTables& r, int32_t head_dim, RmsNormArgs* args) const {
     args->head_dim = head_dim;
-    args->height = static_cast<int32_t>(r.height), args->width = static_cast<int32_t>(r.width);
     args->summed = r.summed;
+    args->height = static_cast<int32_t>(r.height), args->width = static_cast<int32_t>(r.width);
     const int32_t pairs[] = {r.pairs_frames, r.pairs_height, r.pairs_width};
     for (int axis = 0; axis < 3; ++axis) {
       args->pairs[axis] = pairs[axis] * heads_;
@@ -65,8 +66,8 @@ class Tables {
   }
 
  private:
-  Vector<float> cos_[3], sin_[3];
   int32_t heads_;  // that have tables of their own
+  Vector<float> cos_[3], sin_[3];
 };
 
 // Elementwise, of checked views.
@@ -170,8 +171,8 @@ void rms_norm(Device& device, const TensorView& x, const float* weight, float ep
   args.weight = weights.data();
   args.eps = eps;
   args.d = static_cast<int32_t>(x.shape[1]);
-  args.bf16 = is_bf16(x), args.out_bf16 = is_bf16(out);
   args.rows = static_cast<int32_t>(x.shape[0]), args.span = static_cast<int32_t>(spanned);
+  args.bf16 = is_bf16(x), args.out_bf16 = is_bf16(out);
   args.vector = whole_quads(in.data(), args.bf16, in.stride(0)) &&
                 whole_quads(to.data(), args.out_bf16, to.stride(0)) &&
                 (!by_head || spanned % 4 == 0);
@@ -215,11 +216,51 @@ void channel_norm(Device& device, const TensorView& x, const float* gamma, bool 
   args.bf16 = is_bf16(x);
   args.silu = silu;
   args.vector = whole_quads(in.data(), args.bf16, c) && whole_quads(to.data(), args.bf16, c);
-  constexpr int64_t kRows = kChannelThreads / 32;
-  device.launch(
-      kNetworkModule, "channel_norm",
-      {.blocks = static_cast<int32_t>((args.rows + kRows - 1) / kRows), .threads = kChannelThreads},
-      args);
+  device.launch(kNetworkModule, "channel_norm", warp_grid("channel_norm", args.rows), args);
+  to.store();
+}
+
+void group_norm(Device& device, const TensorView& x, int32_t num_groups, const float* weight,
+                const float* bias, float eps, bool silu, const TensorView& out) {
+  check_group_norm(Reach::anywhere, x, num_groups, weight, bias, out);
+  if (x.numel() == 0) return;
+  const int64_t n = x.shape[0], m = x.shape[1], c = x.shape[2], quads = (c + 3) / 4;
+  const Input in(device, x);
+  Output to(device, out);
+  const Vector<float> weights(device, weight, c), biases(device, bias, c);
+  GroupNormArgs args{};
+  args.x = in.data(), args.out = to.data();
+  args.weight = weights.data(), args.bias = biases.data();
+  args.m = m, args.groups = num_groups, args.eps = eps;
+  args.bf16 = is_bf16(x), args.silu = silu;
+  args.vector = whole_quads(in.data(), args.bf16, c) && whole_quads(to.data(), args.bf16, c);
+  const int64_t lanes = std::max<int64_t>(1, kGroupThreads / quads);
+  const int64_t shared = lanes * quads * 4 * kGroupSumsBytes;
+  LACUNA_CHECK(shared <= kMostSharedBytes, "group_norm: {} channels on cuda, expected at most {}",
+               c, kMostSharedBytes / kGroupSumsBytes);
+  args.c = static_cast<int32_t>(c), args.c_stride = static_cast<int32_t>(quads * 4);
+  args.lanes = static_cast<int32_t>(lanes);
+  // By shape alone, so that sums have one order.
+  const int64_t run = lanes * kGroupRun;
+  const int64_t chunk_rows = (m / run / kGroupMostChunks + 1) * run;
+  const int64_t chunks = (m + chunk_rows - 1) / chunk_rows;
+  LACUNA_CHECK(chunk_rows < INT32_MAX && n * chunks < INT32_MAX && n * num_groups < INT32_MAX,
+               "group_norm: {} on cuda, expected fewer rows", x.describe());
+  args.chunk_rows = static_cast<int32_t>(chunk_rows), args.chunks = static_cast<int32_t>(chunks);
+  const DeviceMemory sums(device, static_cast<size_t>(n * num_groups * chunks * kGroupSumsBytes));
+  const DeviceMemory coefficients(device, static_cast<size_t>(n * 3 * args.c_stride) * 4);
+  args.sums = sums.as<void>(), args.coefficients = coefficients.as<float>();
+  const Grid by_chunk{.blocks = static_cast<int32_t>(n * chunks),
+                      .threads = kGroupThreads,
+                      .shared_bytes = static_cast<int32_t>(shared)};
+  device.launch(kNetworkModule, "group_sums", by_chunk, args);
+  device.launch(kNetworkModule, "group_coefficients",
+                {.blocks = static_cast<int32_t>(n * num_groups),
+                 .threads = kGroupThreads,
+                 .shared_bytes = kGroupThreads * kGroupSumsBytes},
+                args);
+  device.launch(kNetworkModule, "group_apply",
+                {.blocks = by_chunk.blocks, .threads = kGroupThreads}, args);
   to.store();
 }
 

@@ -26,5 +26,7 @@ void conv3d(Device& device, Resident& weights, const TensorView& x, const Tensor
             const TensorView& out, int64_t patch_bytes = kPatchBytes);
 void channel_norm(Device& device, const TensorView& x, const float* gamma, bool silu,
                   const TensorView& out);
+void group_norm(Device& device, const TensorView& x, int32_t num_groups, const float* weight,
+                const float* bias, float eps, bool silu, const TensorView& out);
 
 }  // namespace lacuna::cuda

@@ -71,6 +71,22 @@ struct ChannelNormArgs {
   bool bf16, silu, vector;
 };
 
+// Samples x [m, c] contiguous, one after the other, in chunks of rows.
+struct GroupNormArgs {
+  const void* x;
+  void* out;
+  void* sums;           // [samples, groups, chunks] GroupSums
+  float* coefficients;  // [samples, 3, c_stride]: mean, factor, offset; c_stride in whole quads
+  const float* weight;  // [c] each
+  const float* bias;
+  int64_t m;
+  int32_t c, c_stride, groups;
+  int32_t chunks, chunk_rows;  // of a sample
+  int32_t lanes;               // rows that a block reads at once
+  float eps;
+  bool bf16, silu, vector;
+};
+
 // Elements of up to three views at once. The last dimension is walked in groups of `group`
 // elements, one thread each; `groups` of them in a row, at most 2^31 in total.
 inline constexpr int kWalkRank = 5, kWalkViews = 3;
@@ -116,9 +132,15 @@ struct PatchArgs {
 // Threads of a block.
 inline constexpr int kRowThreads = 128;      // layer_norm, rms_norm: a block is a row
 inline constexpr int kRowHeadBytes = 32;     // shared memory in front of the row
-inline constexpr int kChannelThreads = 256;  // channel_norm: a warp is a row
+inline constexpr int kChannelThreads = 256;  // channel_norm: a warp is a row; or a head
+inline constexpr int kGroupThreads = 256;    // group_norm: a block is a chunk of rows
 inline constexpr int kWalkThreads = 256;     // a thread is a group
 inline constexpr int kGemmThreads = 256;
+
+inline constexpr int kGroupRun = 32;           // rows of a thread whose sums are f32
+inline constexpr int kGroupLoads = 4;          // rows that a thread has in flight
+inline constexpr int kGroupMostChunks = 2048;  // of a sample, or few more
+inline constexpr int kGroupSumsBytes = 16;
 
 inline constexpr int kGemmTile = 128;  // rows and columns of out that a block computes
 inline constexpr int kGemmSharedBytes = 65536, kGemmSharedBytesF32 = 61440;

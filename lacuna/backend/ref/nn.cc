@@ -183,4 +183,34 @@ void channel_norm(const TensorView& x, const float* gamma, bool with_silu, const
   });
 }
 
+void group_norm(const TensorView& x, int32_t num_groups, const float* weight, const float* bias,
+                float eps, bool with_silu, const TensorView& out) {
+  check_group_norm(Reach::host, x, num_groups, weight, bias, out);
+  if (x.numel() == 0) return;
+  const int64_t m = x.shape[1], c = x.shape[2], width = c / num_groups;
+  const auto count = static_cast<double>(m * width);
+  parallel_tasks(x.shape[0] * num_groups, [&](int64_t task, int) {
+    const int64_t group = task % num_groups;
+    const int64_t begin = task / num_groups * m * c + group * width;
+    // f(offset of the element, its channel) for all of the group.
+    const auto for_group = [&](const auto& f) {
+      for (int64_t i = 0; i < m; ++i)
+        for (int64_t j = 0; j < width; ++j) f(begin + i * c + j, group * width + j);
+    };
+    double mean = 0.0, variance = 0.0;
+    for_group([&](int64_t at, int64_t) { mean += double{reader(x)[at]}; });
+    mean /= count;
+    for_group([&](int64_t at, int64_t) {
+      const double difference = double{reader(x)[at]} - mean;
+      variance += difference * difference;
+    });
+    const double inv = 1.0 / std::sqrt(variance / count + double{eps});
+    for_group([&](int64_t at, int64_t channel) {
+      const double y =
+          (double{reader(x)[at]} - mean) * inv * double{weight[channel]} + double{bias[channel]};
+      writer(out).set(at, with_silu ? silu(y) : y);
+    });
+  });
+}
+
 }  // namespace lacuna::ref

@@ -43,5 +43,7 @@ void gated_product(Epilogue activation, const TensorView& gate, const TensorView
 void conv3d(const TensorView& x, const TensorView& w, const float* bias, const ConvParams& conv,
             const TensorView* residual, const TensorView& out);
 void channel_norm(const TensorView& x, const float* gamma, bool silu, const TensorView& out);
+void group_norm(const TensorView& x, int32_t num_groups, const float* weight, const float* bias,
+                float eps, bool silu, const TensorView& out);
 
 }  // namespace lacuna::ref

@@ -85,6 +85,10 @@ class RefBackend final : public Backend {
                     const TensorView& out) override {
     ref::channel_norm(x, gamma, silu, out);
   }
+  void group_norm(const TensorView& x, int32_t num_groups, const float* weight, const float* bias,
+                  float eps, bool silu, const TensorView& out) override {
+    ref::group_norm(x, num_groups, weight, bias, eps, silu, out);
+  }
 };
 
 }  // namespace
