@@ -20,32 +20,34 @@ TensorView last_tap(Context& ctx, const TensorView& stored) {
   return tap;
 }
 
-// One head of width c over the positions of one frame: qkv [n, 3c] -> out [n, c].
-void attend_frame(Context& ctx, const TensorView& qkv, const TensorView& out) {
-  const int64_t n = out.shape[0], c = out.shape[1];
+}  // namespace
+
+void attend_one_head(Context& ctx, const TensorView& q, const TensorView& k, const TensorView& v,
+                     const TensorView& out) {
+  const int64_t c = q.shape[1];
   AttendParams p;
-  const auto column = [&](int64_t i) {
-    return static_cast<char*>(qkv.data) + storage_bytes(qkv.dtype, i * c);
-  };
-  p.q = column(0);
-  p.k = column(1);
-  p.v = column(2);
+  p.q = q.data;
+  p.k = k.data;
+  p.v = v.data;
   p.out = out.data;
-  p.dtype = qkv.dtype == DType::bf16 ? AttendDType::bf16 : AttendDType::f32;
-  p.q_token_stride = p.k_token_stride = p.v_token_stride = 3 * c;
-  p.out_token_stride = c;
-  p.q_head_stride = p.k_head_stride = p.v_head_stride = 3 * c * n;
-  p.out_head_stride = c * n;
+  p.dtype = q.dtype == DType::bf16 ? AttendDType::bf16 : AttendDType::f32;
+  p.q_token_stride = q.stride[0];
+  p.k_token_stride = k.stride[0];
+  p.v_token_stride = v.stride[0];
+  p.out_token_stride = out.stride[0];
+  p.q_head_stride = q.stride[0] * q.shape[0];
+  p.k_head_stride = k.stride[0] * k.shape[0];
+  p.v_head_stride = v.stride[0] * v.shape[0];
+  p.out_head_stride = out.stride[0] * out.shape[0];
   p.num_heads = 1;
-  p.q_len = p.k_len = n;
+  p.q_len = q.shape[0];
+  p.k_len = k.shape[0];
   p.head_dim = static_cast<int32_t>(c);
   p.sm_scale = 1.0f / std::sqrt(static_cast<float>(c));
-  p.num_q_blocks = static_cast<int32_t>(ceil_div(n, p.block_q));
-  p.num_k_blocks = static_cast<int32_t>(ceil_div(n, p.block_k));
+  p.num_q_blocks = static_cast<int32_t>(ceil_div(p.q_len, p.block_q));
+  p.num_k_blocks = static_cast<int32_t>(ceil_div(p.k_len, p.block_k));
   ctx.backend.attend(p);
 }
-
-}  // namespace
 
 void norm_silu(Context& ctx, const TensorView& x, const Tensor& gamma, const TensorView& out) {
   ctx.backend.channel_norm(x, gamma.as<float>(), /*silu=*/true, out);
@@ -61,7 +63,7 @@ TensorView CausalConv::window(Stream& stream, int64_t t, int64_t h, int64_t w) c
   const TensorView window = stream.scratch("window", {history + t, h, w, c});
   const TensorView before = window.slice(0, history);
   if (stream.first()) {
-    stream.clear(before);
+    stream.fill(before, 0.0f);
   } else {
     stream.copy(stream.history(this, history, h, w, c), before);
   }
@@ -117,7 +119,8 @@ Feature MidAttention::forward(Context& ctx, Stream& stream, const Feature& x) co
   const Feature mixed = stream.feature({x.buffer}, x.frames(), x.height(), x.width(), c);
   for (int64_t f = 0; f < x.frames(); ++f) {
     qkv.forward(ctx, normed.slice(f, f + 1).reshape({n, c}), qkv_rows);
-    attend_frame(ctx, qkv_rows, mixed.view.slice(f, f + 1).reshape({n, c}));
+    attend_one_head(ctx, qkv_rows.narrow(1, 0, c), qkv_rows.narrow(1, c, c),
+                    qkv_rows.narrow(1, 2 * c, c), mixed.view.slice(f, f + 1).reshape({n, c}));
   }
   const Feature out =
       stream.feature({x.buffer, mixed.buffer}, x.frames(), x.height(), x.width(), c);

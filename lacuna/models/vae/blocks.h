@@ -113,6 +113,10 @@ Upsample load_upsample(WeightReader& reader, const std::string& name, int64_t c,
                        bool temporal, int64_t dup_in);
 Downsample load_downsample(WeightReader& reader, const std::string& name, int64_t c, bool temporal);
 
+// Dense attention of one head: q, out [n, c], k, v [m, c]; rows may be strided.
+void attend_one_head(Context& ctx, const TensorView& q, const TensorView& k, const TensorView& v,
+                     const TensorView& out);
+
 // silu(norm(x)) into out, which may be a convolution's window.
 void norm_silu(Context& ctx, const TensorView& x, const Tensor& gamma, const TensorView& out);
 

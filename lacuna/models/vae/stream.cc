@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "lacuna/core/bf16.h"
 #include "lacuna/core/error.h"
 
 namespace lacuna {
@@ -21,10 +22,10 @@ TensorView Stream::scratch(const char* name, std::initializer_list<int64_t> shap
   return buffers_.get(name, dtype_, shape);
 }
 
-void Stream::clear(const TensorView& view) {
-  uint32_t zero = 0;  // of any dtype
+void Stream::fill(const TensorView& view, float value) {
+  BFloat16 rounded(value);
   TensorView from = view;
-  from.data = &zero;
+  from.data = view.dtype == DType::bf16 ? static_cast<void*>(&rounded) : &value;
   from.device = Device::cpu;
   from.stride.fill(0);
   backend_.copy(from, view);
@@ -35,7 +36,7 @@ const TensorView& Stream::history(const void* layer, int64_t frames, int64_t h, 
   Tensor& kept = history_[layer];
   if (kept.empty()) {
     kept = Tensor(dtype_, {frames, h, w, c}, backend_);
-    clear(kept);
+    fill(kept, 0.0f);
     history_bytes_ += storage_bytes(dtype_, kept.numel());
   }
   const TensorView& view = kept.view();

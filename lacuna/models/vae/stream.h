@@ -45,7 +45,7 @@ class Stream {
     return buffers_.mirror(name, view);
   }
   void copy(const TensorView& from, const TensorView& to) { backend_.copy(from, to); }
-  void clear(const TensorView& view);
+  void fill(const TensorView& view, float value);
   // The frames kept for one layer, [frames, h, w, c]; zeros when first asked for.
   const TensorView& history(const void* layer, int64_t frames, int64_t h, int64_t w, int64_t c);
 

@@ -89,25 +89,71 @@ std::vector<ExactTile> plan_exact_tiles(const VaeConfig& config, int64_t height,
   return tiles;
 }
 
-BlendPlan plan_blend(const VaeConfig& config, const Tiling& tiling) {
-  const int64_t factor = config.spatial_factor();
+BlendPlan plan_blend(int64_t spatial_factor, int64_t patch, const Tiling& tiling) {
   const auto check = [&](int64_t tile, int64_t stride) {
-    LACUNA_CHECK(stride >= factor && tile >= stride && tile % factor == 0 && stride % factor == 0,
+    LACUNA_CHECK(stride >= spatial_factor && tile >= stride && tile % spatial_factor == 0 &&
+                     stride % spatial_factor == 0,
                  "vae tiling: tile {} stride {}, expected multiples of {} with stride <= tile",
-                 tile, stride, factor);
+                 tile, stride, spatial_factor);
   };
   check(tiling.tile_height, tiling.stride_height);
   check(tiling.tile_width, tiling.stride_width);
   BlendPlan plan;
-  plan.tile_height = tiling.tile_height / factor;
-  plan.tile_width = tiling.tile_width / factor;
-  plan.stride_height = tiling.stride_height / factor;
-  plan.stride_width = tiling.stride_width / factor;
-  plan.out_stride_height = tiling.stride_height / config.patch_size;
-  plan.out_stride_width = tiling.stride_width / config.patch_size;
-  plan.blend_height = tiling.tile_height / config.patch_size - plan.out_stride_height;
-  plan.blend_width = tiling.tile_width / config.patch_size - plan.out_stride_width;
+  plan.tile_height = tiling.tile_height / spatial_factor;
+  plan.tile_width = tiling.tile_width / spatial_factor;
+  plan.stride_height = tiling.stride_height / spatial_factor;
+  plan.stride_width = tiling.stride_width / spatial_factor;
+  plan.out_stride_height = tiling.stride_height / patch;
+  plan.out_stride_width = tiling.stride_width / patch;
+  plan.blend_height = tiling.tile_height / patch - plan.out_stride_height;
+  plan.blend_width = tiling.tile_width / patch - plan.out_stride_width;
   return plan;
+}
+
+int64_t BlendPlan::rows(int64_t latent_height) const {
+  return ceil_div(latent_height, stride_height);
+}
+
+int64_t BlendPlan::columns(int64_t latent_width) const {
+  return ceil_div(latent_width, stride_width);
+}
+
+int64_t BlendPlan::held_cells(int64_t latent_height, int64_t latent_width) const {
+  // Tiles are cut at the frame's edge.
+  int64_t row_width = 0, rows_height = 0, above = 0;
+  for (int64_t x = 0; x < latent_width; x += stride_width) {
+    row_width += std::min(tile_width, latent_width - x);
+  }
+  for (int64_t y = 0; y < latent_height; y += stride_height) {
+    const int64_t height = std::min(tile_height, latent_height - y);
+    rows_height = std::max(rows_height, above + height);
+    above = height;
+  }
+  return rows_height * row_width;
+}
+
+bool fits_one_tile(int64_t spatial_factor, const Tiling& tiling, int64_t latent_height,
+                   int64_t latent_width) {
+  return latent_height <= tiling.tile_height / spatial_factor &&
+         latent_width <= tiling.tile_width / spatial_factor;
+}
+
+bool one_piece(const Tiling& tiling, int64_t spatial_factor, int64_t latent_height,
+               int64_t latent_width, std::string_view model) {
+  if (tiling.mode == TileMode::off ||
+      fits_one_tile(spatial_factor, tiling, latent_height, latent_width)) {
+    return true;
+  }
+  LACUNA_CHECK(tiling.mode == TileMode::blend,
+               "vae tiling: exact for {}, expected off or blend: its norms see whole frames",
+               model);
+  return false;
+}
+
+void check_latent_sizes(int64_t frames, int64_t height, int64_t width) {
+  const auto in_range = [](int64_t v) { return v >= 1 && v <= (1 << 20); };
+  LACUNA_CHECK(in_range(frames) && in_range(height) && in_range(width),
+               "vae memory: latents {} x {} x {}, expected 1 to 2^20 each", frames, height, width);
 }
 
 void blend_rows(const TensorView& above, const TensorView& tile, int64_t extent) {
@@ -141,6 +187,21 @@ void blend_columns(const TensorView& left, const TensorView& tile, int64_t exten
       }
     }
   });
+}
+
+void blend_frames(const TensorView& before, const TensorView& tile, int64_t extent) {
+  const int64_t frame = tile.shape[1] * tile.shape[2] * tile.shape[3];
+  extent = std::min({before.shape[0], tile.shape[0], extent});
+  const float* from = before.as<float>() + (before.shape[0] - extent) * frame;
+  float* to = tile.as<float>();
+  for (int64_t f = 0; f < extent; ++f) {
+    const float weight = static_cast<float>(f) / static_cast<float>(extent);
+    const float* a = from + f * frame;
+    float* b = to + f * frame;
+    parallel_ranges(frame, 1 << 14, [&](int64_t begin, int64_t end) {
+      for (int64_t k = begin; k < end; ++k) b[k] = a[k] * (1.0f - weight) + b[k] * weight;
+    });
+  }
 }
 
 }  // namespace lacuna

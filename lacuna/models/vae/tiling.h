@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include "lacuna/core/tensor.h"
@@ -38,13 +39,35 @@ struct BlendPlan {
   int64_t tile_height = 0, tile_width = 0, stride_height = 0, stride_width = 0;  // latent
   int64_t out_stride_height = 0, out_stride_width = 0;
   int64_t blend_height = 0, blend_width = 0;
+
+  // Tiles of a latent frame.
+  int64_t rows(int64_t latent_height) const;
+  int64_t columns(int64_t latent_width) const;
+  // Latent cells of the tiles that are held at one time: two rows of them.
+  int64_t held_cells(int64_t latent_height, int64_t latent_width) const;
 };
-// Throws Error unless tiles and strides are multiples of the spatial factor and stride <= tile.
-BlendPlan plan_blend(const VaeConfig& config, const Tiling& tiling);
+// spatial_factor: pixels per latent cell and side, of which the output map folds `patch` into
+// channels. Throws Error unless tiles and strides are multiples of the factor and stride <= tile.
+BlendPlan plan_blend(int64_t spatial_factor, int64_t patch, const Tiling& tiling);
+
+// As upstream: a latent frame that fits one tile is not tiled.
+bool fits_one_tile(int64_t spatial_factor, const Tiling& tiling, int64_t latent_height,
+                   int64_t latent_width);
+
+// For decoders whose norms see whole frames: true where a frame is decoded in one piece, false
+// where it is to be blended. Throws Error where it would have to be decoded in tiles exactly;
+// `model` names the class in the message.
+bool one_piece(const Tiling& tiling, int64_t spatial_factor, int64_t latent_height,
+               int64_t latent_width, std::string_view model);
+
+// Throws Error unless each is 1 to 2^20.
+void check_latent_sizes(int64_t frames, int64_t height, int64_t width);
 
 // Cross-fades the first rows (columns) of `tile` with the last ones of the tile above (to the
 // left): weight of `tile` is i / extent. [t, h, w, c] f32; extent is cut to the smaller tile.
 void blend_rows(const TensorView& above, const TensorView& tile, int64_t extent);
 void blend_columns(const TensorView& left, const TensorView& tile, int64_t extent);
+// The same along time, for the last frames of `before` and the first ones of `tile`, of one size.
+void blend_frames(const TensorView& before, const TensorView& tile, int64_t extent);
 
 }  // namespace lacuna

@@ -3,15 +3,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <nlohmann/json.hpp>
 #include <string>
 
 #include "lacuna/core/error.h"
+#include "lacuna/models/vae/config_fields.h"
 
 namespace lacuna {
 namespace {
-
-using Json = nlohmann::json;
 
 // Published statistics.
 constexpr float kMean16[] = {-0.7571f, -0.7089f, -0.9113f, 0.1075f,  -0.1745f, 0.9653f,
@@ -43,65 +41,11 @@ void set_published_statistics(VaeConfig& config) {
   }
 }
 
-// Reads typed fields and names the file, the key and the offending value when it cannot.
-class Fields {
- public:
-  Fields(const Json& json, std::string_view where) : json_(json), where_(where) {}
-
-  bool has(const char* key) const { return json_.contains(key) && !json_.at(key).is_null(); }
-
-  int64_t integer(const char* key, int64_t fallback) const {
-    if (!has(key)) return fallback;
-    return as_integer(json_.at(key), key);
-  }
-
-  bool boolean(const char* key, bool fallback) const {
-    if (!has(key)) return fallback;
-    const Json& value = json_.at(key);
-    LACUNA_CHECK(value.is_boolean(), "{}: {} is {}, expected true or false", where_, key,
-                 value.type_name());
-    return value.get<bool>();
-  }
-
-  const Json& list(const char* key, size_t max_size) const {
-    const Json& value = json_.at(key);
-    LACUNA_CHECK(value.is_array() && value.size() <= max_size,
-                 "{}: {} is {}, expected a list of at most {}", where_, key, value.type_name(),
-                 max_size);
-    return value;
-  }
-
-  std::vector<float> floats(const char* key) const {
-    std::vector<float> out;
-    for (const Json& value : list(key, 4096)) {
-      LACUNA_CHECK(value.is_number(), "{}: {} holds a {}, expected numbers", where_, key,
-                   value.type_name());
-      out.push_back(value.get<float>());
-    }
-    return out;
-  }
-
-  int64_t as_integer(const Json& value, const char* key) const {
-    LACUNA_CHECK(value.is_number_integer(), "{}: {} is {}, expected an integer", where_, key,
-                 value.type_name());
-    return value.get<int64_t>();
-  }
-
- private:
-  const Json& json_;
-  std::string_view where_;
-};
-
-void read_lists(const Fields& fields, std::string_view where, VaeConfig& config) {
-  if (fields.has("dim_mult")) {
-    config.dim_mult.clear();
-    for (const Json& v : fields.list("dim_mult", 16)) {
-      config.dim_mult.push_back(fields.as_integer(v, "dim_mult"));
-    }
-  }
+void read_lists(const ConfigFields& fields, std::string_view where, VaeConfig& config) {
+  config.dim_mult = fields.integers("dim_mult", config.dim_mult);
   if (fields.has("temperal_downsample")) {
     config.temporal_downsample.clear();
-    for (const Json& v : fields.list("temperal_downsample", 16)) {
+    for (const auto& v : fields.list("temperal_downsample", 16)) {
       LACUNA_CHECK(v.is_boolean(), "{}: temperal_downsample holds a {}, expected booleans", where,
                    v.type_name());
       config.temporal_downsample.push_back(v.get<bool>() ? 1 : 0);
@@ -153,11 +97,14 @@ int64_t VaeConfig::frames_out(int64_t latent_frames) const {
   return latent_frames <= 0 ? 0 : 1 + temporal_factor() * (latent_frames - 1);
 }
 
-int64_t VaeConfig::latent_frames(int64_t frames) const {
-  const int64_t factor = temporal_factor();
+int64_t latent_frames_of(int64_t frames, int64_t factor) {
   LACUNA_CHECK(frames >= 1 && (frames - 1) % factor == 0,
                "vae: {} frames, expected 1 + a multiple of {}", frames, factor);
   return 1 + (frames - 1) / factor;
+}
+
+int64_t VaeConfig::latent_frames(int64_t frames) const {
+  return latent_frames_of(frames, temporal_factor());
 }
 
 void check_vae_config(const VaeConfig& c, std::string_view where) {
@@ -243,9 +190,8 @@ VaeConfig vae_preset(std::string_view name) {
 }
 
 VaeConfig parse_vae_config(std::string_view json_text, std::string_view where) {
-  const Json json = Json::parse(json_text, nullptr, /*allow_exceptions=*/false);
-  LACUNA_CHECK(json.is_object(), "{}: not a JSON object, expected a VAE config.json", where);
-  const Fields fields(json, where);
+  const nlohmann::json json = parse_vae_object(json_text, where);
+  const ConfigFields fields(json, where);
   VaeConfig c;
   c.base_dim = fields.integer("base_dim", c.base_dim);
   c.decoder_base_dim = fields.integer("decoder_base_dim", c.base_dim);
@@ -255,15 +201,10 @@ VaeConfig parse_vae_config(std::string_view json_text, std::string_view where) {
   c.patch_size = fields.integer("patch_size", 1);
   read_lists(fields, where, c);
   check_vae_config(c, where);
-  const auto must_be = [&](const char* key, int64_t expected) {
-    const int64_t given = fields.integer(key, expected);
-    LACUNA_CHECK(given == expected, "{}: {} is {}, expected {} from the other fields", where, key,
-                 given, expected);
-  };
-  must_be("in_channels", c.pixel_channels());
-  must_be("out_channels", c.pixel_channels());
-  must_be("scale_factor_spatial", c.spatial_factor());
-  must_be("scale_factor_temporal", c.temporal_factor());
+  fields.must_be("in_channels", c.pixel_channels());
+  fields.must_be("out_channels", c.pixel_channels());
+  fields.must_be("scale_factor_spatial", c.spatial_factor());
+  fields.must_be("scale_factor_temporal", c.temporal_factor());
   return c;
 }
 

@@ -37,6 +37,10 @@ struct VaeConfig {
   int64_t latent_frames(int64_t frames) const;
 };
 
+// The latent frames of a causal decoder whose first one becomes one frame and all others `factor`.
+// Throws Error when `frames` is not of that form.
+int64_t latent_frames_of(int64_t frames, int64_t factor);
+
 // "wan2.1" (also A14B), "wan2.2" (TI2V-5B), and the small configurations of the golden numbers:
 // "tiny" (2.1 kind, z 4, statistics of the end-to-end golden) and "tiny-2.2" (z 6, unit
 // statistics). Throws Error listing the names.

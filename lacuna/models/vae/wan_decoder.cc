@@ -2,52 +2,13 @@
 #include "lacuna/models/vae/wan_decoder.h"
 
 #include <algorithm>
-#include <span>
 #include <utility>
 
-#include "lacuna/core/error.h"
+#include "lacuna/models/vae/decode_run.h"
 #include "lacuna/models/vae/names.h"
 #include "lacuna/models/vae/tiling.h"
 
 namespace lacuna {
-
-struct WanDecoder::Run {
-  const TensorView& latents;
-  const DecodeOptions& options;
-  const FrameSink& sink;
-  std::span<const float> mean, std_dev;
-  int64_t total = 0, done = 0;
-  int64_t assembly_bytes = 0;  // held outside streams
-
-  int64_t frames() const { return latents.shape[1]; }
-  Region whole() const { return {0, 0, latents.shape[2], latents.shape[3]}; }
-
-  // Calls body(begin, end) for each pass over time of one stream, and keeps the books.
-  template <typename Body>
-  void passes(Stream& stream, bool counted, const Body& body) {
-    for (int64_t begin = 0; begin < frames(); begin += options.frames_per_pass) {
-      const int64_t end = std::min(frames(), begin + options.frames_per_pass);
-      stream.begin_pass(/*last=*/end == frames());
-      body(begin, end);
-      stream.finish_pass();
-      if (options.stats != nullptr) {
-        options.stats->buffer_bytes =
-            std::max(options.stats->buffer_bytes, assembly_bytes + stream.bytes());
-      }
-      if (!counted) continue;
-      done += end - begin;
-      if (options.progress) options.progress(done, total);
-    }
-  }
-
-  // Memory that lives beside the streams.
-  Tensor assembly(DType dtype, std::initializer_list<int64_t> shape,
-                  Memory& memory = host_memory()) {
-    Tensor tensor(dtype, shape, memory);
-    assembly_bytes += storage_bytes(dtype, tensor.numel());
-    return tensor;
-  }
-};
 
 WanDecoder::WanDecoder(VaeConfig config, WeightSource& source)
     : config_(std::move(config)), dims_() {
@@ -84,8 +45,8 @@ WanDecoder::WanDecoder(VaeConfig config, WeightSource& source)
     if (block.up) weights_.insert(weights_.end(), block.up->phases.begin(), block.up->phases.end());
 }
 
-WanDecoder::Trunk WanDecoder::trunk(Context& ctx, Stream& stream, const Run& run, int64_t begin,
-                                    int64_t end, const Region& region) const {
+WanDecoder::Trunk WanDecoder::trunk(Context& ctx, Stream& stream, const DecodeRun& run,
+                                    int64_t begin, int64_t end, const Region& region) const {
   const int64_t t = end - begin, h = region.height, w = region.width;
   const TensorView z = stream.scratch("latents", {t, h, w, config_.z_dim});
   const TensorView made = stream.mirror("latents on the host", z);
@@ -132,31 +93,17 @@ TensorView WanDecoder::head(Context& ctx, Stream& stream, const Trunk& trunk,
 
 void WanDecoder::decode(Context& ctx, const TensorView& latents, const DecodeOptions& options,
                         const FrameSink& sink) const {
-  LACUNA_CHECK(latents.rank == 4 && latents.dtype == DType::f32 && latents.contiguous() &&
-                   latents.shape[0] == config_.z_dim && latents.numel() > 0,
-               "vae decode: latents {}, expected contiguous [{}, T, h, w] f32", latents.describe(),
-               config_.z_dim);
-  LACUNA_CHECK(options.frames_per_pass >= 1, "vae decode: {} frames per pass, expected 1 or more",
-               options.frames_per_pass);
-  Run run{latents, options, sink, {}, {}};
-  if (options.denormalize) {
-    LACUNA_CHECK(!config_.latents_mean.empty(), "vae decode: model without latent statistics, {}",
-                 "expected latents_mean and latents_std in its config");
-    run.mean = config_.latents_mean;
-    run.std_dev = config_.latents_std;
-  }
-  if (options.stats != nullptr) *options.stats = {};
-  const int64_t factor = spatial_factor();
+  DecodeRun run(latents, config_.z_dim, config_.latents_mean, config_.latents_std, options, sink);
   const Tiling& tiling = options.tiling;
-  // As upstream: a frame that fits one tile is not tiled.
-  const bool fits = latents.shape[2] <= tiling.tile_height / factor &&
-                    latents.shape[3] <= tiling.tile_width / factor;
-  if (tiling.mode == TileMode::off || fits) return decode_whole(ctx, run);
+  if (tiling.mode == TileMode::off ||
+      fits_one_tile(spatial_factor(), tiling, latents.shape[2], latents.shape[3])) {
+    return decode_whole(ctx, run);
+  }
   if (tiling.mode == TileMode::exact) return decode_exact(ctx, run);
   return decode_blend(ctx, run);
 }
 
-void WanDecoder::decode_whole(Context& ctx, Run& run) const {
+void WanDecoder::decode_whole(Context& ctx, DecodeRun& run) const {
   run.total = run.frames();
   Stream stream(ctx.backend, ctx.compute);
   Workspace frames;
@@ -174,20 +121,7 @@ void WanDecoder::decode_whole(Context& ctx, Run& run) const {
   });
 }
 
-void WanDecoder::emit(const Run& run, const TensorView& raw) const {
-  constexpr int64_t kFrames = 4;
-  const int64_t p = config_.patch_size;
-  Workspace buffer;
-  for (int64_t begin = 0; begin < raw.shape[0]; begin += kFrames) {
-    const TensorView part = raw.slice(begin, std::min(raw.shape[0], begin + kFrames));
-    const TensorView out =
-        buffer.get("frames", DType::f32, {part.shape[0], part.shape[1] * p, part.shape[2] * p, 3});
-    unpatchify(part, p, out);
-    run.sink(out);
-  }
-}
-
-void WanDecoder::decode_exact(Context& ctx, Run& run) const {
+void WanDecoder::decode_exact(Context& ctx, DecodeRun& run) const {
   const int64_t h = run.latents.shape[2], w = run.latents.shape[3], frames = run.frames();
   const std::vector<ExactTile> tiles = plan_exact_tiles(config_, h, w, run.options.tiling);
   run.total = frames * static_cast<int64_t>(tiles.size());
@@ -224,49 +158,28 @@ void WanDecoder::decode_exact(Context& ctx, Run& run) const {
       at += out.shape[0];
     });
   }
-  emit(run, raw);
+  run.emit(raw, config_.patch_size);
 }
 
-void WanDecoder::decode_blend(Context& ctx, Run& run) const {
-  const BlendPlan plan = plan_blend(config_, run.options.tiling);
+void WanDecoder::decode_blend(Context& ctx, DecodeRun& run) const {
+  const BlendPlan plan = plan_blend(spatial_factor(), config_.patch_size, run.options.tiling);
   const int64_t h = run.latents.shape[2], w = run.latents.shape[3], frames = run.frames();
-  const int64_t scale = int64_t{1} << (config_.num_levels() - 1), c = config_.pixel_channels();
-  const int64_t clip = frames_out(frames);
-  const int64_t rows = (h + plan.stride_height - 1) / plan.stride_height;
-  const int64_t columns = (w + plan.stride_width - 1) / plan.stride_width;
-  run.total = frames * rows * columns;
-  const Tensor raw = run.assembly(DType::f32, {clip, h * scale, w * scale, c});
-  std::vector<Tensor> above(static_cast<size_t>(columns)), row(static_cast<size_t>(columns));
-  for (int64_t i = 0; i < rows; ++i) {
-    for (int64_t j = 0; j < columns; ++j) {
-      Region part{i * plan.stride_height, j * plan.stride_width, 0, 0};
-      part.height = std::min(plan.tile_height, h - part.top);
-      part.width = std::min(plan.tile_width, w - part.left);
-      const auto column = static_cast<size_t>(j);
-      Tensor& tile = row[column];
-      tile = run.assembly(DType::f32, {clip, part.height * scale, part.width * scale, c});
-      const Region map{0, 0, part.height * scale, part.width * scale};
-      Stream stream(ctx.backend, ctx.compute);
-      int64_t at = 0;
-      run.passes(stream, true, [&](int64_t begin, int64_t end) {
-        const TensorView out = head(ctx, stream, trunk(ctx, stream, run, begin, end, part), {});
-        paste_region(ctx.backend, out, map, at, 0, 0, tile);
-        at += out.shape[0];
-      });
-      if (i > 0) blend_rows(above[column], tile, plan.blend_height);
-      if (j > 0) blend_columns(row[column - 1], tile, plan.blend_width);
-      const int64_t top = part.top * scale, left = part.left * scale;
-      const Region kept{0, 0, std::min({plan.out_stride_height, map.height, h * scale - top}),
-                        std::min({plan.out_stride_width, map.width, w * scale - left})};
-      paste_region(ctx.backend, tile, kept, 0, top, left, raw);
-    }
-    for (Tensor& old : above) {
-      if (!old.empty()) run.assembly_bytes -= storage_bytes(DType::f32, old.numel());
-      old = Tensor();
-    }
-    std::swap(above, row);
-  }
-  emit(run, raw);
+  const int64_t scale = int64_t{1} << (config_.num_levels() - 1);
+  run.total = frames * plan.rows(h) * plan.columns(w);
+  const Tensor raw = run.assembly(
+      DType::f32, {frames_out(frames), h * scale, w * scale, config_.pixel_channels()});
+  const auto decode_tile = [&](const Region& part, const TensorView& tile) {
+    const Region map{0, 0, part.height * scale, part.width * scale};
+    Stream stream(ctx.backend, ctx.compute);
+    int64_t at = 0;
+    run.passes(stream, true, [&](int64_t begin, int64_t end) {
+      const TensorView out = head(ctx, stream, trunk(ctx, stream, run, begin, end, part), {});
+      paste_region(ctx.backend, out, map, at, 0, 0, tile);
+      at += out.shape[0];
+    });
+  };
+  blend_tiles(ctx.backend, run, plan, scale, decode_tile, raw);
+  run.emit(raw, config_.patch_size);
 }
 
 }  // namespace lacuna

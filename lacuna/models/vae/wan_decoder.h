@@ -17,6 +17,8 @@
 
 namespace lacuna {
 
+struct DecodeRun;
+
 class WanDecoder : public VideoDecoder {
  public:
   // Tensors stay where the source keeps them, except the up-convolutions (f32, refolded). The
@@ -48,22 +50,18 @@ class WanDecoder : public VideoDecoder {
   struct Trunk {
     Feature x, block_input;
   };
-  // One decode: progress and memory bookkeeping.
-  struct Run;
 
   // conv_in, middle and the resnets of up block 0 for latent frames [begin, end) of `region`.
-  Trunk trunk(Context& ctx, Stream& stream, const Run& run, int64_t begin, int64_t end,
+  Trunk trunk(Context& ctx, Stream& stream, const DecodeRun& run, int64_t begin, int64_t end,
               const Region& region) const;
   // The rest. crops[b] is the part of up block b's doubled map to keep; empty = everything.
   // Result [t', h', w', pixel_channels] before clamp, in the stream's memory.
   TensorView head(Context& ctx, Stream& stream, const Trunk& trunk,
                   const std::vector<Region>& crops) const;
 
-  void decode_whole(Context& ctx, Run& run) const;
-  void decode_exact(Context& ctx, Run& run) const;
-  void decode_blend(Context& ctx, Run& run) const;
-  // Hands an assembled clip [T, h', w', pixel_channels] f32 to the sink, a few frames at a time.
-  void emit(const Run& run, const TensorView& raw) const;
+  void decode_whole(Context& ctx, DecodeRun& run) const;
+  void decode_exact(Context& ctx, DecodeRun& run) const;
+  void decode_blend(Context& ctx, DecodeRun& run) const;
 
   VaeConfig config_;
   std::vector<int64_t> dims_;  // config_.decoder_dims()

@@ -2,7 +2,6 @@
 // How much memory WanDecoder::decode will ask for: the same walk over the layers, counting only.
 #include <algorithm>
 
-#include "lacuna/core/error.h"
 #include "lacuna/models/vae/memory_tally.h"
 #include "lacuna/models/vae/tiling.h"
 #include "lacuna/models/vae/wan_decoder.h"
@@ -33,15 +32,12 @@ int64_t area(const Region& region) {
 
 int64_t WanDecoder::memory_bytes(int64_t latent_frames, int64_t latent_height, int64_t latent_width,
                                  DType compute, const Tiling& tiling) const {
-  const auto in_range = [](int64_t v) { return v >= 1 && v <= (1 << 20); };
-  LACUNA_CHECK(in_range(latent_frames) && in_range(latent_height) && in_range(latent_width),
-               "vae memory: latents {} x {} x {}, expected 1 to 2^20 each", latent_frames,
-               latent_height, latent_width);
+  check_latent_sizes(latent_frames, latent_height, latent_width);
   const bool first = latent_frames == 1, residual = config_.is_residual;
   const int64_t element = storage_bytes(compute, 1), pixel_c = config_.pixel_channels();
   const int64_t scale = int64_t{1} << (config_.num_levels() - 1);
-  const auto raw_bytes = [&](int64_t h, int64_t w) {
-    return frames_out(latent_frames) * h * w * scale * scale * pixel_c * 4;
+  const auto raw_bytes = [&](int64_t latent_cells) {
+    return frames_out(latent_frames) * latent_cells * scale * scale * pixel_c * 4;
   };
 
   const auto count_trunk = [&](MemoryTally& tally, const TallyMap& map) {
@@ -70,9 +66,8 @@ int64_t WanDecoder::memory_bytes(int64_t latent_frames, int64_t latent_height, i
     return map;
   };
 
-  const bool fits = latent_height <= tiling.tile_height / spatial_factor() &&
-                    latent_width <= tiling.tile_width / spatial_factor();
-  if (tiling.mode == TileMode::off || fits) {
+  if (tiling.mode == TileMode::off ||
+      fits_one_tile(spatial_factor(), tiling, latent_height, latent_width)) {
     MemoryTally tally(first);
     TallyMap map{1, latent_height * latent_width};
     map = count_head(tally, map, count_trunk(tally, map), {});
@@ -84,7 +79,7 @@ int64_t WanDecoder::memory_bytes(int64_t latent_frames, int64_t latent_height, i
     MemoryTally low(first);
     count_trunk(low, {1, latent_height * latent_width});
     int64_t peak = assembly + low.elements() * element;
-    assembly += raw_bytes(latent_height, latent_width);
+    assembly += raw_bytes(latent_height * latent_width);
     for (const ExactTile& tile : plan_exact_tiles(config_, latent_height, latent_width, tiling)) {
       MemoryTally tally(first);
       const TallyMap map{1, area(tile.trunk)};
@@ -95,25 +90,13 @@ int64_t WanDecoder::memory_bytes(int64_t latent_frames, int64_t latent_height, i
     }
     return peak;
   }
-  const BlendPlan plan = plan_blend(config_, tiling);
-  const int64_t th = std::min(plan.tile_height, latent_height);
-  const int64_t tw = std::min(plan.tile_width, latent_width);
+  const BlendPlan plan = plan_blend(spatial_factor(), config_.patch_size, tiling);
   MemoryTally tally(first);
-  const TallyMap map{1, th * tw};
+  const TallyMap map{
+      1, std::min(plan.tile_height, latent_height) * std::min(plan.tile_width, latent_width)};
   count_head(tally, map, count_trunk(tally, map), {});
-  // Besides the clip: the tiles of two rows, cut at the frame's edge.
-  int64_t row_width = 0, rows_height = 0;
-  for (int64_t x = 0; x < latent_width; x += plan.stride_width) {
-    row_width += std::min(tw, latent_width - x);
-  }
-  int64_t above = 0;
-  for (int64_t y = 0; y < latent_height; y += plan.stride_height) {
-    const int64_t height = std::min(th, latent_height - y);
-    rows_height = std::max(rows_height, above + height);
-    above = height;
-  }
-  return tally.elements() * element + raw_bytes(latent_height, latent_width) +
-         raw_bytes(rows_height, row_width);
+  const int64_t cells = latent_height * latent_width + plan.held_cells(latent_height, latent_width);
+  return tally.elements() * element + raw_bytes(cells);
 }
 
 }  // namespace lacuna

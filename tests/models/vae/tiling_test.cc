@@ -70,12 +70,25 @@ TEST(VaeTiling, BlendWeightsRunFromTheNeighbourToTheTile) {
   EXPECT_EQ(tile.as<float>()[5], 1.0f);
 }
 
+TEST(VaeTiling, FramesAreBlendedFromTheLastOnesBefore) {
+  Tensor before(DType::f32, {3, 1, 1, 2});
+  for (int i = 0; i < 6; ++i) before.as<float>()[i] = static_cast<float>(i / 2);
+  Tensor tile(DType::f32, {3, 1, 1, 2});
+  std::fill_n(tile.as<float>(), 6, 10.0f);
+  blend_frames(before, tile, 2);
+  const std::vector<float> frames(tile.as<float>(), tile.as<float>() + 6);
+  EXPECT_EQ(frames, (std::vector<float>{1, 1, 6, 6, 10, 10}));
+}
+
 TEST(VaeTiling, BlendPlanIsUpstreams) {
-  const BlendPlan plan = plan_blend(vae_preset("wan2.2"), {TileMode::blend, 256, 256, 192, 192});
+  const BlendPlan plan = plan_blend(16, 2, {TileMode::blend, 256, 256, 192, 192});
   EXPECT_EQ(plan.tile_height, 16);
   EXPECT_EQ(plan.stride_width, 12);
   EXPECT_EQ(plan.out_stride_height, 96);
   EXPECT_EQ(plan.blend_width, 32);
+  EXPECT_EQ(plan.rows(16), 2);
+  EXPECT_EQ(plan.columns(25), 3);
+  EXPECT_EQ(plan.held_cells(16, 25), (16 + 4) * (16 + 13 + 1));
 }
 
 }  // namespace
