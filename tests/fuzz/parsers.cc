@@ -20,6 +20,8 @@
 #include "lacuna/methods/selection.h"
 #include "lacuna/models/checkpoint.h"
 #include "lacuna/models/text/umt5.h"
+#include "lacuna/models/vae/hunyuan_config.h"
+#include "lacuna/models/vae/mochi_config.h"
 #include "lacuna/models/vae/vae_config.h"
 #include "lacuna/models/wan/wan_config.h"
 
@@ -115,7 +117,7 @@ bool try_json(std::span<const uint8_t> input) {
   if (input.empty()) return false;
   const std::string_view text(reinterpret_cast<const char*>(input.data()) + 1, input.size() - 1);
   return accepted([&] {
-    switch (input[0] % 4) {
+    switch (input[0] % 6) {
       case 0:
         for (const std::string& name : shard_files(text, "index")) {
           require(std::filesystem::path(name).filename() == name, "a shard name is no path");
@@ -126,6 +128,12 @@ bool try_json(std::span<const uint8_t> input) {
         break;
       case 2:
         check_vae_config(parse_vae_config(text, "config"), "config");
+        break;
+      case 4:
+        parse_mochi_vae_config(text, "config");
+        break;
+      case 5:
+        parse_hunyuan_vae_config(text, "config");
         break;
       default:
         umt5_config_from_json(text, "config").validate();

@@ -22,6 +22,8 @@ set(LACUNA_PARSER_SOURCES
   lacuna/models/weights.cc
   lacuna/models/text/hostile_json.cc
   lacuna/models/text/umt5_config.cc
+  lacuna/models/vae/hunyuan_config.cc
+  lacuna/models/vae/mochi_config.cc
   lacuna/models/vae/vae_config.cc
   lacuna/models/wan/wan_config.cc
   lacuna/models/wan/wan_config_read.cc)

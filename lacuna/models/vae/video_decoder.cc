@@ -1,31 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lacuna/models/vae/video_decoder.h"
 
-#include <nlohmann/json.hpp>
 #include <string>
 
 #include "lacuna/core/error.h"
 #include "lacuna/core/threads.h"
+#include "lacuna/models/vae/config_fields.h"
+#include "lacuna/models/vae/hunyuan_decoder.h"
 #include "lacuna/models/vae/linear_autoencoder.h"
+#include "lacuna/models/vae/mochi_decoder.h"
 #include "lacuna/models/vae/wan_decoder.h"
 #include "lacuna/models/vae/wan_encoder.h"
 
 namespace lacuna {
 namespace {
 
-enum class VaeClass { wan, linear };
+enum class VaeClass { wan, linear, mochi, hunyuan };
 
 VaeClass vae_class(std::string_view config_json, std::string_view where) {
-  const auto json = nlohmann::json::parse(config_json, nullptr, /*allow_exceptions=*/false);
-  LACUNA_CHECK(json.is_object(), "{}: not a JSON object, expected a VAE config.json", where);
+  const nlohmann::json json = parse_vae_object(config_json, where);
   const auto name = json.find("_class_name");
   if (name == json.end()) return VaeClass::wan;
   LACUNA_CHECK(name->is_string(), "{}: _class_name is {}, expected a string", where,
                name->type_name());
   if (*name == "AutoencoderKLWan") return VaeClass::wan;
   if (*name == "LinearVideoAutoencoder") return VaeClass::linear;
-  fail("{}: class {}, expected AutoencoderKLWan or LinearVideoAutoencoder", where,
-       name->get<std::string>().substr(0, 80));
+  if (*name == "AutoencoderKLMochi") return VaeClass::mochi;
+  if (*name == "AutoencoderKLHunyuanVideo") return VaeClass::hunyuan;
+  fail("{}: class {}, expected AutoencoderKLWan, AutoencoderKLMochi, {}", where,
+       name->get<std::string>().substr(0, 80),
+       "AutoencoderKLHunyuanVideo or LinearVideoAutoencoder");
 }
 
 }  // namespace
@@ -62,18 +66,31 @@ Tensor decode_video(const VideoDecoder& decoder, Context& ctx, const TensorView&
 
 std::unique_ptr<VideoDecoder> make_video_decoder(std::string_view config_json,
                                                  std::string_view where, WeightSource& source) {
-  if (vae_class(config_json, where) == VaeClass::wan) {
-    return std::make_unique<WanDecoder>(parse_vae_config(config_json, where), source);
+  switch (vae_class(config_json, where)) {
+    case VaeClass::mochi:
+      return std::make_unique<MochiDecoder>(parse_mochi_vae_config(config_json, where), source);
+    case VaeClass::hunyuan:
+      return std::make_unique<HunyuanDecoder>(parse_hunyuan_vae_config(config_json, where), source);
+    case VaeClass::linear:
+      return std::make_unique<LinearVideoAutoencoder>(parse_linear_config(config_json, where),
+                                                      source);
+    default:
+      return std::make_unique<WanDecoder>(parse_vae_config(config_json, where), source);
   }
-  return std::make_unique<LinearVideoAutoencoder>(parse_linear_config(config_json, where), source);
 }
 
 std::unique_ptr<VideoEncoder> make_video_encoder(std::string_view config_json,
                                                  std::string_view where, WeightSource& source) {
-  if (vae_class(config_json, where) == VaeClass::wan) {
-    return std::make_unique<WanEncoder>(parse_vae_config(config_json, where), source);
+  switch (vae_class(config_json, where)) {
+    case VaeClass::wan:
+      return std::make_unique<WanEncoder>(parse_vae_config(config_json, where), source);
+    case VaeClass::linear:
+      return std::make_unique<LinearVideoAutoencoder>(parse_linear_config(config_json, where),
+                                                      source);
+    default:
+      fail("{}: an autoencoder that is only read as a decoder, expected AutoencoderKLWan or {}",
+           where, "LinearVideoAutoencoder");
   }
-  return std::make_unique<LinearVideoAutoencoder>(parse_linear_config(config_json, where), source);
 }
 
 }  // namespace lacuna

@@ -18,7 +18,7 @@ enum class TileMode : uint8_t {
   off,    // whole frames
   blend,  // overlapping tiles decoded on their own and cross-faded: what upstream does, approximate
   exact,  // layers up to the first upsampling on whole frames, the rest in tiles with a halo;
-          // equals `off` up to summation order
+          // equals `off` up to summation order. Refused where norms see whole frames
 };
 
 // Sizes in pixels of the decoded frame. blend: tiles of tile_* every stride_*, as upstream (256 and
@@ -38,8 +38,8 @@ struct DecodeOptions {
   // latents are model space: z = latent * std + mean first. False decodes latents as they are.
   bool denormalize = true;
   Tiling tiling;
-  // Latent frames computed together. 1 needs least memory; the result does not depend on it beyond
-  // summation order.
+  // Latent frames computed together by decoders that stream over time. 1 needs least memory; the
+  // result does not depend on it beyond summation order.
   int64_t frames_per_pass = 1;
   // Called after each pass with latent frames done and in total, counted once per tile. May throw
   // to stop the decode.
@@ -89,8 +89,9 @@ class VideoEncoder {
 Tensor decode_video(const VideoDecoder& decoder, Context& ctx, const TensorView& latents,
                     const DecodeOptions& options = {});
 
-// The autoencoder that a vae/config.json describes: _class_name AutoencoderKLWan (also when absent)
-// or LinearVideoAutoencoder. `where` names the config in messages. The source must outlive the
+// The autoencoder that a vae/config.json describes: _class_name AutoencoderKLWan (also when
+// absent), LinearVideoAutoencoder or, decoders only, AutoencoderKLMochi and
+// AutoencoderKLHunyuanVideo. `where` names the config in messages. The source must outlive the
 // result. Throws Error on an unknown class, a bad config or missing tensors.
 std::unique_ptr<VideoDecoder> make_video_decoder(std::string_view config_json,
                                                  std::string_view where, WeightSource& source);

@@ -6,6 +6,7 @@
 #include "lacuna/models/vae/linear_autoencoder.h"
 #include "lacuna/models/vae/wan_decoder.h"
 #include "lacuna/models/vae/wan_encoder.h"
+#include "tests/models/vae/joint_configs.h"
 #include "tests/models/vae/support.h"
 #include "tests/support/guarded_backend.h"
 
@@ -95,6 +96,39 @@ INSTANTIATE_TEST_SUITE_P(Tiny, GuardedVae,
                                name.begin(), name.end(),
                                [](char c) { return c == '-' || c == '.'; }, '_');
                            return name;
+                         });
+
+class GuardedJointVae : public ::testing::TestWithParam<std::tuple<const char*, DType>> {};
+
+TEST_P(GuardedJointVae, DecodesToTheSameBytes) {
+  const auto& [config, compute] = GetParam();
+  const auto source = hash_weights("w:", DType::f32);
+  const auto decoder = make_video_decoder(config, "config.json", *source);
+  const bool mochi = config == lacuna::testing::kTinyMochiVae;
+  const Tensor z = lacuna::testing::hash_tensor("z", {4, mochi ? 2 : 6, 3, 4});
+  const auto plain = make_backend("cpu");
+  GuardedBackend guarded(make_backend("cpu"));
+  for (const TileMode mode : {TileMode::off, TileMode::blend}) {
+    DecodeOptions options;
+    options.tiling = {mode, 16, 24, 16, 16};
+    const auto run = [&, compute = compute](Backend& backend) {
+      Context ctx{backend, compute};
+      return decode_video(*decoder, ctx, z, options);
+    };
+    EXPECT_TRUE(same_bytes(run(guarded), run(*plain)));
+    EXPECT_EQ(guarded.allocations(), 0u);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Tiny, GuardedJointVae,
+                         ::testing::Combine(::testing::Values(lacuna::testing::kTinyMochiVae,
+                                                              lacuna::testing::kTinyHunyuanVae),
+                                            ::testing::Values(DType::f32, DType::bf16)),
+                         [](const auto& info) {
+                           const bool mochi =
+                               std::get<0>(info.param) == lacuna::testing::kTinyMochiVae;
+                           return fmt::format("{}_{}", mochi ? "mochi" : "hunyuan",
+                                              dtype_name(std::get<1>(info.param)));
                          });
 
 TEST(GuardedLinearAutoencoder, CodesToTheSameBytes) {
