@@ -29,25 +29,28 @@ std::string read_goldens(const std::string& path) {
 
 void run_verify(const VerifyOptions& o) {
   const auto backend = o.machine.open();
-  const std::string text =
-      o.goldens.empty() ? std::string(shipped_goldens()) : read_goldens(o.goldens);
   const DType compute = o.dtype == "bf16" ? DType::bf16 : DType::f32;
   int passed = 0, failed = 0;
-  verify_goldens(text, o.goldens.empty() ? "shipped goldens" : o.goldens, *backend, compute,
-                 [&](const VerifyResult& r) {
-                   (r.passed ? passed : failed) += 1;
-                   if (o.json) {
-                     // An error that is not finite becomes null: JSON has no word for it.
-                     nlohmann::ordered_json json = {
-                         {"name", r.name}, {"passed", r.passed}, {"error_over_tolerance", r.worst}};
-                     if (!r.detail.empty()) json["detail"] = r.detail;
-                     fmt::print("{}\n", json.dump());
-                   } else {
-                     say("{} {:<46} error/tolerance {:.3f}{}{}\n", r.passed ? "ok  " : "FAIL",
-                         one_line(r.name), r.worst, r.detail.empty() ? "" : "  ",
-                         one_line(r.detail));
-                   }
-                 });
+  const auto report = [&](const VerifyResult& r) {
+    (r.passed ? passed : failed) += 1;
+    if (o.json) {
+      // An error that is not finite becomes null: JSON has no word for it.
+      nlohmann::ordered_json json = {
+          {"name", r.name}, {"passed", r.passed}, {"error_over_tolerance", r.worst}};
+      if (!r.detail.empty()) json["detail"] = r.detail;
+      fmt::print("{}\n", json.dump());
+    } else {
+      say("{} {:<46} error/tolerance {:.3f}{}{}\n", r.passed ? "ok  " : "FAIL", one_line(r.name),
+          r.worst, r.detail.empty() ? "" : "  ", one_line(r.detail));
+    }
+  };
+  if (o.goldens.empty()) {
+    for (const GoldenFile& file : shipped_goldens()) {
+      verify_goldens(file.json, file.name, *backend, compute, report);
+    }
+  } else {
+    verify_goldens(read_goldens(o.goldens), o.goldens, *backend, compute, report);
+  }
   if (!o.json) {
     fmt::print("{} ({}): {} passed, {} failed\n", backend->description(), o.dtype, passed, failed);
   }

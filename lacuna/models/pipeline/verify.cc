@@ -11,11 +11,16 @@
 #include "lacuna/models/pipeline/sampling.h"
 #include "lacuna/models/pipeline/verify_compare.h"
 #include "lacuna/models/text/umt5.h"
+#include "lacuna/models/vae/hash_case.h"
 #include "lacuna/models/vae/video_decoder.h"
 #include "lacuna/models/wan/dit.h"
 #include "lacuna/models/wan/hash_case.h"
 
 namespace lacuna {
+
+std::string_view wan_goldens();  // assets/goldens/*.json, embedded
+std::string_view joint_goldens();
+
 namespace {
 
 constexpr int64_t kMaxInputValues = int64_t{1} << 26;
@@ -98,38 +103,10 @@ Outputs run_wan_dit(const GoldenJson& spec, Backend& backend, DType compute) {
   return outputs;
 }
 
-Outputs run_wan_vae(const GoldenJson& spec, Backend& backend, DType compute) {
-  const std::string name = spec.at("name");
-  const auto source = hash_weights(spec.at("weights"), DType::f32);
-  Context ctx{backend, compute};
+Outputs run_vae(const GoldenJson& spec, Backend& backend, DType compute) {
+  const VaeHashCase c = parse_vae_hash_case(spec.dump(), spec.at("name").get<std::string>());
   Outputs outputs;
-  if (spec.at("mode") == "encode") {
-    const auto encoder = make_video_encoder(spec.at("config").dump(), name, *source);
-    outputs.emplace_back("", encoder->encode(ctx, input(spec.at("inputs").at("pixels")), false));
-    return outputs;
-  }
-  LACUNA_CHECK(spec.at("mode") == "decode", "goldens: {} mode {}, expected decode or encode", name,
-               spec.at("mode").dump());
-  const auto decoder = make_video_decoder(spec.at("config").dump(), name, *source);
-  DecodeOptions options;
-  options.denormalize = false;
-  if (spec.contains("tiling")) {
-    options.tiling.mode = TileMode::blend;
-    options.tiling.tile_height = options.tiling.tile_width = spec.at("tiling").at("tile");
-    options.tiling.stride_height = options.tiling.stride_width = spec.at("tiling").at("stride");
-  }
-  const Tensor all = input(spec.at("inputs").at("latents"));
-  const auto& s = all.view().shape;
-  const int64_t frames = spec.value("latent_frames", s[1]);
-  LACUNA_CHECK(frames > 0 && frames <= s[1], "goldens: {} latent_frames {}, expected 1 to {}", name,
-               frames, s[1]);
-  const Tensor latents(DType::f32, {s[0], frames, s[2], s[3]});
-  for (int64_t c = 0; c < s[0]; ++c) {
-    std::memcpy(latents.as<float>() + c * frames * s[2] * s[3],
-                all.as<float>() + c * s[1] * s[2] * s[3],
-                static_cast<size_t>(frames * s[2] * s[3]) * sizeof(float));
-  }
-  outputs.emplace_back("", decode_video(*decoder, ctx, latents, options));
+  outputs.emplace_back("", run_vae_hash_case(backend, compute, c));
   return outputs;
 }
 
@@ -218,7 +195,7 @@ struct Module {
 
 constexpr Module kModules[] = {
     {"wan_dit", run_wan_dit, kDitLimit},
-    {"wan_vae", run_wan_vae, kVaeLimit},
+    {"vae", run_vae, kVaeLimit},
     {"umt5", run_umt5, kTextLimit},
     {"sampler", run_sampler, kNoDtype},
     {"wan_pipeline", run_wan_pipeline, kNoDtype},
@@ -228,7 +205,7 @@ const Module& find_module(const std::string& name) {
   for (const Module& m : kModules) {
     if (name == m.name) return m;
   }
-  fail("goldens: module {}, expected wan_dit, wan_vae, umt5, sampler or wan_pipeline", name);
+  fail("goldens: module {}, expected wan_dit, vae, umt5, sampler or wan_pipeline", name);
 }
 
 // The numbers of output `part` of a case: its own `expect`, a tap, or a named part of `expect`.
@@ -257,6 +234,10 @@ void verify_case(const GoldenJson& spec, Backend& backend, DType compute,
 }
 
 }  // namespace
+
+std::vector<GoldenFile> shipped_goldens() {
+  return {{"wan.json", wan_goldens()}, {"joint.json", joint_goldens()}};
+}
 
 void verify_goldens(std::string_view json, std::string_view who, Backend& backend, DType compute,
                     const std::function<void(const VerifyResult&)>& report) {

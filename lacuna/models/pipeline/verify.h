@@ -22,8 +22,12 @@ struct VerifyResult {
   std::string detail;  // what failed, or "" when passed
 };
 
-// The cases shipped with the library (assets/goldens/wan.json).
-std::string_view shipped_goldens();
+struct GoldenFile {
+  std::string_view name, json;
+};
+
+// The cases shipped with the library (assets/goldens).
+std::vector<GoldenFile> shipped_goldens();
 
 // Runs every case of the file text `json` (`who` starts messages). compute f32: against the numbers
 // of the file. compute bf16: against our own f32 run on the same backend, relative L2 and cosine;

@@ -6,24 +6,30 @@
 
 #include "lacuna/core/error.h"
 #include "lacuna/core/rng.h"
-#include "lacuna/models/vae/wan_decoder.h"
-#include "lacuna/models/vae/wan_encoder.h"
+#include "lacuna/models/vae/video_decoder.h"
+#include "lacuna/models/weights.h"
 
 namespace lacuna {
 namespace {
 
 using Json = nlohmann::json;
 
+constexpr int64_t kMaxInputValues = int64_t{1} << 26;
+
 void read_input(const Json& input, VaeHashCase& out) {
   out.input_name = input.at("hash").get<std::string>();
   const Json& shape = input.at("shape");
   LACUNA_CHECK(shape.is_array() && shape.size() == 5 && shape[0] == 1,
                "golden {}: input shape {}, expected [1, c, t, h, w]", out.tag, shape.dump());
+  int64_t count = 1;
   for (size_t i = 0; i < 4; ++i) {
     out.shape[i] = shape[i + 1].get<int64_t>();
     LACUNA_CHECK(out.shape[i] >= 1 && out.shape[i] <= 4096,
                  "golden {}: dimension {}, expected 1 to 4096", out.tag, out.shape[i]);
+    count *= out.shape[i];
   }
+  LACUNA_CHECK(count <= kMaxInputValues, "golden {}: {} input values, expected at most {}", out.tag,
+               count, kMaxInputValues);
   if (input.contains("amplitude")) out.amplitude = input.at("amplitude").get<double>();
 }
 
@@ -33,10 +39,10 @@ VaeHashCase parse_vae_hash_case(std::string_view case_json, std::string_view whe
   VaeHashCase out;
   try {
     const Json json = Json::parse(case_json);
-    LACUNA_CHECK(json.at("module") == "wan_vae", "{}: module {}, expected wan_vae", where,
+    LACUNA_CHECK(json.at("module") == "vae", "{}: module {}, expected vae", where,
                  json.at("module").dump());
     out.tag = json.at("expect").at("tag").get<std::string>();
-    out.config = parse_vae_config(json.at("config").dump(), where);
+    out.config = json.at("config").dump();
     out.weights = json.at("weights").get<std::string>();
     const std::string mode = json.at("mode").get<std::string>();
     LACUNA_CHECK(mode == "decode" || mode == "encode", "{}: mode {}, expected decode or encode",
@@ -78,13 +84,15 @@ Tensor run_vae_hash_case(Backend& backend, DType compute, const VaeHashCase& has
   Context ctx{backend, compute};
   const Tensor input = vae_hash_input(hash_case);
   if (hash_case.encode) {
-    return WanEncoder(hash_case.config, *source).encode(ctx, input, /*normalize=*/false);
+    return make_video_encoder(hash_case.config, hash_case.tag, *source)
+        ->encode(ctx, input, /*normalize=*/false);
   }
   DecodeOptions options;
   options.denormalize = false;
   options.tiling = hash_case.tiling;
   options.frames_per_pass = hash_case.frames_per_pass;
-  return decode_video(WanDecoder(hash_case.config, *source), ctx, input, options);
+  return decode_video(*make_video_decoder(hash_case.config, hash_case.tag, *source), ctx, input,
+                      options);
 }
 
 }  // namespace lacuna

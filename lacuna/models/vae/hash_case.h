@@ -9,14 +9,13 @@
 #include <string>
 #include <string_view>
 
-#include "lacuna/models/vae/vae_config.h"
 #include "lacuna/models/vae/video_decoder.h"
 
 namespace lacuna {
 
 struct VaeHashCase {
-  std::string tag;  // probe weights are called "probe:" + tag
-  VaeConfig config;
+  std::string tag;             // probe weights are called "probe:" + tag
+  std::string config;          // JSON, of any class
   std::string weights = "w:";  // prefix of hash_weights()
   DType storage = DType::f32;
   bool encode = false;
@@ -28,14 +27,15 @@ struct VaeHashCase {
   int64_t frames_per_pass = 1;
 };
 
-// Reads a case of assets/goldens/wan.json whose module is "wan_vae". Throws Error on anything else.
+// Reads a case of assets/goldens/*.json whose module is "vae". Throws Error on anything else; sizes
+// are bounded.
 VaeHashCase parse_vae_hash_case(std::string_view case_json, std::string_view where);
 
 // The case's input, cut to latent_frames.
 Tensor vae_hash_input(const VaeHashCase& hash_case);
 
 // Runs it without latent statistics: video [3, F, H, W], or the mode of the latents [z, T, h, w];
-// f32.
+// f32. Throws Error on a config that is not to be had.
 Tensor run_vae_hash_case(Backend& backend, DType compute, const VaeHashCase& hash_case);
 
 }  // namespace lacuna

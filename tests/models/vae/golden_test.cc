@@ -19,12 +19,14 @@ using testing::has_backend;
 using Json = nlohmann::json;
 
 std::vector<Json> vae_cases() {
-  std::ifstream file(test::assets() / "goldens/wan.json");
   std::vector<Json> cases;
-  const Json goldens = Json::parse(file, nullptr, /*allow_exceptions=*/false);
-  if (goldens.is_discarded()) return cases;
-  for (const Json& item : goldens["cases"]) {
-    if (item["module"] == "wan_vae") cases.push_back(item);
+  for (const char* name : {"wan.json", "joint.json"}) {
+    std::ifstream file(test::assets() / "goldens" / name);
+    const Json goldens = Json::parse(file, nullptr, /*allow_exceptions=*/false);
+    if (goldens.is_discarded()) continue;
+    for (const Json& item : goldens["cases"]) {
+      if (item["module"] == "vae") cases.push_back(item);
+    }
   }
   return cases;
 }
@@ -62,7 +64,7 @@ class VaeGolden : public ::testing::TestWithParam<Param> {
 TEST_P(VaeGolden, MatchesUpstream) {
   const auto& [name, golden] = GetParam();
   const auto backend = make_backend(name);
-  const VaeHashCase hash_case = parse_vae_hash_case(golden.dump(), "wan.json");
+  const VaeHashCase hash_case = parse_vae_hash_case(golden.dump(), "golden");
   const Tensor result = run_vae_hash_case(*backend, DType::f32, hash_case);
   const Json& expect = golden["expect"];
   for (int i = 0; i < 4; ++i) {
@@ -94,7 +96,7 @@ class VaeBf16 : public VaeGolden {};
 TEST_P(VaeBf16, StaysClose) {
   const auto& [name, golden] = GetParam();
   const auto backend = make_backend(name);
-  const VaeHashCase hash_case = parse_vae_hash_case(golden.dump(), "wan.json");
+  const VaeHashCase hash_case = parse_vae_hash_case(golden.dump(), "golden");
   const Tensor exact = run_vae_hash_case(*backend, DType::f32, hash_case);
   const Tensor rounded = run_vae_hash_case(*backend, DType::bf16, hash_case);
   const ErrorStats stats = compare(rounded, exact);
@@ -106,14 +108,14 @@ TEST_P(VaeBf16, StaysClose) {
 INSTANTIATE_TEST_SUITE_P(Rounding, VaeBf16, ::testing::ValuesIn(params({"cpu"})), case_name);
 
 TEST(VaeGoldenFile, ListsEveryPublishedCase) {
-  EXPECT_EQ(vae_cases().size(), 8u);
+  EXPECT_EQ(vae_cases().size(), 16u);
 }
 
 TEST(VaeGoldenFile, RejectsOtherModules) {
   const std::string message =
       testing::error_of([] { parse_vae_hash_case(R"({"module": "wan_dit"})", "x.json"); });
-  EXPECT_NE(message.find("wan_vae"), std::string::npos) << message;
-  for (const char* text : {"{", R"({"module": "wan_vae"})"}) {
+  EXPECT_NE(message.find("expected vae"), std::string::npos) << message;
+  for (const char* text : {"{", R"({"module": "vae"})"}) {
     const std::string said = testing::error_of([&] { parse_vae_hash_case(text, "x.json"); });
     EXPECT_NE(said.find("a VAE golden case"), std::string::npos) << text;
   }
