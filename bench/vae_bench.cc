@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Decodes latents with a Wan VAE of made-up weights: time per latent frame and per class of
+// Decodes latents with a VAE of made-up weights: time per latent frame and per class of
 // operation, peak memory.
 //   vae_bench --preset wan2.1 --latent-frames 2 --height 480 --width 832 --threads 2
 #include <fmt/core.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <memory>
 #include <string>
 
 #include "bench/timing_backend.h"
@@ -27,20 +28,28 @@ TileMode tile_mode(const std::string& name) {
   return name == "blend" ? TileMode::blend : name == "exact" ? TileMode::exact : TileMode::off;
 }
 
+std::unique_ptr<VideoDecoder> open_decoder(const std::string& preset, WeightSource& source) {
+  const auto of_class = [&](const char* name) {
+    return make_video_decoder(fmt::format(R"({{"_class_name": "{}"}})", name), preset, source);
+  };
+  if (preset == "mochi") return of_class("AutoencoderKLMochi");
+  if (preset == "hunyuan") return of_class("AutoencoderKLHunyuanVideo");
+  return std::make_unique<WanDecoder>(vae_preset(preset), source);
+}
+
 void run(const Options& options) {
   set_num_threads(options.threads);
   const auto inner = make_backend(options.backend);
   TimingBackend backend(*inner);
   const DType compute = options.dtype == "f32" ? DType::f32 : DType::bf16;
-  const VaeConfig config = vae_preset(options.preset);
   double mark = now_ms();
   const auto source = hash_weights("w:", compute);
-  const WanDecoder decoder(config, *source);
+  const auto decoder = open_decoder(options.preset, *source);
   fmt::print("{}, {}\n{}: weights made in {:.1f} s, resident {:.2f} GiB\n", backend.description(),
              options.dtype, options.preset, (now_ms() - mark) / 1e3, resident_gib());
-  const int64_t factor = config.spatial_factor();
+  const int64_t factor = decoder->spatial_factor();
   const int64_t h = options.height / factor, w = options.width / factor;
-  const Tensor latents(DType::f32, {config.z_dim, options.latent_frames, h, w});
+  const Tensor latents(DType::f32, {decoder->latent_channels(), options.latent_frames, h, w});
   fill_hash("z", 0.0, 1.0, {latents.as<float>(), static_cast<size_t>(latents.numel())});
 
   Context ctx{backend, compute};
@@ -69,7 +78,7 @@ void run(const Options& options) {
   };
   double sum = 0.0;
   mark = now_ms();
-  decoder.decode(ctx, latents, decode, [&](const TensorView& frames) {
+  decoder->decode(ctx, latents, decode, [&](const TensorView& frames) {
     for (int64_t i = 0; i < frames.numel(); i += 997) sum += frames.as<float>()[i];
   });
   const double total_ms = steady > 0 ? steady_ms : first_ms;
@@ -82,7 +91,7 @@ void run(const Options& options) {
   fmt::print(
       "activations {:.0f} MiB (formula {:.0f}), converted weights {:.0f} MiB, {} {:.2f} GiB\n",
       mib(stats.buffer_bytes),
-      mib(decoder.memory_bytes(options.latent_frames, h, w, compute, decode.tiling)),
+      mib(decoder->memory_bytes(options.latent_frames, h, w, compute, decode.tiling)),
       mib(ctx.workspace.bytes()), "peak resident", resident_gib());
 }
 
@@ -91,8 +100,9 @@ void run(const Options& options) {
 
 int main(int argc, char** argv) {
   lacuna::bench::Options options;
-  CLI::App app("Times the decoder of a Wan VAE with made-up weights");
-  app.add_option("--preset", options.preset, "wan2.1, wan2.2, tiny")->capture_default_str();
+  CLI::App app("Times the decoder of a VAE with made-up weights");
+  app.add_option("--preset", options.preset, "wan2.1, wan2.2, tiny, mochi, hunyuan")
+      ->capture_default_str();
   app.add_option("--backend", options.backend, "ref, cpu");
   app.add_option("--dtype", options.dtype, "weights and compute")
       ->check(CLI::IsMember({"bf16", "f32"}))
