@@ -18,6 +18,7 @@ set(LACUNA_PARSER_SOURCES
   lacuna/engine/trace_file.cc
   lacuna/methods/selection.cc
   lacuna/models/checkpoint.cc
+  lacuna/models/config_fields.cc
   lacuna/models/file_weights.cc
   lacuna/models/weights.cc
   lacuna/models/text/hostile_json.cc

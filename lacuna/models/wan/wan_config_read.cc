@@ -1,106 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // WanConfig from config.json text and from tensor shapes.
-#include <algorithm>
+#include <array>
 #include <cstdint>
-#include <initializer_list>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "lacuna/core/error.h"
+#include "lacuna/models/config_fields.h"
 #include "lacuna/models/wan/wan_config.h"
 
 namespace lacuna {
 namespace {
 
-using Json = nlohmann::json;
-
-class Fields {
- public:
-  Fields(const Json& json, std::string_view who) : json_(json), who_(who) {}
-
-  // Present and not null.
-  const Json* find(const std::string& key) const {
-    const auto it = json_.find(key);
-    return it == json_.end() || it->is_null() ? nullptr : &*it;
-  }
-
-  void read_int(const std::string& key, int64_t& into, bool required = false) const {
-    const Json* value = find(key);
-    if (value == nullptr) {
-      LACUNA_CHECK(!required, "{}: no `{}`, expected an integer", who_, key);
-      return;
-    }
-    into = integer(*value, key);
-  }
-
-  void read_number(const std::string& key, double& into) const {
-    const Json* value = find(key);
-    if (value == nullptr) return;
-    LACUNA_CHECK(value->is_number(), "{}: `{}` is {}, expected a number", who_, key, show(*value));
-    into = value->get<double>();
-  }
-
-  void read_bool(const std::string& key, bool& into) const {
-    const Json* value = find(key);
-    if (value == nullptr) return;
-    LACUNA_CHECK(value->is_boolean(), "{}: `{}` is {}, expected true or false", who_, key,
-                 show(*value));
-    into = value->get<bool>();
-  }
-
-  void read_patch(WanConfig& config) const {
-    const Json* value = find("patch_size");
-    if (value == nullptr) return;
-    LACUNA_CHECK(value->is_array() && value->size() == 3,
-                 "{}: `patch_size` is {}, expected three integers", who_, show(*value));
-    config.patch_t = integer((*value)[0], "patch_size[0]");
-    config.patch_h = integer((*value)[1], "patch_size[1]");
-    config.patch_w = integer((*value)[2], "patch_size[2]");
-  }
-
-  // The field may be absent, null, or one of `allowed` written as JSON.
-  void allow_only(const std::string& key, std::initializer_list<std::string_view> allowed) const {
-    const Json* value = find(key);
-    if (value == nullptr) return;
-    const std::string given = show(*value);
-    std::string list;
-    for (const std::string_view text : allowed) {
-      if (given == text) return;
-      list += (list.empty() ? "" : " or ") + std::string(text);
-    }
-    fail("{}: `{}` is {}, not supported, expected {}", who_, key, given,
-         list.empty() ? "null or no such field" : list);
-  }
-
- private:
-  // Nested values are only named: dumping recurses, and a hostile file may nest very deeply.
-  static std::string show(const Json& value) {
-    const auto flat = [](const Json& part) { return !part.is_structured(); };
-    constexpr size_t kMaxShown = 8;
-    if (value.is_object()) return "an object";
-    if (value.is_array() &&
-        (value.size() > kMaxShown || !std::all_of(value.begin(), value.end(), flat))) {
-      return "an array";
-    }
-    std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
-    if (text.size() > 60) text = text.substr(0, 57) + "...";
-    return text;
-  }
-
-  int64_t integer(const Json& value, const std::string& key) const {
-    const bool fits = value.is_number_integer() &&
-                      (!value.is_number_unsigned() || value.get<uint64_t>() <= uint64_t{1} << 62);
-    LACUNA_CHECK(fits, "{}: `{}` is {}, expected an integer", who_, key, show(value));
-    return value.get<int64_t>();
-  }
-
-  const Json& json_;
-  std::string_view who_;
-};
-
 // What another network than plain text-to-video Wan would say.
-void refuse_unsupported_fields(const Fields& fields) {
+void refuse_unsupported_fields(const ConfigFields& fields) {
   fields.allow_only("_class_name", {"\"WanTransformer3DModel\"", "\"WanModel\""});
   fields.allow_only("model_type", {"\"t2v\"", "\"ti2v\""});
   fields.allow_only("qk_norm", {"\"rms_norm_across_heads\"", "true"});
@@ -124,21 +37,16 @@ void refuse_image_channels(const WanConfig& config, std::string_view who) {
 }  // namespace
 
 WanConfig wan_config_from_json(std::string_view json, std::string_view who) {
-  constexpr size_t kMaxBytes = 1 << 20;
-  LACUNA_CHECK(json.size() <= kMaxBytes, "{}: {} bytes, expected at most {}", who, json.size(),
-               kMaxBytes);
-  const Json parsed = Json::parse(json.begin(), json.end(), nullptr, /*allow_exceptions=*/false);
-  LACUNA_CHECK(parsed.is_object(), "{}: not a JSON object, expected a Wan config.json", who);
-  const Fields fields(parsed, who);
+  const ConfigFields fields(json, who, "a Wan config.json");
   refuse_unsupported_fields(fields);
 
   WanConfig config;
-  if (fields.find("num_attention_heads") != nullptr) {
+  if (fields.has("num_attention_heads")) {
     fields.read_int("num_attention_heads", config.num_heads);
     fields.read_int("attention_head_dim", config.head_dim, true);
     fields.read_int("in_channels", config.in_channels);
     fields.read_int("out_channels", config.out_channels);
-  } else if (fields.find("dim") != nullptr) {
+  } else if (fields.has("dim")) {
     int64_t dim = 0;
     fields.read_int("dim", dim);
     fields.read_int("num_heads", config.num_heads, true);
@@ -157,7 +65,9 @@ WanConfig wan_config_from_json(std::string_view json, std::string_view who) {
   fields.read_int("text_len", config.text_len);
   fields.read_int("freq_dim", config.freq_dim);
   fields.read_int("rope_max_seq_len", config.rope_max_positions);
-  fields.read_patch(config);
+  std::array<int64_t, 3> patch{config.patch_t, config.patch_h, config.patch_w};
+  fields.read_ints("patch_size", patch);
+  config.patch_t = patch[0], config.patch_h = patch[1], config.patch_w = patch[2];
   double eps = config.eps;
   fields.read_number("eps", eps);
   config.eps = static_cast<float>(eps);
