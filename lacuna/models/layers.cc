@@ -26,6 +26,28 @@ TensorView heads_view(const TensorView& rows, int64_t num_heads, int64_t head_di
   return view;
 }
 
+AttendParams whole_attention(const TensorView& q, const TensorView& k, const TensorView& v,
+                             const TensorView& out, int64_t num_heads, int64_t head_dim) {
+  AttendParams params;
+  params.q = q.data;
+  params.k = k.data;
+  params.v = v.data;
+  params.out = out.data;
+  params.dtype = q.dtype == DType::bf16 ? AttendDType::bf16 : AttendDType::f32;
+  params.q_head_stride = params.k_head_stride = params.v_head_stride = params.out_head_stride =
+      head_dim;
+  params.q_token_stride = params.k_token_stride = params.v_token_stride = params.out_token_stride =
+      num_heads * head_dim;
+  params.num_heads = static_cast<int32_t>(num_heads);
+  params.q_len = q.shape[0];
+  params.k_len = k.shape[0];
+  params.head_dim = static_cast<int32_t>(head_dim);
+  params.sm_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim)));
+  params.num_q_blocks = static_cast<int32_t>((params.q_len + params.block_q - 1) / params.block_q);
+  params.num_k_blocks = static_cast<int32_t>((params.k_len + params.block_k - 1) / params.block_k);
+  return params;
+}
+
 void timestep_sinusoid(double timestep, std::span<float> out) {
   LACUNA_CHECK(std::isfinite(timestep), "timestep: {}, expected a finite number", timestep);
   const size_t half = out.size() / 2;

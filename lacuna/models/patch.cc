@@ -66,20 +66,24 @@ void patchify(const TensorView& latent, const PatchSize& patch, const TensorView
   });
 }
 
-void unpatchify(const TensorView& rows, const PatchSize& patch, const TensorView& latent) {
+void unpatchify(const TensorView& rows, const PatchSize& patch, PatchOrder order,
+                const TensorView& latent) {
   const Walk walk = check("unpatchify", latent, patch, rows);
   const float* from = rows.as<float>();
   float* to = latent.as<float>();
-  const int64_t plane = walk.height * walk.width;
+  const int64_t plane = walk.height * walk.width, channels = walk.channels;
+  const bool fastest = order == PatchOrder::channel_fastest;
+  const int64_t channel_step = fastest ? 1 : patch.volume(), cell_step = fastest ? channels : 1;
   parallel_ranges(walk.tokens(), kTokensPerTask, [&](int64_t begin, int64_t end) {
-    const float* value = from + begin * walk.channels * patch.volume();
     for (int64_t token = begin; token < end; ++token) {
+      const float* cell = from + token * channels * patch.volume();
       float* base = to + walk.origin(token);
       for (int64_t t = 0; t < patch.t; ++t) {
         for (int64_t h = 0; h < patch.h; ++h) {
-          for (int64_t w = 0; w < patch.w; ++w) {
-            float* cell = base + t * plane + h * walk.width + w;
-            for (int64_t c = 0; c < walk.channels; ++c) cell[c * walk.frames * plane] = *value++;
+          for (int64_t w = 0; w < patch.w; ++w, cell += cell_step) {
+            float* place = base + t * plane + h * walk.width + w;
+            for (int64_t c = 0; c < channels; ++c)
+              place[c * walk.frames * plane] = cell[c * channel_step];
           }
         }
       }

@@ -2,7 +2,6 @@
 #include "lacuna/models/wan/block.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "lacuna/core/error.h"
 #include "lacuna/models/layers.h"
@@ -21,7 +20,7 @@ WanActivations WanActivations::take(Context& ctx, const WanConfig& config, int64
   const int64_t d = config.dim();
   Workspace& workspace = ctx.workspace;
   WanActivations act;
-  act.chunk_rows = wan_chunk_rows(tokens);
+  act.chunk_rows = rows_at_once(tokens);
   act.residual = workspace.get("wan.residual", DType::f32, {tokens, d});
   act.normed = workspace.get("wan.normed", ctx.compute, {tokens, d});
   act.q = workspace.get("wan.q", ctx.compute, {tokens, d});
@@ -151,24 +150,11 @@ void WanBlock::cross_attention(WanPass& pass) const {
   ctx.backend.rms_norm(act.q, cross_.norm_q.as<float>(), eps_, NormSpan::row, nullptr,
                        static_cast<int32_t>(num_heads_), act.q);
 
-  AttendParams params;
-  params.q = act.q.data;
-  params.k = pass.text.k[layer_].view().data;
-  params.v = pass.text.v[layer_].view().data;
-  params.out = act.normed.data;
-  params.dtype = ctx.compute == DType::bf16 ? AttendDType::bf16 : AttendDType::f32;
-  params.q_head_stride = params.k_head_stride = params.v_head_stride = params.out_head_stride =
-      head_dim_;
-  params.q_token_stride = params.k_token_stride = params.v_token_stride = params.out_token_stride =
-      num_heads_ * head_dim_;
-  params.num_heads = static_cast<int32_t>(num_heads_);
-  params.q_len = pass.tokens();
-  params.k_len = pass.text.keys;
-  params.head_dim = static_cast<int32_t>(head_dim_);
-  params.sm_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim_)));
+  const int64_t keys = pass.text.keys, dim = pass.config.dim();
+  AttendParams params = whole_attention(act.q, pass.text.k[layer_].view().reshape({keys, dim}),
+                                        pass.text.v[layer_].view().reshape({keys, dim}), act.normed,
+                                        num_heads_, head_dim_);
   params.bias = pass.text.bias.empty() ? nullptr : pass.text.bias.as<float>();
-  params.num_q_blocks = static_cast<int32_t>((params.q_len + params.block_q - 1) / params.block_q);
-  params.num_k_blocks = static_cast<int32_t>((params.k_len + params.block_k - 1) / params.block_k);
   ctx.backend.attend(params);
   tap_linear(pass, "attn2", cross_.out);
   cross_.out.forward(ctx, act.normed, act.residual, Epilogue::residual, nullptr);

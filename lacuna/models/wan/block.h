@@ -12,7 +12,6 @@
 #include "lacuna/engine/engine.h"
 #include "lacuna/models/context.h"
 #include "lacuna/models/wan/conditioning.h"
-#include "lacuna/models/wan/rope.h"
 #include "lacuna/models/wan/wan_config.h"
 
 namespace lacuna {

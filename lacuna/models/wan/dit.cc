@@ -26,7 +26,7 @@ struct WanPrompt final : VideoTransformer::Prompt {
 
 WanDit::WanDit(const WanConfig& config, WeightReader& reader)
     : config_(validated(config)),
-      rope_(config.head_dim, config.rope_max_positions, config.rope_theta),
+      rope_(config.rope_channels(), config.rope_max_positions, config.rope_theta),
       patch_weight_(reader.f32(
           "patch_embedding.weight",
           {config.dim(), config.in_channels, config.patch_t, config.patch_h, config.patch_w})),
@@ -232,7 +232,7 @@ void WanDit::head(WanPass& pass, const TensorView& out) const {
   pass.show("proj_out", rows);
   const TensorView velocity = pass.ctx.workspace.mirror("wan.patches.host", rows);
   pass.ctx.backend.copy(rows, velocity);
-  unpatchify(velocity, patch(), out);
+  unpatchify(velocity, patch(), PatchOrder::channel_fastest, out);
 }
 
 }  // namespace lacuna

@@ -14,10 +14,10 @@
 #include "lacuna/engine/engine.h"
 #include "lacuna/models/context.h"
 #include "lacuna/models/patch.h"
+#include "lacuna/models/rope.h"
 #include "lacuna/models/transformer.h"
 #include "lacuna/models/wan/block.h"
 #include "lacuna/models/wan/conditioning.h"
-#include "lacuna/models/wan/rope.h"
 #include "lacuna/models/wan/wan_config.h"
 #include "lacuna/models/weights.h"
 
@@ -81,7 +81,7 @@ class WanDit final : public VideoTransformer {
   PatchSize patch() const { return {config_.patch_t, config_.patch_h, config_.patch_w}; }
 
   WanConfig config_;
-  WanRope rope_;
+  AxisRope rope_;
   // Patch embedding and head stay f32 in every mode: they are tiny.
   Tensor patch_weight_, patch_bias_;  // [d, patch inputs], [d]
   Tensor head_table_;                 // [2, d]: shift, scale

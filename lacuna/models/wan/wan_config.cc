@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "lacuna/core/error.h"
+#include "lacuna/models/layers.h"
 
 namespace lacuna {
 namespace {
@@ -128,16 +129,10 @@ WanConfig wan_preset(std::string_view name) {
   return config;
 }
 
-int64_t wan_chunk_rows(int64_t tokens) {
-  constexpr int64_t kMaxRows = 2048;
-  const int64_t chunks = (tokens + kMaxRows - 1) / kMaxRows;
-  return chunks <= 1 ? tokens : (tokens + chunks - 1) / chunks;
-}
-
 int64_t activation_bytes(const WanConfig& config, int64_t tokens, DType compute) {
   const int64_t d = config.dim();
   const int64_t element = storage_bytes(compute, 1);
-  const int64_t rows = wan_chunk_rows(tokens);
+  const int64_t rows = rows_at_once(tokens);
   return tokens * d * (4 + 4 * element) +
          4 * tokens * std::max(config.patch_inputs(), config.patch_outputs()) +
          std::max(rows * config.ffn_dim * element, 4 * rows * d) + 4 * kMaxTokenTimes * 6 * d;

@@ -10,6 +10,7 @@
 
 #include "lacuna/core/tensor.h"
 #include "lacuna/core/video_grid.h"
+#include "lacuna/models/rope.h"
 #include "lacuna/models/transformer.h"
 #include "lacuna/models/weights.h"
 
@@ -35,6 +36,11 @@ struct WanConfig {
   int64_t patch_volume() const { return patch_t * patch_h * patch_w; }
   int64_t patch_inputs() const { return in_channels * patch_volume(); }
   int64_t patch_outputs() const { return out_channels * patch_volume(); }
+  // Height and width get 2 * (head_dim / 6) each, frames the rest (128 -> 44, 42, 42).
+  RopeChannels rope_channels() const {
+    const int64_t side = 2 * (head_dim / 6);
+    return {head_dim - 2 * side, side, side};
+  }
 
   // Throws Error naming field, value and allowed range. A valid config cannot overflow int64 in any
   // product of its sizes with up to 2^30 tokens.
@@ -72,7 +78,7 @@ WanConfig infer_wan_config(const WeightSource& source,
 
 // Bytes of scratch that one forward takes from Context::workspace:
 //   N d (4 + 4 e) + 4 N max(patch inputs, patch outputs) + max(r f e, 4 r d) + modulation
-// with e bytes per element of `compute` and r = wan_chunk_rows(N). Weights that are stored in
+// with e bytes per element of `compute` and r = rows_at_once(N). Weights that are stored in
 // another dtype than `compute` take (2 d f + d max(d, text_dim)) e more.
 int64_t activation_bytes(const WanConfig& config, int64_t tokens, DType compute);
 
@@ -101,9 +107,6 @@ class WanArchitecture final : public Architecture {
  private:
   WanConfig config_;
 };
-
-// Rows in which the feed-forward and the head are processed: at most 2048, evenly cut.
-int64_t wan_chunk_rows(int64_t tokens);
 
 // Distinct timesteps that one forward may mix (TI2V: first frame, others).
 inline constexpr int64_t kMaxTokenTimes = 16;

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "lacuna/core/metrics.h"
+#include "lacuna/models/layers.h"
 #include "lacuna/models/wan/hash_case.h"
 #include "tests/models/wan/support.h"
 
@@ -294,7 +295,7 @@ TEST_P(WanDitOn, RowsBeyondOneChunkAgreeWithTheirTimestepRanges) {
   large.height = 48;
   large.width = 72;
   large.times = {{2592, 300.0}};
-  ASSERT_LT(wan_chunk_rows(2592), 2592);
+  ASSERT_LT(rows_at_once(2592), 2592);
   const Tensor whole = run_hash_case(*backend_, DType::f32, large);
   large.times = {{1000, 300.0}, {1592, 300.0}};
   EXPECT_LT(compare(run_hash_case(*backend_, DType::f32, large), whole).rel_l2, 2e-6);

@@ -7,7 +7,8 @@
 
 #include "lacuna/core/error.h"
 #include "lacuna/models/patch.h"
-#include "lacuna/models/wan/rope.h"
+#include "lacuna/models/rope.h"
+#include "lacuna/models/wan/wan_config.h"
 
 namespace lacuna {
 namespace {
@@ -27,7 +28,7 @@ TEST(WanPatch, OrderOfInputsAndOutputs) {
   for (int i = 0; i < 16; ++i) EXPECT_EQ(rows.as<float>()[i], inputs[i]) << i;
   const Tensor outputs = counted({2, 8});  // (kh, kw, c) with the channel fastest
   const Tensor back(DType::f32, {2, 1, 2, 4});
-  unpatchify(outputs, {1, 2, 2}, back);
+  unpatchify(outputs, {1, 2, 2}, PatchOrder::channel_fastest, back);
   const float expected[] = {0, 2, 8, 10, 4, 6, 12, 14, 1, 3, 9, 11, 5, 7, 13, 15};
   for (int i = 0; i < 16; ++i) EXPECT_EQ(back.as<float>()[i], expected[i]) << i;
 }
@@ -52,10 +53,12 @@ TEST(WanPatch, ReorderedRowsRoundTripForAnyPatch) {
       }
     }
     const Tensor back(DType::f32, {channels, 4, 6, 6});
-    unpatchify(swapped, patch, back);
-    for (int64_t i = 0; i < latent.numel(); ++i) {
-      ASSERT_EQ(back.as<float>()[i], latent.as<float>()[i])
-          << "patch " << patch.t << patch.h << patch.w << " element " << i;
+    for (const PatchOrder order : {PatchOrder::channel_fastest, PatchOrder::channel_slowest}) {
+      unpatchify(order == PatchOrder::channel_fastest ? swapped : rows, patch, order, back);
+      for (int64_t i = 0; i < latent.numel(); ++i) {
+        ASSERT_EQ(back.as<float>()[i], latent.as<float>()[i])
+            << "patch " << patch.t << patch.h << patch.w << " element " << i;
+      }
     }
   }
 }
@@ -65,11 +68,17 @@ TEST(WanPatch, WrongShapesAreErrors) {
   const Tensor rows(DType::f32, {2, 7});
   EXPECT_THROW(patchify(latent, {1, 2, 2}, rows), Error);
   EXPECT_THROW(patchify(latent, {2, 2, 2}, rows), Error);
-  EXPECT_THROW(unpatchify(latent, {1, 2, 2}, latent), Error);
+  EXPECT_THROW(unpatchify(latent, {1, 2, 2}, PatchOrder::channel_slowest, latent), Error);
+}
+
+RopeChannels split(int64_t head_dim) {
+  WanConfig config;
+  config.head_dim = head_dim;
+  return config.rope_channels();
 }
 
 TEST(WanRope, SplitsTheHeadAsPublished) {
-  const RopeTables wide = WanRope(128, 16, 10000.0).tables({2, 3, 4});
+  const RopeTables wide = AxisRope(split(128), 16, 10000.0).tables({2, 3, 4});
   EXPECT_EQ(wide.pairs_frames, 22);
   EXPECT_EQ(wide.pairs_height, 21);
   EXPECT_EQ(wide.pairs_width, 21);
@@ -78,14 +87,14 @@ TEST(WanRope, SplitsTheHeadAsPublished) {
   EXPECT_EQ(wide.width, 4);
   // The tables belong to an object that is gone; only sizes are read above.
   for (const int64_t head_dim : {8, 16, 32, 64, 96, 256}) {
-    const WanRope rope(head_dim, 4, 10000.0);
+    const AxisRope rope(split(head_dim), 4, 10000.0);
     const RopeTables tables = rope.tables({1, 1, 1});
     EXPECT_EQ(2 * (tables.pairs_frames + tables.pairs_height + tables.pairs_width), head_dim);
   }
 }
 
 TEST(WanRope, AnglesAndPrefixProperty) {
-  const WanRope rope(64, 1024, 10000.0);
+  const AxisRope rope(split(64), 1024, 10000.0);
   const RopeTables tables = rope.tables({5, 1000, 7});
   ASSERT_EQ(tables.pairs_height, 10);
   for (const int64_t position : {0, 1, 999}) {
@@ -97,8 +106,8 @@ TEST(WanRope, AnglesAndPrefixProperty) {
   }
   EXPECT_EQ(tables.cos_frames, rope.tables({1, 1, 1}).cos_frames);
   EXPECT_THROW(rope.tables({1, 1025, 1}), Error);
-  EXPECT_THROW(WanRope(9, 4, 10000.0), Error);
-  EXPECT_THROW(WanRope(6, 4, 10000.0), Error);
+  EXPECT_THROW(AxisRope({5, 2, 2}, 4, 10000.0), Error);
+  EXPECT_THROW(AxisRope({6, 0, 0}, 4, 10000.0), Error);
 }
 
 }  // namespace

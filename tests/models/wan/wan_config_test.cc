@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 
+#include "lacuna/models/layers.h"
 #include "lacuna/models/wan/hash_case.h"
 #include "tests/models/wan/support.h"
 
@@ -69,10 +70,10 @@ TEST(WanConfig, ActivationsFitBesideTheWeights) {
   // 81 frames of 480 x 832 with the 1.3B network.
   EXPECT_LT(activation_bytes(wan_preset("wan2.1-1.3b"), 32760, DType::bf16), 700 << 20);
   EXPECT_LT(activation_bytes(wan_preset("wan2.1-1.3b"), 75600, DType::bf16), int64_t{3} << 29);
-  EXPECT_EQ(wan_chunk_rows(1), 1);
-  EXPECT_EQ(wan_chunk_rows(2048), 2048);
-  EXPECT_EQ(wan_chunk_rows(2049), 1025);
-  EXPECT_EQ(wan_chunk_rows(7800), 1950);
+  EXPECT_EQ(rows_at_once(1), 1);
+  EXPECT_EQ(rows_at_once(2048), 2048);
+  EXPECT_EQ(rows_at_once(2049), 1025);
+  EXPECT_EQ(rows_at_once(7800), 1950);
   // Both matrices of the feed-forward, and the largest of the others: the text embedding's.
   EXPECT_EQ(passing_weights(wan_preset("wan2.1-1.3b"), DType::f32, 2.0, false).converted,
             4 * (2 * 1536 * 8960 + 1536 * 4096));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "lacuna/models/wan/rope.h"
+#include "lacuna/models/rope.h"
 
 #include <cmath>
 
@@ -7,18 +7,18 @@
 
 namespace lacuna {
 
-WanRope::WanRope(int64_t head_dim, int64_t max_positions, double theta)
+AxisRope::AxisRope(const RopeChannels& channels, int64_t max_positions, double theta)
     : max_positions_(max_positions) {
-  LACUNA_CHECK(head_dim >= 8 && head_dim % 2 == 0,
-               "wan rope: head_dim {}, expected an even number of at least 8", head_dim);
-  LACUNA_CHECK(max_positions >= 1, "wan rope: {} positions, expected at least 1", max_positions);
-  const int64_t side = 2 * (head_dim / 6);
-  frames_ = make_axis(head_dim - 2 * side, max_positions, theta);
-  height_ = make_axis(side, max_positions, theta);
-  width_ = height_;
+  for (const int64_t axis : channels)
+    LACUNA_CHECK(axis >= 2 && axis % 2 == 0,
+                 "rope: {} channels of an axis, expected an even number of at least 2", axis);
+  LACUNA_CHECK(max_positions >= 1, "rope: {} positions, expected at least 1", max_positions);
+  frames_ = make_axis(channels[0], max_positions, theta);
+  height_ = make_axis(channels[1], max_positions, theta);
+  width_ = make_axis(channels[2], max_positions, theta);
 }
 
-WanRope::Axis WanRope::make_axis(int64_t channels, int64_t max_positions, double theta) {
+AxisRope::Axis AxisRope::make_axis(int64_t channels, int64_t max_positions, double theta) {
   Axis axis;
   axis.pairs = static_cast<int32_t>(channels / 2);
   axis.cos.reserve(static_cast<size_t>(max_positions * axis.pairs));
@@ -34,10 +34,10 @@ WanRope::Axis WanRope::make_axis(int64_t channels, int64_t max_positions, double
   return axis;
 }
 
-RopeTables WanRope::tables(const VideoGrid& grid) const {
+RopeTables AxisRope::tables(const VideoGrid& grid) const {
   LACUNA_CHECK(grid.frames <= max_positions_ && grid.height <= max_positions_ &&
                    grid.width <= max_positions_,
-               "wan rope: grid {} x {} x {}, expected at most {} on every axis", grid.frames,
+               "rope: grid {} x {} x {}, expected at most {} on every axis", grid.frames,
                grid.height, grid.width, max_positions_);
   RopeTables tables;
   tables.frames = grid.frames;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rotary position tables of the Wan transformer.
+// Rotary positions that are whole numbers from 0 on each axis of the token grid.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -10,14 +11,15 @@
 
 namespace lacuna {
 
-// Channels of a head split into [frames | height | width] parts: height and width get
-// 2 * (head_dim / 6) each, frames the rest (128 -> 44, 42, 42). For an axis of D channels, pair k
-// turns by position * theta^(-2k / D). Angles are made in double and stored as f32. Positions start
-// at 0 on every axis, so one table per axis serves every grid: a grid uses its first rows.
-class WanRope {
+// Channels of a head per axis: frames, height, width.
+using RopeChannels = std::array<int64_t, 3>;
+
+// For an axis of D channels, pair k turns by position * theta^(-2k / D). Angles are made in double
+// and stored as f32. One table per axis serves every grid: a grid uses its first rows.
+class AxisRope {
  public:
-  // head_dim even and >= 8; max_positions >= 1.
-  WanRope(int64_t head_dim, int64_t max_positions, double theta);
+  // Each of `channels` even and 2 or more; max_positions >= 1.
+  AxisRope(const RopeChannels& channels, int64_t max_positions, double theta);
   // Points into this object. Throws Error when an axis is longer than max_positions.
   RopeTables tables(const VideoGrid& grid) const;
 
