@@ -31,7 +31,7 @@ HashRule hash_rule(std::string_view name, std::span<const int64_t> shape) {
   if (name.find("scale_shift_table") != std::string_view::npos) return {0.0, 0.5};
   if (shape.size() <= 1 || last == "gamma") return {1.0, 0.1};
   if (name.ends_with("token_embedding.weight") ||
-      name.ends_with("pos_embedding.embedding.weight")) {
+      name.ends_with("pos_embedding.embedding.weight") || name == "pos_frequencies") {
     return {0.0, 1.0};
   }
   double fan_in = 1.0;
