@@ -3,15 +3,11 @@
 
 #include <fmt/format.h>
 
-#include "lacuna/core/convert.h"
-#include "lacuna/core/error.h"
+#include "lacuna/models/layers.h"
+#include "lacuna/models/text/encoder_parts.h"
 
 namespace lacuna {
 namespace {
-
-AttendDType attend_dtype(DType dtype) {
-  return dtype == DType::bf16 ? AttendDType::bf16 : AttendDType::f32;
-}
 
 // The bias of (query i, key j) depends on j - i only, so one diagonal vector per head,
 // [num_heads, 2 n - 1], holds all of it; the kernel reads it with a query stride of -1.
@@ -46,8 +42,7 @@ Umt5Encoder::Umt5Encoder(const Umt5Config& config, WeightSource& source, const U
                       [&names](std::string_view name) { return umt5_source_name(name, names); });
   const int64_t d = config_.dim, inner = config_.inner_dim(), f = config_.ffn_dim;
   const auto linear = [&](const std::string& name, int64_t out, int64_t in) {
-    const ScaledView w = reader.unscaled(name, {out, in});
-    return Linear{w.stored, Tensor(), w.scale};
+    return read_scaled_linear(reader, name, out, in);
   };
   // Read by the host alone, a row here and there.
   embedding_ = reader.unscaled("token_embedding.weight", {config_.vocab_size, d});
@@ -57,37 +52,19 @@ Umt5Encoder::Umt5Encoder(const Umt5Config& config, WeightSource& source, const U
     layer.attn_norm = reader.f32(p + "norm1.weight", {d});
     layer.bias =
         reader.f32(p + "pos_embedding.embedding.weight", {kUmt5Buckets, config_.num_heads});
-    layer.q = linear(p + "attn.q.weight", inner, d);
-    layer.k = linear(p + "attn.k.weight", inner, d);
-    layer.v = linear(p + "attn.v.weight", inner, d);
-    layer.o = linear(p + "attn.o.weight", d, inner);
+    layer.q = linear(p + "attn.q", inner, d);
+    layer.k = linear(p + "attn.k", inner, d);
+    layer.v = linear(p + "attn.v", inner, d);
+    layer.o = linear(p + "attn.o", d, inner);
     layer.ffn_norm = reader.f32(p + "norm2.weight", {d});
-    layer.gate = linear(p + "ffn.gate.0.weight", f, d);
-    layer.up = linear(p + "ffn.fc1.weight", f, d);
-    layer.down = linear(p + "ffn.fc2.weight", d, f);
+    layer.gate = linear(p + "ffn.gate.0", f, d);
+    layer.up = linear(p + "ffn.fc1", f, d);
+    layer.down = linear(p + "ffn.fc2", d, f);
     layers_.push_back(std::move(layer));
   }
   final_norm_ = reader.f32("norm.weight", {d});
   reader.finish("umt5");
   weights_.assign(reader.kept().begin() + 1, reader.kept().end());  // without the embedding
-}
-
-// Rows are converted one by one: the embedding is the largest tensor (2 GB in bf16) and a prompt
-// touches at most 512 of its 256384 rows.
-Tensor Umt5Encoder::embed(Context& ctx, std::span<const int32_t> ids) const {
-  const int64_t d = config_.dim;
-  const auto& [table, scale] = embedding_;
-  const int64_t row_bytes = storage_bytes(table.dtype, d);
-  Tensor x(DType::f32, {static_cast<int64_t>(ids.size()), d}, ctx.backend);
-  const TensorView rows = ctx.workspace.mirror("umt5.rows", x);
-  for (size_t i = 0; i < ids.size(); ++i) {
-    auto* row = static_cast<uint8_t*>(table.data) + ids[i] * row_bytes;
-    convert(make_view(row, table.dtype, {d}),
-            make_view(rows.as<float>() + static_cast<int64_t>(i) * d, DType::f32, {d}), scale,
-            "umt5 embedding");
-  }
-  ctx.backend.copy(rows, x);
-  return x;
 }
 
 void Umt5Encoder::attend(Context& ctx, const Layer& layer, const TensorView& x) const {
@@ -103,25 +80,14 @@ void Umt5Encoder::attend(Context& ctx, const Layer& layer, const TensorView& x) 
   layer.v.forward(ctx, u, v);
   const TensorView bias = bias_diagonals(ctx, layer.bias, config_.num_heads, n);
 
-  AttendParams params;
-  params.q = q.data;
-  params.k = k.data;
-  params.v = v.data;
-  params.out = out.data;
-  params.dtype = attend_dtype(ctx.compute);
-  params.q_head_stride = params.k_head_stride = params.v_head_stride = params.out_head_stride =
-      config_.head_dim;
-  params.q_token_stride = params.k_token_stride = params.v_token_stride = params.out_token_stride =
-      inner;
-  params.num_heads = static_cast<int32_t>(config_.num_heads);
-  params.q_len = params.k_len = n;
-  params.head_dim = static_cast<int32_t>(config_.head_dim);
-  params.sm_scale = 1.0f;  // T5 keeps the scale inside the initialisation of its weights
+  const auto heads = [&](const TensorView& rows) {
+    return heads_view(rows, config_.num_heads, config_.head_dim);
+  };
+  // T5 keeps the scale inside the initialisation of its weights.
+  AttendParams params = self_attention(heads(q), heads(k), heads(v), heads(out), 1.0f);
   params.bias = bias.as<float>() + (n - 1);
   params.bias_head_stride = 2 * n - 1;
   params.bias_q_stride = -1;
-  params.num_q_blocks = static_cast<int32_t>((n + params.block_q - 1) / params.block_q);
-  params.num_k_blocks = static_cast<int32_t>((n + params.block_k - 1) / params.block_k);
   ctx.backend.attend(params);
   layer.o.forward(ctx, out, x, Epilogue::residual);
 }
@@ -139,15 +105,9 @@ void Umt5Encoder::feed_forward(Context& ctx, const Layer& layer, const TensorVie
 }
 
 Tensor Umt5Encoder::encode(Context& ctx, std::span<const int32_t> ids) const {
-  LACUNA_CHECK(!ids.empty() && ids.size() <= static_cast<size_t>(kMaxTokens),
-               "umt5: {} tokens, expected 1 to {}", ids.size(), kMaxTokens);
-  for (const int32_t id : ids) {
-    LACUNA_CHECK(id >= 0 && id < config_.vocab_size,
-                 "umt5: token id {}, expected 0 to {} (tokenizer of another model?)", id,
-                 config_.vocab_size - 1);
-  }
-  const Tensor x =
-      embed(ctx, ids);  // residual stream, f32: f16 overflows in wo, bf16 loses 3 digits
+  check_token_ids("umt5", ids, kMaxTokens, config_.vocab_size);
+  // The residual stream, f32: f16 overflows in wo, bf16 loses 3 digits.
+  const Tensor x = embed_tokens(ctx, embedding_, ids);
   for (const Layer& layer : layers_) {
     ctx.check_cancel();  // a layer of UMT5-XXL is seconds of reading
     attend(ctx, layer, x);

@@ -96,7 +96,6 @@ class Umt5Encoder {
     Linear gate, up, down;
   };
 
-  Tensor embed(Context& ctx, std::span<const int32_t> ids) const;
   void attend(Context& ctx, const Layer& layer, const TensorView& x) const;
   void feed_forward(Context& ctx, const Layer& layer, const TensorView& x) const;
 

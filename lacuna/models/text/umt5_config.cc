@@ -6,7 +6,8 @@
 #include <nlohmann/json.hpp>
 
 #include "lacuna/core/error.h"
-#include "lacuna/models/text/hostile_json.h"
+#include "lacuna/models/text/encoder_config.h"
+#include "lacuna/models/text/encoder_parts.h"
 #include "lacuna/models/text/umt5.h"
 
 namespace lacuna {
@@ -15,10 +16,6 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr int64_t kMaxLayers = 256;
-
-void check_range(std::string_view field, int64_t value, int64_t max) {
-  LACUNA_CHECK(value >= 1 && value <= max, "umt5: {} {}, expected 1 to {}", field, value, max);
-}
 
 struct NamePair {
   std::string_view original, hugging_face, gguf;
@@ -66,31 +63,15 @@ std::string_view layer_prefix(Umt5Naming naming) {
   }
 }
 
-int64_t read_int(const Json& json, const char* key, std::string_view who) {
-  const auto it = json.find(key);
-  LACUNA_CHECK(it != json.end() && it->is_number_integer(), "{}: `{}` {}, expected an integer", who,
-               key, it == json.end() ? "missing" : "of another type");
-  LACUNA_CHECK(!it->is_number_unsigned() || it->get<uint64_t>() <= uint64_t{1} << 62,
-               "{}: `{}` too large", who, key);
-  return it->get<int64_t>();
-}
-
-// Absent is fine: these fields have the value we need by default.
-void expect_int(const Json& json, const char* key, int64_t value, std::string_view who) {
-  if (!json.contains(key)) return;
-  const int64_t given = read_int(json, key, who);
-  LACUNA_CHECK(given == value, "{}: `{}` {}, expected {}", who, key, given, value);
-}
-
 }  // namespace
 
 void Umt5Config::validate() const {
-  check_range("vocab_size", vocab_size, int64_t{1} << 24);
-  check_range("dim", dim, 1 << 16);
-  check_range("num_heads", num_heads, 1024);
-  check_range("head_dim", head_dim, 1024);
-  check_range("ffn_dim", ffn_dim, 1 << 20);
-  check_range("num_layers", num_layers, kMaxLayers);
+  check_config_size("umt5", "vocab_size", vocab_size, int64_t{1} << 24);
+  check_config_size("umt5", "dim", dim, 1 << 16);
+  check_config_size("umt5", "num_heads", num_heads, 1024);
+  check_config_size("umt5", "head_dim", head_dim, 1024);
+  check_config_size("umt5", "ffn_dim", ffn_dim, 1 << 20);
+  check_config_size("umt5", "num_layers", num_layers, kMaxLayers);
   LACUNA_CHECK(eps > 0.0f && eps < 1.0f, "umt5: eps {}, expected between 0 and 1", eps);
 }
 
@@ -114,32 +95,21 @@ Umt5Config umt5_preset(std::string_view name) {
 }
 
 Umt5Config umt5_config_from_json(std::string_view json, std::string_view who) {
-  constexpr size_t kMaxBytes = 1 << 20;
-  LACUNA_CHECK(json.size() <= kMaxBytes, "{}: {} bytes, expected at most {}", who, json.size(),
-               kMaxBytes);
-  const Json parsed = parse_hostile_json(json, who);
-  LACUNA_CHECK(parsed.is_object(), "{}: not a JSON object, expected a UMT5 config.json", who);
-  expect_int(parsed, "relative_attention_num_buckets", kUmt5Buckets, who);
-  expect_int(parsed, "relative_attention_max_distance", 128, who);
+  const Json parsed = parse_encoder_config(json, who);
+  expect_config_if_any(parsed, "relative_attention_num_buckets", kUmt5Buckets, who);
+  expect_config_if_any(parsed, "relative_attention_max_distance", 128, who);
   // transformers writes both the old combined field and the two it stands for.
-  const Json proj = parsed.value("feed_forward_proj", Json("gated-gelu"));
-  LACUNA_CHECK(proj == "gated-gelu", "{}: `feed_forward_proj` {}, expected \"gated-gelu\"", who,
-               shown_json(proj));
-  const Json type = parsed.value("model_type", Json("umt5"));
-  LACUNA_CHECK(type == "umt5", "{}: `model_type` {}, expected \"umt5\"", who, shown_json(type));
+  expect_config_if_any(parsed, "feed_forward_proj", "gated-gelu", who);
+  expect_config_if_any(parsed, "model_type", "umt5", who);
 
   Umt5Config config;
-  config.vocab_size = read_int(parsed, "vocab_size", who);
-  config.dim = read_int(parsed, "d_model", who);
-  config.num_heads = read_int(parsed, "num_heads", who);
-  config.head_dim = read_int(parsed, "d_kv", who);
-  config.ffn_dim = read_int(parsed, "d_ff", who);
-  config.num_layers = read_int(parsed, "num_layers", who);
-  if (const auto eps = parsed.find("layer_norm_epsilon"); eps != parsed.end()) {
-    LACUNA_CHECK(eps->is_number(), "{}: `layer_norm_epsilon` of another type, expected a number",
-                 who);
-    config.eps = static_cast<float>(eps->get<double>());
-  }
+  config.vocab_size = config_int(parsed, "vocab_size", who);
+  config.dim = config_int(parsed, "d_model", who);
+  config.num_heads = config_int(parsed, "num_heads", who);
+  config.head_dim = config_int(parsed, "d_kv", who);
+  config.ffn_dim = config_int(parsed, "d_ff", who);
+  config.num_layers = config_int(parsed, "num_layers", who);
+  config.eps = static_cast<float>(config_number(parsed, "layer_norm_epsilon", config.eps, who));
   try {
     config.validate();
   } catch (const Error& error) {
@@ -177,13 +147,8 @@ Umt5Names detect_umt5_names(const WeightSource& source) {
            source.has(umt5_source_name("norm.weight", {naming, prefix}));
   };
   // Single-file exports put a prefix in front of every name; find it at the final norm.
-  std::vector<std::string> prefixes = {""};
-  for (const std::string& name : source.names()) {
-    const std::string_view tail = "encoder.final_layer_norm.weight";
-    if (name.ends_with(tail) && name.size() > tail.size()) {
-      prefixes.push_back(name.substr(0, name.size() - tail.size()));
-    }
-  }
+  std::vector<std::string> prefixes = prefixes_of(source, "encoder.final_layer_norm.weight");
+  prefixes.insert(prefixes.begin(), "");
   for (const std::string& prefix : prefixes) {
     for (const Umt5Naming naming :
          {Umt5Naming::original, Umt5Naming::hugging_face, Umt5Naming::gguf}) {
