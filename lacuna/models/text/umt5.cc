@@ -50,8 +50,10 @@ Umt5Encoder::Umt5Encoder(const Umt5Config& config, WeightSource& source, const U
     const std::string p = fmt::format("blocks.{}.", i);
     Layer layer;
     layer.attn_norm = reader.f32(p + "norm1.weight", {d});
-    layer.bias =
-        reader.f32(p + "pos_embedding.embedding.weight", {kUmt5Buckets, config_.num_heads});
+    if (i == 0 || !config_.shared_bias) {
+      layer.bias =
+          reader.f32(p + "pos_embedding.embedding.weight", {kUmt5Buckets, config_.num_heads});
+    }
     layer.q = linear(p + "attn.q", inner, d);
     layer.k = linear(p + "attn.k", inner, d);
     layer.v = linear(p + "attn.v", inner, d);
@@ -67,7 +69,8 @@ Umt5Encoder::Umt5Encoder(const Umt5Config& config, WeightSource& source, const U
   weights_.assign(reader.kept().begin() + 1, reader.kept().end());  // without the embedding
 }
 
-void Umt5Encoder::attend(Context& ctx, const Layer& layer, const TensorView& x) const {
+void Umt5Encoder::attend(Context& ctx, const Layer& layer, const TensorView& bias,
+                         const TensorView& x) const {
   const int64_t n = x.shape[0], inner = config_.inner_dim();
   const TensorView u = ctx.workspace.get("umt5.u", ctx.compute, {n, config_.dim});
   ctx.backend.rms_norm(x, layer.attn_norm.as<float>(), config_.eps, NormSpan::row, nullptr, 0, u);
@@ -78,7 +81,6 @@ void Umt5Encoder::attend(Context& ctx, const Layer& layer, const TensorView& x) 
   layer.q.forward(ctx, u, q);
   layer.k.forward(ctx, u, k);
   layer.v.forward(ctx, u, v);
-  const TensorView bias = bias_diagonals(ctx, layer.bias, config_.num_heads, n);
 
   const auto heads = [&](const TensorView& rows) {
     return heads_view(rows, config_.num_heads, config_.head_dim);
@@ -108,9 +110,12 @@ Tensor Umt5Encoder::encode(Context& ctx, std::span<const int32_t> ids) const {
   check_token_ids("umt5", ids, kMaxTokens, config_.vocab_size);
   // The residual stream, f32: f16 overflows in wo, bf16 loses 3 digits.
   const Tensor x = embed_tokens(ctx, embedding_, ids);
+  TensorView bias;
   for (const Layer& layer : layers_) {
     ctx.check_cancel();  // a layer of UMT5-XXL is seconds of reading
-    attend(ctx, layer, x);
+    if (!layer.bias.empty())
+      bias = bias_diagonals(ctx, layer.bias, config_.num_heads, x.view().shape[0]);
+    attend(ctx, layer, bias, x);
     feed_forward(ctx, layer, x);
   }
   Tensor out(DType::f32, {static_cast<int64_t>(ids.size()), config_.dim});

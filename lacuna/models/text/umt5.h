@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// UMT5 text encoder, the one every Wan model listens to. Source: T5 (arXiv 1910.10683) with a
-// relative bias in every layer (UniMax, arXiv 2304.09151).
+// UMT5 text encoder, the one every Wan model listens to: T5 (arXiv 1910.10683) with a relative bias
+// in every layer (UniMax, arXiv 2304.09151). And T5 1.1 itself, where all layers share one bias:
+// Mochi's encoder.
 #pragma once
 
 #include <cstdint>
@@ -24,6 +25,7 @@ struct Umt5Config {
   int64_t ffn_dim = 10240;
   int64_t num_layers = 24;
   float eps = 1e-6f;
+  bool shared_bias = false;  // T5 1.1: the relative bias of layer 0 is that of all layers
 
   int64_t inner_dim() const { return num_heads * head_dim; }
   // Throws Error naming field, value and allowed range. No product of valid sizes overflows int64.
@@ -38,12 +40,13 @@ inline constexpr int64_t kUmt5Buckets = 32;
 // Bucket 0..31 of a key that lies `distance` = key index - query index tokens to the right.
 int32_t umt5_bucket(int64_t distance);
 
-// "umt5-xxl" (Wan's), or "tiny" with made-up weights. Throws Error listing the names.
+// "umt5-xxl" (Wan's), "t5-xxl" (Mochi's), or "tiny" with made-up weights. Throws Error listing the
+// names.
 Umt5Config umt5_preset(std::string_view name);
 
 // From the text of a transformers config.json, which is hostile; `who` (a file name) starts every
-// message. Refuses what is not an encoder of this kind: other bucket counts, ungated or non-GELU
-// feed-forward.
+// message. `model_type` tells T5 from UMT5. Refuses what is not an encoder of this kind: other
+// bucket counts, ungated or non-GELU feed-forward (the first T5).
 Umt5Config umt5_config_from_json(std::string_view json, std::string_view who);
 
 enum class Umt5Naming : uint8_t { original, hugging_face, gguf };
@@ -61,8 +64,8 @@ std::string umt5_source_name(std::string_view original, const Umt5Names& names);
 // Throws Error naming the source and the tensors looked for.
 Umt5Names detect_umt5_names(const WeightSource& source);
 
-// From tensor shapes alone: GGUF and single files. Throws Error naming the tensor that is missing
-// or has an unexpected rank.
+// From tensor shapes alone: GGUF and single files. T5 is what has no bias in layer 1. Throws Error
+// naming the tensor that is missing or has an unexpected rank.
 Umt5Config infer_umt5_config(const WeightSource& source, const Umt5Names& names);
 
 class Umt5Encoder {
@@ -91,12 +94,13 @@ class Umt5Encoder {
  private:
   struct Layer {
     Tensor attn_norm, ffn_norm;  // [dim] f32
-    Tensor bias;                 // [kUmt5Buckets, num_heads] f32
+    Tensor bias;                 // [kUmt5Buckets, num_heads] f32, empty if layer 0 has it
     Linear q, k, v, o;
     Linear gate, up, down;
   };
 
-  void attend(Context& ctx, const Layer& layer, const TensorView& x) const;
+  // bias [num_heads, 2 n - 1]: by distance, key minus query
+  void attend(Context& ctx, const Layer& layer, const TensorView& bias, const TensorView& x) const;
   void feed_forward(Context& ctx, const Layer& layer, const TensorView& x) const;
 
   Umt5Config config_;

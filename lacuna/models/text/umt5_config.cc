@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sizes and tensor names of UMT5 encoders.
+// Sizes and tensor names of T5 and UMT5 encoders.
 #include <fmt/format.h>
 
 #include <array>
@@ -76,13 +76,14 @@ void Umt5Config::validate() const {
 }
 
 int64_t Umt5Config::num_parameters() const {
-  const int64_t layer =
-      2 * dim + 4 * dim * inner_dim() + 3 * dim * ffn_dim + kUmt5Buckets * num_heads;
-  return vocab_size * dim + num_layers * layer + dim;
+  const int64_t layer = 2 * dim + 4 * dim * inner_dim() + 3 * dim * ffn_dim;
+  const int64_t bias = kUmt5Buckets * num_heads * (shared_bias ? 1 : num_layers);
+  return vocab_size * dim + num_layers * layer + bias + dim;
 }
 
 Umt5Config umt5_preset(std::string_view name) {
   if (name == "umt5-xxl") return {};
+  if (name == "t5-xxl") return {.vocab_size = 32128, .shared_bias = true};
   if (name == "tiny") {
     return {.vocab_size = 1200,
             .dim = 64,
@@ -91,18 +92,20 @@ Umt5Config umt5_preset(std::string_view name) {
             .ffn_dim = 160,
             .num_layers = 3};
   }
-  fail("umt5: preset `{}`, expected umt5-xxl or tiny", name);
+  fail("umt5: preset `{}`, expected umt5-xxl, t5-xxl or tiny", name);
 }
 
 Umt5Config umt5_config_from_json(std::string_view json, std::string_view who) {
   const Json parsed = parse_encoder_config(json, who);
   expect_config_if_any(parsed, "relative_attention_num_buckets", kUmt5Buckets, who);
   expect_config_if_any(parsed, "relative_attention_max_distance", 128, who);
-  // transformers writes both the old combined field and the two it stands for.
-  expect_config_if_any(parsed, "feed_forward_proj", "gated-gelu", who);
-  expect_config_if_any(parsed, "model_type", "umt5", who);
-
   Umt5Config config;
+  config.shared_bias = parsed.value("model_type", Json("umt5")) == "t5";
+  if (!config.shared_bias) expect_config_if_any(parsed, "model_type", "umt5", who);
+  // transformers writes both the old combined field and the two it stands for. A T5 without it is
+  // the first T5, whose feed-forward is not gated.
+  if (config.shared_bias || parsed.contains("feed_forward_proj"))
+    expect_config(parsed, "feed_forward_proj", "gated-gelu", who);
   config.vocab_size = config_int(parsed, "vocab_size", who);
   config.dim = config_int(parsed, "d_model", who);
   config.num_heads = config_int(parsed, "num_heads", who);
@@ -162,7 +165,7 @@ Umt5Names detect_umt5_names(const WeightSource& source) {
   fail(
       "umt5: {} holds none of `blocks.0.attn.q.weight`, "
       "`encoder.block.0.layer.0.SelfAttention.q.weight`, `enc.blk.0.attn_q.weight`; expected a "
-      "UMT5 encoder",
+      "T5 or UMT5 encoder",
       source.describe());
 }
 
@@ -192,6 +195,9 @@ Umt5Config infer_umt5_config(const WeightSource& source, const Umt5Names& names)
              umt5_source_name(fmt::format("blocks.{}.attn.q.weight", config.num_layers), names))) {
     ++config.num_layers;
   }
+  config.shared_bias =
+      config.num_layers > 1 &&
+      !source.has(umt5_source_name("blocks.1.pos_embedding.embedding.weight", names));
   config.validate();
   return config;
 }

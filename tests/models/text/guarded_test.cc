@@ -12,10 +12,12 @@ class GuardedUmt5 : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(GuardedUmt5, EncodesToTheSameBytes) {
   const std::vector<int32_t> ids{5, 90, 17, 3, 61, 1};
+  Umt5Config config = umt5_preset("tiny");
   for (const DType storage : {DType::f32, DType::bf16})
     for (const DType compute : {DType::f32, DType::bf16}) {
       const auto source = hash_weights("w:", storage);
-      const Umt5Encoder encoder(umt5_preset("tiny"), *source, detect_umt5_names(*source));
+      config.shared_bias = storage == compute;  // T5
+      const Umt5Encoder encoder(config, *source, detect_umt5_names(*source));
       const auto encode = [&](Backend& backend) {
         const ConstantWeights constant(backend, encoder.weights());
         Context ctx{backend, compute};
