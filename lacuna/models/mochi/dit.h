@@ -24,6 +24,7 @@ class MochiArchitecture final : public Architecture {
   // Throws Error on a config that is not valid.
   explicit MochiArchitecture(const MochiConfig& config);
   const MochiConfig& config() const { return config_; }
+  std::string_view family() const override { return "mochi"; }
   TransformerSizes sizes() const override;
   VideoGrid grid(int64_t frames, int64_t height, int64_t width) const override;
   int64_t num_parameters() const override;

@@ -29,19 +29,23 @@ const Family kWan22Small{"Wan2.2 TI2V 5B",
 const Family kWanCustom{
     "Wan (custom)", "tiny", {832, 480, 21, 16, 20, 5.0, 5.0, 5.0, 0.875, kUnknownLicense}, false};
 
-const Family kMochi{"Mochi 1", "mochi", {848, 480, 163, 30, 64, 1.0, 4.5, 4.5, 0.0, kMochiLicense}};
+constexpr const char* kMochiVae = R"({"_class_name": "AutoencoderKLMochi"})";
+const Family kMochi{
+    "Mochi 1", kMochiVae, {848, 480, 163, 30, 64, 1.0, 4.5, 4.5, 0.0, kMochiLicense}};
 const Family kMochiCustom{"Mochi (custom)",
-                          "mochi-tiny",
+                          R"({"_class_name": "AutoencoderKLMochi", "decoder_block_out_channels":
+                              [32, 32, 64, 64], "layers_per_block": [1, 1, 1, 1, 1]})",
                           {256, 256, 19, 30, 20, 1.0, 4.5, 4.5, 0.0, kUnknownLicense},
                           false};
 
 const Family kHunyuan{
     "HunyuanVideo",
-    "hunyuan",
+    R"({"_class_name": "AutoencoderKLHunyuanVideo"})",
     {1280, 720, 129, 24, 50, 7.0, 1.0, 1.0, 0.0, kHunyuanLicense, "", /*embedded_guidance=*/6.0}};
 const Family kHunyuanCustom{
     "HunyuanVideo (custom)",
-    "hunyuan-tiny",
+    R"({"_class_name": "AutoencoderKLHunyuanVideo", "block_out_channels": [32, 32, 64, 64],
+        "layers_per_block": 1})",
     {256, 256, 21, 24, 20, 7.0, 1.0, 1.0, 0.0, kUnknownLicense, "", /*embedded_guidance=*/6.0},
     false};
 

@@ -11,7 +11,8 @@ namespace lacuna {
 
 struct Family {
   std::string_view name;
-  std::string_view vae;  // preset of its video decoder
+  // Of its video decoder: a preset (vae_preset), or the config.json of another class.
+  std::string_view vae;
   FamilyDefaults defaults;
   bool released = true;
   bool takes_image = false;  // as the first frame

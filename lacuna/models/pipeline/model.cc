@@ -43,11 +43,24 @@ int64_t file_bytes(const std::vector<fs::path>& files) {
   return total;
 }
 
-// Of a file without a config.
+// Of a Wan VAE without a config.
 VaeConfig preset_of_file(const CheckpointPart& part) {
   const bool is22 =
       part.tensors == TensorSet::vae22_diffusers || part.tensors == TensorSet::vae22_original;
   return vae_preset(is22 ? "wan2.2" : "wan2.1");
+}
+
+// Of a file without a config.
+std::unique_ptr<VideoDecoder> decoder_of_file(const CheckpointPart& part, WeightSource& source) {
+  const std::string where = part.files.front().string();
+  switch (part.tensors) {
+    case TensorSet::vae_mochi:
+      return make_video_decoder(R"({"_class_name": "AutoencoderKLMochi"})", where, source);
+    case TensorSet::vae_hunyuan:
+      return make_video_decoder(R"({"_class_name": "AutoencoderKLHunyuanVideo"})", where, source);
+    default:
+      return std::make_unique<WanDecoder>(preset_of_file(part), source);
+  }
 }
 
 VaeConfig synthetic_vae(const Family& family, int64_t channels) {
@@ -271,10 +284,13 @@ const VideoDecoder& Model::decoder() {
   if (decoder_ != nullptr) return *decoder_;
   if (is_synthetic()) {
     vae_source_ = hash_weights("w:", storage_);
-    decoder_ =
-        std::make_unique<WanDecoder>(synthetic_vae(identify_family(*architecture_, num_experts_),
-                                                   architecture_->sizes().latent_channels),
-                                     *vae_source_);
+    const Family& family = identify_family(*architecture_, num_experts_);
+    if (family.vae.starts_with('{')) {
+      decoder_ = make_video_decoder(family.vae, name_, *vae_source_);
+    } else {
+      decoder_ = std::make_unique<WanDecoder>(
+          synthetic_vae(family, architecture_->sizes().latent_channels), *vae_source_);
+    }
     return *decoder_;
   }
   const CheckpointPart& part = checkpoint_.vae;
@@ -284,7 +300,7 @@ const VideoDecoder& Model::decoder() {
   if (part.config) {
     decoder_ = make_video_decoder(part.config_text, part.config_file.string(), *vae_source_);
   } else {
-    decoder_ = std::make_unique<WanDecoder>(preset_of_file(part), *vae_source_);
+    decoder_ = decoder_of_file(part, *vae_source_);
   }
   return *decoder_;
 }

@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lacuna/models/pipeline/networks.h"
 
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
 #include "lacuna/core/error.h"
+#include "lacuna/models/mochi/dit.h"
 #include "lacuna/models/wan/names.h"
 #include "lacuna/models/wan/wan_config.h"
 
@@ -21,20 +26,43 @@ WanConfig wan_config_of(const CheckpointPart& part, const WeightSource& source) 
   return config;
 }
 
+bool is_wan(const CheckpointPart& part) {
+  return part.tensors == TensorSet::wan_diffusers || part.tensors == TensorSet::wan_original;
+}
+
+// Of families whose sizes the tensors alone do not tell.
+const std::string& config_text_of(const CheckpointPart& part) {
+  LACUNA_CHECK(part.config, "{}: no config.json beside it, expected one with the sizes",
+               part.files.front().string());
+  return part.config_text;
+}
+
+template <typename Names>
+bool contains(const Names& names, std::string_view name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
 }  // namespace
 
 std::unique_ptr<const Architecture> read_architecture(const CheckpointPart& part,
                                                       const WeightSource& source) {
+  if (part.tensors == TensorSet::mochi_diffusers)
+    return std::make_unique<MochiArchitecture>(
+        mochi_config_from_json(config_text_of(part), part.config_file.string()));
   return std::make_unique<WanArchitecture>(wan_config_of(part, source));
 }
 
-std::function<std::string(std::string_view)> network_rename(TensorSet /*tensors*/,
+std::function<std::string(std::string_view)> network_rename(TensorSet tensors,
                                                             const WeightSource& source) {
+  if (tensors == TensorSet::mochi_diffusers) return {};
   return wan_rename(detect_wan_names(source));
 }
 
 void check_experts(const CheckpointPart& first_part, const WeightSource& first,
                    const CheckpointPart& second_part, const WeightSource& second) {
+  LACUNA_CHECK(is_wan(first_part) && is_wan(second_part),
+               "model: {} and {}, expected one transformer, or two experts of a Wan model",
+               first.describe(), second.describe());
   LACUNA_CHECK(wan_config_of(first_part, first) == wan_config_of(second_part, second),
                "model: {} and {} have different sizes, expected two experts of one model",
                first.describe(), second.describe());
@@ -51,12 +79,18 @@ void check_experts(const CheckpointPart& first_part, const WeightSource& first,
 }
 
 std::unique_ptr<const Architecture> preset_architecture(std::string_view name) {
-  return std::make_unique<WanArchitecture>(wan_preset(name));
+  if (contains(mochi_preset_names(), name))
+    return std::make_unique<MochiArchitecture>(mochi_preset(name));
+  if (contains(wan_preset_names(), name))
+    return std::make_unique<WanArchitecture>(wan_preset(name));
+  fail("synthetic: `{}`, expected one of {}", name, fmt::join(preset_names(), ", "));
 }
 
 std::vector<std::string_view> preset_names() {
-  const auto wan = wan_preset_names();
-  return {wan.begin(), wan.end()};
+  std::vector<std::string_view> names;
+  for (const auto& family : {wan_preset_names(), mochi_preset_names()})
+    names.insert(names.end(), family.begin(), family.end());
+  return names;
 }
 
 }  // namespace lacuna

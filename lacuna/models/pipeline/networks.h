@@ -28,7 +28,7 @@ std::function<std::string(std::string_view)> network_rename(TensorSet tensors,
 void check_experts(const CheckpointPart& first_part, const WeightSource& first,
                    const CheckpointPart& second_part, const WeightSource& second);
 
-// By its name: those of wan_preset(). Throws Error listing them.
+// By its name, of any family. Throws Error listing them.
 std::unique_ptr<const Architecture> preset_architecture(std::string_view name);
 std::vector<std::string_view> preset_names();
 
