@@ -180,13 +180,10 @@ void rms_norm(Device& device, const TensorView& x, const float* weight, float ep
   if (rope != nullptr)
     tables.emplace(device, *rope, num_heads)
         .set(*rope, static_cast<int32_t>(x.shape[1] / num_heads), &args);
-  if (by_head) {
-    device.launch(kNetworkModule, "rms_norm_heads",
-                  warp_grid("rms_norm", x.shape[0] * int64_t{num_heads}), args);
-  } else {
-    device.launch(kNetworkModule, args.summed ? "rms_norm_summed" : "rms_norm",
-                  row_grid("rms_norm", x), args);
-  }
+  const char* kernel = by_head ? "rms_norm_heads" : args.summed ? "rms_norm_summed" : "rms_norm";
+  const Grid grid =
+      by_head ? warp_grid("rms_norm", x.shape[0] * int64_t{num_heads}) : row_grid("rms_norm", x);
+  device.launch(kNetworkModule, kernel, grid, args);
   to.store();
 }
 
@@ -221,7 +218,8 @@ void channel_norm(Device& device, const TensorView& x, const float* gamma, bool 
 }
 
 void group_norm(Device& device, const TensorView& x, int32_t num_groups, const float* weight,
-                const float* bias, float eps, bool silu, const TensorView& out) {
+                const float* bias, float eps, bool silu, const TensorView& out,
+                int64_t most_chunks) {
   check_group_norm(Reach::anywhere, x, num_groups, weight, bias, out);
   if (x.numel() == 0) return;
   const int64_t n = x.shape[0], m = x.shape[1], c = x.shape[2], quads = (c + 3) / 4;
@@ -242,7 +240,7 @@ void group_norm(Device& device, const TensorView& x, int32_t num_groups, const f
   args.lanes = static_cast<int32_t>(lanes);
   // By shape alone, so that sums have one order.
   const int64_t run = lanes * kGroupRun;
-  const int64_t chunk_rows = (m / run / kGroupMostChunks + 1) * run;
+  const int64_t chunk_rows = (m / run / most_chunks + 1) * run;
   const int64_t chunks = (m + chunk_rows - 1) / chunk_rows;
   LACUNA_CHECK(chunk_rows < INT32_MAX && n * chunks < INT32_MAX && n * num_groups < INT32_MAX,
                "group_norm: {} on cuda, expected fewer rows", x.describe());

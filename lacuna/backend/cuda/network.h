@@ -26,7 +26,10 @@ void conv3d(Device& device, Resident& weights, const TensorView& x, const Tensor
             const TensorView& out, int64_t patch_bytes = kPatchBytes);
 void channel_norm(Device& device, const TensorView& x, const float* gamma, bool silu,
                   const TensorView& out);
+// Sums of a sample are kept for about `most_chunks` chunks of its rows.
+inline constexpr int64_t kGroupMostChunks = 2048;
 void group_norm(Device& device, const TensorView& x, int32_t num_groups, const float* weight,
-                const float* bias, float eps, bool silu, const TensorView& out);
+                const float* bias, float eps, bool silu, const TensorView& out,
+                int64_t most_chunks = kGroupMostChunks);
 
 }  // namespace lacuna::cuda

@@ -137,9 +137,8 @@ inline constexpr int kGroupThreads = 256;    // group_norm: a block is a chunk o
 inline constexpr int kWalkThreads = 256;     // a thread is a group
 inline constexpr int kGemmThreads = 256;
 
-inline constexpr int kGroupRun = 32;           // rows of a thread whose sums are f32
-inline constexpr int kGroupLoads = 4;          // rows that a thread has in flight
-inline constexpr int kGroupMostChunks = 2048;  // of a sample, or few more
+inline constexpr int kGroupRun = 32;   // rows of a thread whose sums are f32
+inline constexpr int kGroupLoads = 4;  // rows that a thread has in flight
 inline constexpr int kGroupSumsBytes = 16;
 
 inline constexpr int kGemmTile = 128;  // rows and columns of out that a block computes
