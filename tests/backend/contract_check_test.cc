@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <limits>
 #include <utility>
 
@@ -90,6 +91,24 @@ TEST_P(CheckContract, Norms) {
   rms(f32({6, 8}), values_.data(), rope, 4);
   rms(f32({7, 8}), values_.data(), rope, 2);
   rms(of(DType::f16, {6, 8}), values_.data(), rope, 2);
+  // Heads that have norms of their own, and angles that add up.
+  const auto heads = [&](TensorView x, const float* weight, const RopeTables* tables, int32_t n) {
+    refused("rms_norm",
+            [=](Backend& b) { b.rms_norm(x, weight, 1e-6f, NormSpan::head, tables, n, x); });
+  };
+  heads(f32({6, 8}), values_.data(), nullptr, 0);
+  heads(f32({6, 8}), values_.data(), nullptr, 3);
+  heads(f32({6, 8}), nullptr, nullptr, 2);
+  for (const auto& [a, b, c] : {std::array{2, 0, 0}, {2, 2, 1}, {2, 1, 2}, {1, 1, 1}}) {
+    const RopeTables summed{.frames = 2,
+                            .height = 3,
+                            .width = 1,
+                            .pairs_frames = a,
+                            .pairs_height = b,
+                            .pairs_width = c,
+                            .summed = true};
+    heads(f32({6, 8}), values_.data(), &summed, 2);
+  }
   // All else fits, so that no other check speaks.
   rms(f32({6, 8}), values_.data(), {.frames = 2, .height = 3, .width = 1, .pairs_frames = 1}, 3);
   rms(f32({6, 8}), values_.data(),
@@ -101,7 +120,34 @@ TEST_P(CheckContract, Norms) {
     });
 }
 
+TEST_P(CheckContract, GroupNorm) {
+  const auto group = [&](TensorView x, int32_t groups, TensorView out, bool weight = true,
+                         bool bias = true) {
+    refused("group_norm", [=, this](Backend& b) {
+      b.group_norm(x, groups, weight ? values_.data() : nullptr, bias ? values_.data() : nullptr,
+                   1e-6f, false, out);
+    });
+  };
+  const TensorView x = f32({2, 3, 8});
+  group(f32({6, 8}), 2, f32({6, 8}));
+  group(x, 2, f32({3, 2, 8}));
+  group(x, 2, bf16({2, 3, 8}));
+  group(turned({2, 3, 8}), 2, x);
+  group(of(DType::f16, {2, 3, 8}), 2, of(DType::f16, {2, 3, 8}));
+  group(nowhere({2, 3, 8}), 2, x);
+  group(x, 0, x);
+  group(x, -2, x);
+  group(x, 3, x);
+  group(x, 2, x, false);
+  group(x, 2, x, true, false);
+}
+
 TEST_P(CheckContract, Elementwise) {
+  for (Epilogue activation : {Epilogue::none, Epilogue::residual})
+    refused("gated_product", [&](Backend& b) {
+      b.gated_product(activation, f32({2, 8}), f32({2, 8}), f32({2, 8}));
+    });
+
   const auto both = [&](TensorView a, TensorView b, TensorView out) {
     refused("gated_product",
             [&](Backend& to) { to.gated_product(Epilogue::gelu_tanh, a, b, out); });

@@ -134,6 +134,100 @@ TEST_P(NnContract, RmsNormAndRope) {
           }
 }
 
+// Tables of Mochi's kind: an angle of its own for every head and pair of a position.
+struct SummedRope {
+  std::vector<float> tables[6];
+  RopeTables view;
+  // f(axis, position, head, pair) is the angle.
+  template <typename F>
+  SummedRope(int64_t frames, int64_t height, int64_t width, int64_t heads, int32_t pairs,
+             const F& f) {
+    const int64_t sizes[] = {frames, height, width};
+    for (int axis = 0; axis < 3; ++axis)
+      for (int64_t i = 0; i < sizes[axis] * heads * pairs; ++i) {
+        const double angle = f(axis, i / (heads * pairs), i / pairs % heads, i % pairs);
+        tables[2 * axis].push_back(static_cast<float>(std::cos(angle)));
+        tables[2 * axis + 1].push_back(static_cast<float>(std::sin(angle)));
+      }
+    view = {.frames = frames,
+            .height = height,
+            .width = width,
+            .pairs_frames = pairs,
+            .pairs_height = pairs,
+            .pairs_width = pairs,
+            .cos_frames = tables[0].data(),
+            .sin_frames = tables[1].data(),
+            .cos_height = tables[2].data(),
+            .sin_height = tables[3].data(),
+            .cos_width = tables[4].data(),
+            .sin_width = tables[5].data(),
+            .summed = true};
+  }
+};
+
+TEST_P(NnContract, RmsNormOfHeadsAndSummedAngles) {
+  const auto learnt = [](int axis, int64_t position, int64_t head, int64_t pair) {
+    return static_cast<double>(position - 1) * (axis + 1) * std::cos(7.0 * head + pair);
+  };
+  for (int32_t heads : {1, 3})
+    for (int32_t pairs : {1, 3, 32, 64, 67})
+      for (NormSpan span : {NormSpan::row, NormSpan::head})
+        for (int kind = 0; kind < 3; ++kind)  // no rope, split, summed
+          for (DType from : {DType::f32, DType::bf16})
+            for (DType to : {DType::f32, DType::bf16}) {
+              const Rope split(3, 2, 5, pairs - pairs / 3 * 2, pairs / 3, pairs / 3);
+              const SummedRope summed(3, 2, 5, heads, pairs, learnt);
+              const RopeTables* rope = kind == 0 ? nullptr : kind == 1 ? &split.view : &summed.view;
+              const int64_t m = 30, d = int64_t{heads} * 2 * pairs;
+              const Rows x(from, m, d, kind * 4, 1), out(to, m, d, 3, 2), expected(to, m, d, 3, 2);
+              for (int64_t i = 0; i < m; ++i)  // heads of different size
+                for (int64_t c = 0; c < d; ++c) {
+                  const int64_t at = i * x.view.stride[0] + c;
+                  put(x.view, at, get(x.view, at) * static_cast<double>(1 + c / (2 * pairs)));
+                }
+              const std::vector<float> weight =
+                  random_floats(span == NormSpan::head ? 2 * pairs : d, 3, 0.5, 1.0);
+              const auto run = [&](Backend& b, const TensorView& result) {
+                b.rms_norm(x.view, weight.data(), 1e-6f, span, rope, heads, result);
+              };
+              run(*ref_, expected.view);
+              run(*backend_, out.view);
+              const std::string context = fmt::format("heads {} pairs {} span {} rope {}", heads,
+                                                      pairs, static_cast<int>(span), kind);
+              EXPECT_TRUE(close(out.view, expected.view, network(to), context));
+              EXPECT_TRUE(out.intact());
+              if (from != to) continue;
+              run(*backend_, x.view);
+              EXPECT_TRUE(close(x.view, expected.view, network(to), context + " in place"));
+            }
+}
+
+TEST_P(NnContract, OneHeadIsARow) {
+  const Tensor x = random_tensor(DType::f32, {7, 70}, 1), row(DType::f32, {7, 70}),
+               head(DType::f32, {7, 70});
+  const std::vector<float> weight = random_floats(70, 2);
+  backend_->rms_norm(x, weight.data(), 1e-6f, NormSpan::row, nullptr, 0, row);
+  backend_->rms_norm(x, weight.data(), 1e-6f, NormSpan::head, nullptr, 1, head);
+  EXPECT_TRUE(close(head, row, network(DType::f32), "one head"));
+}
+
+// Two axes that turn nothing leave the third, whichever it is.
+TEST_P(NnContract, SummedAnglesOfOneAxisAreSplitOnes) {
+  for (int turning = 0; turning < 3; ++turning) {
+    const auto pairs = [&](int axis) { return axis == turning ? 6 : 0; };
+    const Rope split(3, 4, 2, pairs(0), pairs(1), pairs(2));
+    const SummedRope summed(3, 4, 2, 2, 6, [&](int axis, int64_t position, int64_t, int64_t pair) {
+      return axis == turning ? position * std::pow(10000.0, -double(pair) / 6) : 0.0;
+    });
+    const Tensor x = random_tensor(DType::f32, {24, 24}, 1), a(DType::f32, {24, 24}),
+                 b(DType::f32, {24, 24});
+    const std::vector<float> weight = random_floats(24, 2);
+    backend_->rms_norm(x, weight.data(), 1e-6f, NormSpan::row, &split.view, 2, a);
+    backend_->rms_norm(x, weight.data(), 1e-6f, NormSpan::row, &summed.view, 2, b);
+    EXPECT_EQ(values(a), values(b)) << "axis " << turning;
+  }
+}
+
 TEST_P(NnContract, RmsNormRefusesWrongTables) {
   const Rope rope(2, 3, 4, 2, 1, 1);
   const Tensor x = random_tensor(DType::f32, {24, 16}, 1),
@@ -145,17 +239,21 @@ TEST_P(NnContract, RmsNormRefusesWrongTables) {
   EXPECT_THROW(backend_->rms_norm(x, weight.data(), 1e-6f, NormSpan::row, &rope.view, 4, x), Error);
 }
 
-TEST_P(NnContract, GeluMul) {
+TEST_P(NnContract, GatedProduct) {
   for (int64_t d : {1, 7, 64, 333})
-    for (DType dtype : {DType::f32, DType::bf16}) {
-      const Rows gate(dtype, 5, d, 0, 1), up(dtype, 5, d, 0, 2), out(dtype, 5, d, 0, 3),
-          expected(dtype, 5, d, 0, 3);
-      put(gate.view, 0, 60.0);  // far ends of the tanh
-      put(gate.view, 4 * d, -60.0);
-      ref_->gated_product(Epilogue::gelu_tanh, gate.view, up.view, expected.view);
-      backend_->gated_product(Epilogue::gelu_tanh, gate.view, up.view, out.view);
-      EXPECT_TRUE(close(out.view, expected.view, network(dtype), fmt::format("d {}", d)));
-    }
+    for (Epilogue activation : {Epilogue::gelu_tanh, Epilogue::silu})
+      for (DType dtype : {DType::f32, DType::bf16}) {
+        const Rows gate(dtype, 5, d, 0, 1), up(dtype, 5, d, 0, 2), out(dtype, 5, d, 0, 3),
+            expected(dtype, 5, d, 0, 3);
+        put(gate.view, 0, 60.0);  // far ends of the tanh
+        put(gate.view, 4 * d, -60.0);
+        ref_->gated_product(activation, gate.view, up.view, expected.view);
+        backend_->gated_product(activation, gate.view, up.view, out.view);
+        const std::string context = fmt::format("d {} of {}", d, static_cast<int>(activation));
+        EXPECT_TRUE(close(out.view, expected.view, network(dtype), context));
+        backend_->gated_product(activation, gate.view, up.view, gate.view);
+        EXPECT_EQ(values(gate.view), values(out.view)) << context << " in place";
+      }
 }
 
 TEST_P(NnContract, Conv3d) {
@@ -225,6 +323,97 @@ TEST_P(NnContract, ChannelNorm) {
       }
 }
 
+// A contiguous tensor with NaN in front and behind.
+struct Island {
+  Tensor memory;
+  TensorView view;
+  Island(DType dtype, std::initializer_list<int64_t> shape, int64_t margin)
+      : memory(dtype, {2 * margin + Tensor(dtype, shape).numel()}) {
+    for (int64_t i = 0; i < memory.numel(); ++i) put(memory, i, std::nan(""));
+    auto* begin = static_cast<char*>(memory.view().data) + storage_bytes(dtype, margin);
+    view = make_view(begin, dtype, shape);
+  }
+  bool intact(int64_t margin) const {
+    for (int64_t i = 0; i < margin; ++i)
+      if (!std::isnan(get(memory, i)) || !std::isnan(get(memory, memory.numel() - 1 - i)))
+        return false;
+    return true;
+  }
+};
+
+TEST_P(NnContract, GroupNorm) {
+  struct Case {
+    int64_t n, m, c;
+    int32_t groups;
+    double scale, offset;
+  };
+  // Ragged channels, groups of one channel, one group, one pixel, several chunks of rows, rows
+  // wider than a block of threads, a mean far larger than the spread.
+  const Case cases[] = {{1, 1, 32, 32, 1.0, 0.0},    {2, 5, 6, 2, 4.0, 1.0},
+                        {3, 77, 7, 7, 1.0, 0.0},     {1, 130, 9, 1, 1.0, -2.0},
+                        {2, 1500, 64, 32, 3.0, 0.5}, {1, 40, 1030, 10, 1.0, 0.0},
+                        {1, 2900, 36, 4, 20.0, 1e3}, {1, 6000, 16, 4, 0.01, 100.0}};
+  for (const Case& s : cases)
+    for (bool silu : {false, true})
+      for (DType dtype : {DType::f32, DType::bf16})
+        for (int64_t margin : {3, 16}) {
+          const Island x(dtype, {s.n, s.m, s.c}, margin), out(dtype, {s.n, s.m, s.c}, margin);
+          const Tensor expected(dtype, {s.n, s.m, s.c});
+          fill_normal(x.view, 1, s.scale, s.offset);
+          const std::vector<float> weight = random_floats(s.c, 2, 0.5, 1.0);
+          const std::vector<float> bias = random_floats(s.c, 3);
+          const auto run = [&](Backend& b, const TensorView& to) {
+            b.group_norm(x.view, s.groups, weight.data(), bias.data(), 1e-6f, silu, to);
+          };
+          run(*ref_, expected);
+          run(*backend_, out.view);
+          const std::string context =
+              fmt::format("n {} m {} c {} silu {} margin {}", s.n, s.m, s.c, silu, margin);
+          EXPECT_TRUE(close(out.view, expected, network(dtype), context));
+          EXPECT_TRUE(out.intact(margin));
+          run(*backend_, x.view);
+          EXPECT_EQ(values(x.view), values(out.view)) << context << " in place";
+          EXPECT_TRUE(x.intact(margin));
+        }
+}
+
+TEST_P(NnContract, GroupNormOfSamplesIsThatOfEach) {
+  const int64_t m = 700, c = 24;
+  const Tensor x = random_tensor(DType::f32, {3, m, c}, 1, 2.0, 1.0), out(DType::f32, {3, m, c}),
+               one(DType::f32, {1, m, c});
+  const std::vector<float> p = random_floats(2 * c, 2);
+  backend_->group_norm(x, 3, p.data(), p.data() + c, 1e-5f, true, out);
+  const std::vector<double> all = values(out);
+  for (int64_t n = 0; n < 3; ++n) {
+    const TensorView sample = make_view(x.as<float>() + n * m * c, DType::f32, {1, m, c});
+    backend_->group_norm(sample, 3, p.data(), p.data() + c, 1e-5f, true, one);
+    EXPECT_EQ(values(one),
+              std::vector<double>(all.begin() + n * m * c, all.begin() + (n + 1) * m * c));
+  }
+}
+
+TEST_P(NnContract, GroupNormOfAConstantIsItsBias) {
+  const Tensor x(DType::f32, {1, 900, 12}), out(DType::f32, {1, 900, 12});
+  for (int64_t i = 0; i < x.numel(); ++i) put(x, i, i % 12 < 6 ? 1000.1 : -0.3);
+  const std::vector<float> weight = random_floats(12, 1), bias = random_floats(12, 2);
+  backend_->group_norm(x, 2, weight.data(), bias.data(), 1e-6f, false, out);
+  for (int64_t i = 0; i < x.numel(); ++i)
+    ASSERT_EQ(get(out, i), double{bias[static_cast<size_t>(i % 12)]}) << "element " << i;
+}
+
+// One value far out in front of the rest: where sums of distances to the first value begin badly.
+TEST_P(NnContract, GroupNormOfAnOutlier) {
+  for (double far : {1e3, -1e6}) {
+    const Tensor x = random_tensor(DType::f32, {1, 3000, 8}, 1), out(DType::f32, {1, 3000, 8}),
+                 expected(DType::f32, {1, 3000, 8});
+    put(x, 0, far);
+    const std::vector<float> weight = random_floats(8, 1), bias = random_floats(8, 2);
+    ref_->group_norm(x, 2, weight.data(), bias.data(), 1e-6f, false, expected);
+    backend_->group_norm(x, 2, weight.data(), bias.data(), 1e-6f, false, out);
+    EXPECT_TRUE(close(out, expected, network(DType::f32), fmt::format("outlier {}", far)));
+  }
+}
+
 TEST_P(NnContract, SameBitsForOneAndTwoThreads) {
   const int before = num_threads();
   std::vector<std::vector<double>> results;
@@ -251,6 +440,9 @@ TEST_P(NnContract, SameBitsForOneAndTwoThreads) {
       const Tensor normed(dtype, {300, 200});
       backend_->rms_norm(x, weight.data(), 1e-6f, NormSpan::row, nullptr, 1, normed);
       add(normed);
+      const Tensor map = random_tensor(dtype, {2, 5000, 40}, 6), group(dtype, {2, 5000, 40});
+      backend_->group_norm(map, 8, weight.data(), weight.data() + 40, 1e-6f, true, group);
+      add(group);
     }
     results.push_back(all);
   }

@@ -3,6 +3,7 @@
 // instruction set level of the machine, and bitwise equality for any thread count.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -410,24 +411,25 @@ TEST_P(CpuNn, RmsNormInPlaceEqualsOutOfPlace) {
   }
 }
 
-TEST_P(CpuNn, GeluMulOverTheWholeRange) {
-  for (DType dtype : {DType::f32, DType::bf16}) {
-    const int64_t m = 41, d = 253;
-    const Strided gate = strided(dtype, m, d, 4, "gate"), up = strided(dtype, m, d, 1, "up");
-    const Strided out = strided(dtype, m, d, 9, "out");
-    for (int64_t i = 0; i < m * d; ++i)  // -30 .. 30
-      put(gate.view, i / d * gate.view.stride[0] + i % d, 60.0f * i / (m * d) - 30.0f);
-    run_any_threads(out.memory, [&] {
-      backend_->gated_product(Epilogue::gelu_tanh, gate.view, up.view, out.view);
-    });
-    for (int64_t i = 0; i < m * d; ++i) {
-      const double g = get(gate.view, i / d * gate.view.stride[0] + i % d);
-      const double u = get(up.view, i / d * up.view.stride[0] + i % d);
-      // In the far tail gelu falls below e^-87, where the kernel may answer 0.
-      expect_near(out.view, i / d * out.view.stride[0] + i % d, gelu(g) * u,
-                  std::abs(gelu(g) * u) * (1.0 + std::abs(g * g)) + 1e-20);
+TEST_P(CpuNn, GatedProductOverTheWholeRange) {
+  for (Epilogue activation : {Epilogue::gelu_tanh, Epilogue::silu})
+    for (DType dtype : {DType::f32, DType::bf16}) {
+      const int64_t m = 41, d = 253;
+      const Strided gate = strided(dtype, m, d, 4, "gate"), up = strided(dtype, m, d, 1, "up");
+      const Strided out = strided(dtype, m, d, 9, "out");
+      for (int64_t i = 0; i < m * d; ++i)  // -30 .. 30
+        put(gate.view, i / d * gate.view.stride[0] + i % d, 60.0f * i / (m * d) - 30.0f);
+      run_any_threads(out.memory,
+                      [&] { backend_->gated_product(activation, gate.view, up.view, out.view); });
+      for (int64_t i = 0; i < m * d; ++i) {
+        const double g = get(gate.view, i / d * gate.view.stride[0] + i % d);
+        const double u = get(up.view, i / d * up.view.stride[0] + i % d);
+        // In the far tail gelu falls below e^-87, where the kernel may answer 0.
+        const double y = (activation == Epilogue::silu ? silu(g) : gelu(g)) * u;
+        expect_near(out.view, i / d * out.view.stride[0] + i % d, y,
+                    std::abs(y) * (1.0 + std::abs(g * g)) + 1e-20);
+      }
     }
-  }
 }
 
 TEST_P(CpuNn, ChannelNorm) {
@@ -447,6 +449,39 @@ TEST_P(CpuNn, ChannelNorm) {
           expect_near(out, i, with_silu ? silu(y) : y, std::abs(y) * (1.0 + std::abs(y)));
         }
       }
+}
+
+// Naive sums, and the same bytes on any number of threads: several chunks, the last one short.
+TEST_P(CpuNn, GroupNorm) {
+  for (DType dtype : {DType::f32, DType::bf16})
+    for (const auto& [n, m, c, groups] :
+         {std::array<int64_t, 4>{2, 9001, 24, 3}, {1, 130, 515, 5}, {3, 50, 4, 4}}) {
+      const Tensor x = filled(dtype, {n, m, c}, "x", 3.0), out(dtype, {n, m, c});
+      std::memset(out.view().data, 0, static_cast<size_t>(storage_bytes(dtype, out.numel())));
+      const std::vector<float> weight = floats(c, "weight", 1.0), bias = floats(c, "bias");
+      run_any_threads(out, [&, groups = groups] {
+        backend_->group_norm(x, static_cast<int32_t>(groups), weight.data(), bias.data(), 1e-5f,
+                             true, out);
+      });
+      const int64_t width = c / groups;
+      for (int64_t group = 0; group < n * groups; ++group) {
+        const int64_t begin = group / groups * m * c + group % groups * width;
+        const auto at = [&, c = c](int64_t i) { return begin + i / width * c + i % width; };
+        double mean = 0.0, variance = 0.0;
+        for (int64_t i = 0; i < m * width; ++i) mean += get(x, at(i));
+        mean /= static_cast<double>(m * width);
+        for (int64_t i = 0; i < m * width; ++i) variance += std::pow(get(x, at(i)) - mean, 2);
+        variance /= static_cast<double>(m * width);
+        for (int64_t i = 0; i < m * width; ++i) {
+          const int64_t channel = at(i) % c;
+          const double scaled =
+              (get(x, at(i)) - mean) / std::sqrt(variance + 1e-5) * weight[channel];
+          const double y = scaled + bias[channel];
+          const double size = std::abs(scaled) + std::abs(double{bias[channel]});
+          expect_near(out, at(i), silu(y), size * (1.0 + std::abs(y)));
+        }
+      }
+    }
 }
 
 TEST_P(CpuNn, BlockMean) {

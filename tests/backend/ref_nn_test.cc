@@ -166,6 +166,90 @@ TEST_P(RefNn, GeluMul) {
   EXPECT_TRUE(close(values(out.view), expected, rounding(GetParam()), shape, "gated_product"));
 }
 
+TEST_P(RefNn, SiluProduct) {
+  const Rows gate(GetParam(), 3, 5, 2, 1), up(GetParam(), 3, 5, 0, 2), out(GetParam(), 3, 5, 3, 3);
+  backend_->gated_product(Epilogue::silu, gate.view, up.view, out.view);
+  std::vector<double> expected = values(gate.view);
+  const std::vector<double> ups = values(up.view);
+  for (size_t n = 0; n < expected.size(); ++n)
+    expected[n] *= ups[n] / (1.0 + std::exp(-expected[n]));
+  const int64_t shape[] = {3, 5};
+  EXPECT_TRUE(close(values(out.view), expected, rounding(GetParam()), shape, "silu product"));
+}
+
+// Heads 2 x head_dim 4 on a grid of 2 x 1 x 3: angles by hand, one weight for both heads.
+TEST_P(RefNn, HeadsTurnBySumsOfTheirOwnAngles) {
+  const int64_t m = 6, d = 8;
+  const auto angle = [](int axis, int64_t position, int64_t head, int64_t pair) {
+    return (axis + 1) * static_cast<double>(position + 1) * (0.2 + 0.5 * head - 0.3 * pair);
+  };
+  std::vector<float> tables[6];
+  const int64_t sizes[] = {2, 1, 3};
+  for (int axis = 0; axis < 3; ++axis)
+    for (int64_t i = 0; i < sizes[axis] * 4; ++i) {
+      const double phi = angle(axis, i / 4, i / 2 % 2, i % 2);
+      tables[2 * axis].push_back(static_cast<float>(std::cos(phi)));
+      tables[2 * axis + 1].push_back(static_cast<float>(std::sin(phi)));
+    }
+  const RopeTables rope{.frames = 2,
+                        .height = 1,
+                        .width = 3,
+                        .pairs_frames = 2,
+                        .pairs_height = 2,
+                        .pairs_width = 2,
+                        .cos_frames = tables[0].data(),
+                        .sin_frames = tables[1].data(),
+                        .cos_height = tables[2].data(),
+                        .sin_height = tables[3].data(),
+                        .cos_width = tables[4].data(),
+                        .sin_width = tables[5].data(),
+                        .summed = true};
+  const Tensor x = random_tensor(GetParam(), {m, d}, 1), out(GetParam(), {m, d});
+  const std::vector<float> weight = random_floats(4, 2);
+  const std::vector<double> plain = values(x);
+  std::vector<double> expected(plain.size());
+  for (int64_t t = 0; t < m; ++t)
+    for (int64_t head = 0; head < 2; ++head) {
+      const double* from = plain.data() + t * d + head * 4;
+      double squares = 0.0;
+      for (int c = 0; c < 4; ++c) squares += from[c] * from[c];
+      const double inv = 1.0 / std::sqrt(squares / 4 + 1e-3f);
+      for (int pair = 0; pair < 2; ++pair) {
+        const double phi =
+            angle(0, t / 3, head, pair) + angle(1, 0, head, pair) + angle(2, t % 3, head, pair);
+        const double a = from[2 * pair] * inv * weight[static_cast<size_t>(2 * pair)];
+        const double b = from[2 * pair + 1] * inv * weight[static_cast<size_t>(2 * pair + 1)];
+        double* to = expected.data() + t * d + head * 4 + 2 * pair;
+        to[0] = a * std::cos(phi) - b * std::sin(phi);
+        to[1] = a * std::sin(phi) + b * std::cos(phi);
+      }
+    }
+  backend_->rms_norm(x, weight.data(), 1e-3f, NormSpan::head, &rope, 2, out);
+  const int64_t shape[] = {m, d};
+  EXPECT_TRUE(close(values(out), expected, rounding(GetParam(), 2.0), shape, "summed rope"));
+}
+
+TEST_P(RefNn, GroupNorm) {
+  // Two samples of two pixels; groups of two channels: {1, 3, 5, 7} and so on, 8 apart.
+  const Tensor x(GetParam(), {2, 2, 4}), out(GetParam(), {2, 2, 4});
+  for (int64_t i = 0; i < 16; ++i) put(x, i, static_cast<double>(i));
+  const std::vector<float> weight{1.0f, 2.0f, -1.0f, 0.5f}, bias{0.0f, 1.0f, 0.0f, -1.0f};
+  backend_->group_norm(x, 2, weight.data(), bias.data(), 0.75f, false, out);
+  // Group 0 of sample 0 holds 0, 1, 4, 5: mean 2.5, variance 4.25; with eps 5. All others too.
+  const double inv = 1.0 / std::sqrt(5.0), around[] = {-2.5, -1.5, 1.5, 2.5};
+  std::vector<double> expected;
+  for (int64_t i = 0; i < 16; ++i) {
+    const auto channel = static_cast<size_t>(i % 4);
+    const double distance = around[i / 4 % 2 * 2 + i % 2];
+    expected.push_back(distance * inv * weight[channel] + bias[channel]);
+  }
+  const int64_t shape[] = {2, 2, 4};
+  EXPECT_TRUE(close(values(out), expected, rounding(GetParam()), shape, "group_norm"));
+  backend_->group_norm(x, 2, weight.data(), bias.data(), 0.75f, true, out);
+  for (double& y : expected) y /= 1.0 + std::exp(-y);
+  EXPECT_TRUE(close(values(out), expected, rounding(GetParam()), shape, "with silu"));
+}
+
 struct ConvSpec {
   int64_t t, h, w, c_in, c_out, kt, kh, kw;
   ConvParams conv;

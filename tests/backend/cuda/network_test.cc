@@ -142,6 +142,9 @@ TEST_P(CudaNetwork, TensorsStayOnTheDevice) {
   ref_->rms_norm(b, p.data() + 2 * n, 1e-6f, NormSpan::row, nullptr, 1, b);
   ref_->gated_product(Epilogue::gelu_tanh, b, b, c);
   ref_->channel_norm(c, p.data() + 3 * n, true, c);
+  Tensor g(DType::bf16, {1, m, n});
+  ref_->group_norm(make_view(c.view().data, DType::bf16, {1, m, n}), 5, p.data(), p.data() + n,
+                   1e-6f, false, g);
 
   const Remote rx(*device_, x), rw(*device_, w), rb(*device_, b), rc(*device_, b);
   const Remote wide(*device_, Tensor::zeros(DType::f32, {m, n + 3}));
@@ -154,11 +157,17 @@ TEST_P(CudaNetwork, TensorsStayOnTheDevice) {
   cuda::rms_norm(d, rb.view, p.data() + 2 * n, 1e-6f, NormSpan::row, nullptr, 1, rb.view);
   cuda::gated_product(d, Epilogue::gelu_tanh, rb.view, rb.view, rc.view);
   cuda::channel_norm(d, rc.view, p.data() + 3 * n, true, rc.view);
+  const Remote rg(*device_, Tensor::zeros(DType::bf16, {1, m, n}));
+  TensorView samples = rg.view;
+  samples.data = rc.view.data;
+  cuda::group_norm(d, samples, 5, p.data(), p.data() + n, 1e-6f, false, rg.view);
   EXPECT_TRUE(close(fetch(ra), a, network(DType::f32), "linear"));
   // Three roundings to bf16, one after the other.
   Limits limits = network(DType::bf16);
   limits.rel_l2 *= 2.0, limits.max_abs *= 2.0;
   EXPECT_TRUE(close(fetch(rc.view), c, limits, "chain"));
+  limits.rel_l2 *= 2.0, limits.max_abs *= 2.0;  // one more, of what was off already
+  EXPECT_TRUE(close(fetch(rg.view), g, limits, "group_norm behind the chain"));
   for (int64_t i = 0; i < m; ++i)
     EXPECT_EQ(get(fetch(wide.view), i * (n + 3) + n), 0.0) << "a row's padding was written";
 }
@@ -185,6 +194,32 @@ TEST_P(CudaNetwork, RowsTooLongForABlockAreRefused) {
   const Tensor x = Tensor::zeros(DType::f32, {1, 30000}), out(DType::f32, {1, 30000});
   EXPECT_THROW(cuda::layer_norm(*device_, x, nullptr, nullptr, nullptr, nullptr, 1e-6f, out),
                Error);
+}
+
+// As many rows as make chunks grow: threads that add up several runs, in chunks of unequal size;
+// device memory that quads do not divide.
+TEST_P(CudaNetwork, GroupNormOfLongMaps) {
+  for (DType dtype : {DType::f32, DType::bf16})
+    for (int64_t shift : {0, 1}) {
+      const int64_t m = 9000, c = 12;
+      const Tensor x = random_tensor(dtype, {1, m, c}, 1, 1.0, 30.0);
+      const Tensor out(dtype, {1, m, c}), expected(dtype, {1, m, c});
+      const std::vector<float> p = random_floats(2 * c, 2);
+      ref_->group_norm(x, 3, p.data(), p.data() + c, 1e-6f, true, expected);
+      const Remote wide(*device_, Tensor::zeros(dtype, {m * c + 1}));
+      TensorView in_place = wide.view;
+      in_place.data = static_cast<char*>(wide.view.data) + storage_bytes(dtype, shift);
+      in_place = cuda::packed(x, dtype, in_place.data, Device::cuda);
+      cuda::copy(*device_, x, in_place);
+      cuda::group_norm(*device_, in_place, 3, p.data(), p.data() + c, 1e-6f, true, in_place, 1);
+      EXPECT_TRUE(close(fetch(in_place), expected, network(dtype), fmt::format("shift {}", shift)));
+    }
+}
+
+TEST_P(CudaNetwork, GroupNormRefusesRowsTooLongForABlock) {
+  const Tensor x = Tensor::zeros(DType::f32, {1, 1, 7000}), out(DType::f32, {1, 1, 7000});
+  const std::vector<float> p(7000, 1.0f);
+  EXPECT_THROW(cuda::group_norm(*device_, x, 1, p.data(), p.data(), 1e-6f, false, out), Error);
 }
 
 INSTANTIATE_TEST_SUITE_P(Devices, CudaNetwork,
