@@ -9,6 +9,7 @@
 #include <cstring>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bench/cpu_peak.h"
@@ -168,6 +169,21 @@ void bench_rows(Backend& backend, const Options& o, const Machine& machine) {
                         table.data(), table.data(),
                         table.data(), table.data(),
                         table.data(), table.data()};
+  const std::vector<float> learnt(static_cast<size_t>(m / 60 * 12 * 64), 0.5f);
+  const std::vector<float> lines(static_cast<size_t>(10 * 12 * 64), 0.5f);
+  const RopeTables summed{.frames = m / 60,
+                          .height = 6,
+                          .width = 10,
+                          .pairs_frames = 64,
+                          .pairs_height = 64,
+                          .pairs_width = 64,
+                          .cos_frames = learnt.data(),
+                          .sin_frames = learnt.data(),
+                          .cos_height = lines.data(),
+                          .sin_height = lines.data(),
+                          .cos_width = lines.data(),
+                          .sin_width = lines.data(),
+                          .summed = true};
   for (DType dtype : {DType::f32, DType::bf16}) {
     const double size = dtype == DType::f32 ? 4.0 : 2.0;
     const Tensor x32 = random_tensor(DType::f32, {m, d}), x = random_tensor(dtype, {m, d});
@@ -183,6 +199,13 @@ void bench_rows(Backend& backend, const Options& o, const Machine& machine) {
     t = measure(o.reps,
                 [&] { backend.rms_norm(x, weight.data(), 1e-6f, NormSpan::row, &rope, 12, out); });
     report("rms_norm + rope", dtype, t, m * d * 2 * size, machine.copy, "GB/s");
+    t = measure(o.reps,
+                [&] { backend.rms_norm(x, weight.data(), 1e-6f, NormSpan::head, &rope, 12, out); });
+    report("rms_norm of heads + rope", dtype, t, m * d * 2 * size, machine.copy, "GB/s");
+    t = measure(o.reps, [&] {
+      backend.rms_norm(x, weight.data(), 1e-6f, NormSpan::head, &summed, 12, out);
+    });
+    report("rms_norm of heads + summed rope", dtype, t, m * d * 2 * size, machine.copy, "GB/s");
     const Tensor gate = random_tensor(dtype, {m, f}), up = random_tensor(dtype, {m, f});
     const Tensor gated = Tensor::zeros(dtype, {m, f});
     t = measure(o.reps, [&] { backend.gated_product(Epilogue::gelu_tanh, gate, up, gated); });
@@ -191,6 +214,16 @@ void bench_rows(Backend& backend, const Options& o, const Machine& machine) {
     const Tensor normed = Tensor::zeros(dtype, {480, 832, 96});
     t = measure(o.reps, [&] { backend.channel_norm(pixels, weight.data(), true, normed); });
     report("channel_norm + silu", dtype, t, pixels.numel() * 2 * size, machine.copy, "GB/s");
+    // Two reads and a write are the floor.
+    for (const auto& [pixels_of_map, c] : {std::pair{480 * 832, 128}, {4 * 60 * 104, 512}}) {
+      const Tensor map = random_tensor(dtype, {1, pixels_of_map, c});
+      const Tensor grouped = Tensor::zeros(dtype, {1, pixels_of_map, c});
+      t = measure(o.reps, [&] {
+        backend.group_norm(map, 32, weight.data(), weight.data(), 1e-6f, true, grouped);
+      });
+      report(fmt::format("group_norm + silu {} x {}", pixels_of_map, c), dtype, t,
+             map.numel() * 3 * size, machine.copy, "GB/s");
+    }
   }
 }
 
