@@ -34,4 +34,52 @@ std::string shown_json(const nlohmann::json& value) {
   return text;
 }
 
+HostileObject::HostileObject(const nlohmann::json& json, std::string_view what,
+                             std::string_view who)
+    : json_(json), what_(what), who_(who) {
+  LACUNA_CHECK(json.is_object(), "{}: {} is {}, expected an object", who, what, shown_json(json));
+}
+
+const nlohmann::json* HostileObject::find(const char* key) const {
+  const auto it = json_.find(key);
+  return it == json_.end() || it->is_null() ? nullptr : &*it;
+}
+
+const nlohmann::json& HostileObject::object(const char* key) const {
+  const nlohmann::json* value = find(key);
+  LACUNA_CHECK(value != nullptr && value->is_object(), "{}: {} has no object `{}`", who_, what_,
+               key);
+  return *value;
+}
+
+const nlohmann::json& HostileObject::array(const char* key) const {
+  const nlohmann::json* value = find(key);
+  LACUNA_CHECK(value != nullptr && value->is_array(), "{}: {} has no array `{}`", who_, what_, key);
+  return *value;
+}
+
+const std::string& HostileObject::text(const char* key) const {
+  const nlohmann::json* value = find(key);
+  LACUNA_CHECK(value != nullptr && value->is_string(), "{}: {} has no string `{}`", who_, what_,
+               key);
+  return value->get_ref<const std::string&>();
+}
+
+int32_t HostileObject::id(const char* key) const {
+  const nlohmann::json* value = find(key);
+  const bool fits = value != nullptr && value->is_number_unsigned() &&
+                    value->get<uint64_t>() <= uint64_t{1} << 30;
+  LACUNA_CHECK(fits, "{}: {} `{}` is {}, expected a token id", who_, what_, key,
+               value == nullptr ? "missing" : shown_json(*value));
+  return static_cast<int32_t>(value->get<uint64_t>());
+}
+
+bool HostileObject::flag(const char* key, bool absent) const {
+  const nlohmann::json* value = find(key);
+  if (value == nullptr) return absent;
+  LACUNA_CHECK(value->is_boolean(), "{}: {} `{}` is {}, expected true or false", who_, what_, key,
+               shown_json(*value));
+  return value->get<bool>();
+}
+
 }  // namespace lacuna

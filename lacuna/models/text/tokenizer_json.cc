@@ -17,53 +17,6 @@ constexpr size_t kMaxTokenizerBytes = size_t{64} << 20;
 constexpr size_t kMaxSteps = 32;
 constexpr int kMaxNesting = 8;
 
-// Reads one JSON object; every complaint names the file.
-class Object {
- public:
-  Object(const Json& json, std::string_view what, std::string_view who)
-      : json_(json), what_(what), who_(who) {
-    LACUNA_CHECK(json.is_object(), "{}: {} is {}, expected an object", who, what, shown_json(json));
-  }
-
-  // Present and not null, else nullptr.
-  const Json* find(const char* key) const {
-    const auto it = json_.find(key);
-    return it == json_.end() || it->is_null() ? nullptr : &*it;
-  }
-  bool flag(const char* key, bool absent) const {
-    const Json* value = find(key);
-    if (value == nullptr) return absent;
-    LACUNA_CHECK(value->is_boolean(), "{}: {} `{}` is {}, expected true or false", who_, what_, key,
-                 shown_json(*value));
-    return value->get<bool>();
-  }
-  const std::string& text(const char* key) const {
-    const Json* value = find(key);
-    LACUNA_CHECK(value != nullptr && value->is_string(), "{}: {} has no string `{}`", who_, what_,
-                 key);
-    return value->get_ref<const std::string&>();
-  }
-  const Json& array(const char* key) const {
-    const Json* value = find(key);
-    LACUNA_CHECK(value != nullptr && value->is_array(), "{}: {} has no array `{}`", who_, what_,
-                 key);
-    return *value;
-  }
-  int32_t id(const char* key) const {
-    const Json* value = find(key);
-    const bool fits = value != nullptr && value->is_number_unsigned() &&
-                      value->get<uint64_t>() <= uint64_t{1} << 30;
-    LACUNA_CHECK(fits, "{}: {} `{}` is {}, expected a token id", who_, what_, key,
-                 value == nullptr ? "missing" : shown_json(*value));
-    return static_cast<int32_t>(value->get<uint64_t>());
-  }
-  bool has(const char* key) const { return json_.contains(key); }
-
- private:
-  const Json& json_;
-  std::string_view what_, who_;
-};
-
 int base64_digit(char c) {
   if (c >= 'A' && c <= 'Z') return c - 'A';
   if (c >= 'a' && c <= 'z') return c - 'a' + 26;
@@ -98,10 +51,10 @@ class Reader {
   Reader(std::string_view who) : who_(who) {}
 
   UnigramModel read(const Json& json) {
-    const Object root(json, "file", who_);
+    const HostileObject root(json, "file", who_);
     const Json* model = root.find("model");
     LACUNA_CHECK(model != nullptr, "{}: no `model`, expected a tokenizer.json", who_);
-    read_model(Object(*model, "model", who_));
+    read_model(HostileObject(*model, "model", who_));
     if (const Json* normalizer = root.find("normalizer")) read_normalizer(*normalizer, 0);
     if (const Json* pre = root.find("pre_tokenizer")) read_pre_tokenizer(*pre, 0);
     LACUNA_CHECK(metaspace_, "{}: no Metaspace pre-tokenizer, expected one", who_);
@@ -112,7 +65,7 @@ class Reader {
   }
 
  private:
-  void read_model(const Object& model) {
+  void read_model(const HostileObject& model) {
     if (model.find("type") != nullptr) {
       LACUNA_CHECK(model.text("type") == "Unigram", "{}: model type {}, expected Unigram", who_,
                    shown_json(model.text("type")));
@@ -135,7 +88,7 @@ class Reader {
   }
 
   void read_normalizer(const Json& json, int depth) {
-    const Object object(json, "normalizer", who_);
+    const HostileObject object(json, "normalizer", who_);
     const std::string& type = object.text("type");
     LACUNA_CHECK(depth < kMaxNesting && rules_.normalizer.size() < kMaxSteps,
                  "{}: normalizers nested or chained too deep, expected at most {} steps", who_,
@@ -168,10 +121,10 @@ class Reader {
   }
 
   // {"String": s}, or the one regular expression that T5 files use: {"Regex": " {2,}"}.
-  void read_pattern(const Object& replace, Step& step) {
+  void read_pattern(const HostileObject& replace, Step& step) {
     const Json* json = replace.find("pattern");
     LACUNA_CHECK(json != nullptr, "{}: Replace without `pattern`", who_);
-    const Object pattern(*json, "Replace pattern", who_);
+    const HostileObject pattern(*json, "Replace pattern", who_);
     if (pattern.find("String") != nullptr) {
       step.pattern = pattern.text("String");
       LACUNA_CHECK(!step.pattern.empty(), "{}: Replace of an empty string", who_);
@@ -185,7 +138,7 @@ class Reader {
   }
 
   void read_pre_tokenizer(const Json& json, int depth) {
-    const Object object(json, "pre_tokenizer", who_);
+    const HostileObject object(json, "pre_tokenizer", who_);
     const std::string& type = object.text("type");
     LACUNA_CHECK(depth < kMaxNesting, "{}: pre-tokenizers nested too deep", who_);
     LACUNA_CHECK(!metaspace_, "{}: pre-tokenizer {} behind Metaspace, expected none", who_,
@@ -203,7 +156,7 @@ class Reader {
     }
   }
 
-  void read_metaspace(const Object& object) {
+  void read_metaspace(const HostileObject& object) {
     LACUNA_CHECK(object.text("replacement") == "\xe2\x96\x81",
                  "{}: Metaspace replacement {}, expected U+2581", who_,
                  shown_json(object.text("replacement")));
@@ -223,7 +176,7 @@ class Reader {
 
   void read_added(const Json& tokens) {
     for (const Json& json : tokens) {
-      const Object object(json, "added token", who_);
+      const HostileObject object(json, "added token", who_);
       AddedToken token{object.text("content"), object.id("id"), object.flag("lstrip", false),
                        object.flag("rstrip", false), object.flag("normalized", false)};
       LACUNA_CHECK(!object.flag("single_word", false),
