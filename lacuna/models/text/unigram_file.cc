@@ -51,6 +51,21 @@ UnigramModel read_safetensors(const std::filesystem::path& path) {
       {static_cast<const char*>(bytes.data), static_cast<size_t>(bytes.numel())}, path.string());
 }
 
+// How many sentinels the tokenizer has by the tokenizer_config.json beside spiece.model: T5 has
+// 100, UMT5, whose files may lack it, 300.
+int32_t extra_ids_beside(const std::filesystem::path& spiece) {
+  constexpr int32_t kUmt5 = 300;
+  const std::filesystem::path path = spiece.parent_path() / "tokenizer_config.json";
+  if (!std::filesystem::exists(path)) return kUmt5;
+  const MappedFile mapped(path);
+  const std::string who = path.string();
+  check_not_lfs_pointer(mapped.bytes(), who);
+  const nlohmann::json json = parse_hostile_json(
+      {reinterpret_cast<const char*>(mapped.bytes().data()), mapped.bytes().size()}, who);
+  const HostileObject config(json, "file", who);
+  return config.find("extra_ids") == nullptr ? kUmt5 : config.id("extra_ids");
+}
+
 }  // namespace
 
 UnigramModel read_unigram_model(const std::filesystem::path& path) {
@@ -71,7 +86,8 @@ UnigramModel read_unigram_model(const std::filesystem::path& path) {
   // A ModelProto starts with the tag of its first piece, 0x0a, which is also a line feed.
   const size_t start = text.find_first_not_of(" \t\r\n");
   const bool json = start != std::string_view::npos && text[start] == '{';
-  return json ? parse_tokenizer_json(text, who) : parse_spiece_model(text, who);
+  if (json) return parse_tokenizer_json(text, who);
+  return parse_spiece_model(text, who, extra_ids_beside(file));
 }
 
 }  // namespace lacuna

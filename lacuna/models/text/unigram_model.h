@@ -79,8 +79,8 @@ struct UnigramModel {
 };
 
 // `spiece.model`. T5 tokenizers put `extra_ids` sentinels <extra_id_0> .. behind the pieces, the
-// highest id being <extra_id_0>; UMT5 has 300. They, <pad>, </s> and <unk> are added tokens, as in
-// transformers' slow tokenizer. Throws Error naming `who`.
+// highest id being <extra_id_0>; UMT5 has 300, T5 100. They, <pad>, </s> and <unk> are added
+// tokens, as in transformers' slow tokenizer. Throws Error naming `who`.
 UnigramModel parse_spiece_model(std::string_view bytes, std::string_view who,
                                 int32_t extra_ids = 300);
 
@@ -103,7 +103,8 @@ UnigramModel unigram_from_gguf(GgufVocabulary vocabulary, std::string_view who);
 
 // spiece.model, tokenizer.json, a GGUF text encoder, or a ComfyUI one (safetensors with a tensor
 // `spiece_model`), told apart by content; or a folder with tokenizer.json, which is preferred, or
-// spiece.model. Throws Error naming the file.
+// spiece.model. `extra_ids` of a tokenizer_config.json beside spiece.model counts, else there are
+// 300. Throws Error naming the file.
 UnigramModel read_unigram_model(const std::filesystem::path& path);
 
 }  // namespace lacuna

@@ -7,9 +7,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "lacuna/core/error.h"
+#include "tests/support/repository.h"
+#include "tests/support/temp_folder.h"
 
 namespace lacuna {
 namespace {
@@ -162,6 +166,26 @@ TEST(Tokenizer, ReadsGgufVocabularies) {
   bad = small_gguf();
   bad.eos_token_id = 100000;
   EXPECT_THROW(unigram_from_gguf(bad, "x"), Error);
+}
+
+// T5 has 100 sentinels, UMT5 300; only the config beside spiece.model says so.
+TEST(Tokenizer, TheConfigCountsTheSentinelsOfASpieceModel) {
+  const test::TempFolder folder;
+  std::filesystem::copy_file(test::test_data() / "tokenizer/plain.spiece.model",
+                             folder.path() / "spiece.model");
+  const Tokenizer umt5 = Tokenizer::from_file(folder.path());
+  const auto config = [&](const char* text) {
+    std::ofstream(folder.path() / "tokenizer_config.json") << text;
+    return Tokenizer::from_file(folder.path());
+  };
+  const Tokenizer t5 = config(R"({"extra_ids": 100, "tokenizer_class": "T5Tokenizer"})");
+  EXPECT_EQ(t5.vocab_size(), umt5.vocab_size() - 200);
+  EXPECT_THAT(t5.encode("<extra_id_0>"), ElementsAre(t5.vocab_size() - 1, 1));
+  EXPECT_THAT(t5.encode("<extra_id_99>"), ElementsAre(t5.vocab_size() - 100, 1));
+  EXPECT_EQ(config("{}").vocab_size(), umt5.vocab_size());
+  for (const char* text : {"[]", "{", R"({"extra_ids": -1})", R"({"extra_ids": 1001})"}) {
+    EXPECT_THROW(config(text), Error) << text;
+  }
 }
 
 TEST(Tokenizer, WhatItCannotDoIsRefusedByName) {
