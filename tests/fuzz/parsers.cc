@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -19,6 +20,7 @@
 #include "lacuna/engine/trace_file.h"
 #include "lacuna/methods/selection.h"
 #include "lacuna/models/checkpoint.h"
+#include "lacuna/models/text/bpe_tokenizer.h"
 #include "lacuna/models/text/umt5.h"
 #include "lacuna/models/vae/hunyuan_config.h"
 #include "lacuna/models/vae/mochi_config.h"
@@ -137,6 +139,33 @@ bool try_json(std::span<const uint8_t> input) {
         break;
       default:
         umt5_config_from_json(text, "config").validate();
+    }
+  });
+}
+
+bool try_bpe(std::span<const uint8_t> input) {
+  if (input.empty()) return false;
+  std::string_view text(reinterpret_cast<const char*>(input.data()) + 1, input.size() - 1);
+  const auto part = [&] {
+    const std::string_view found = text.substr(0, text.find('\x1e'));
+    text.remove_prefix(std::min(found.size() + 1, text.size()));
+    return found;
+  };
+  return accepted([&] {
+    BpeModel model;
+    if (input[0] % 2 == 0) {
+      model = parse_bpe_json(text, "tokenizer");
+    } else {
+      const std::string_view vocab = part(), merges = part();
+      model = parse_clip_files(vocab, merges, text, "tokenizer");
+    }
+    const BpeTokenizer tokenizer(std::move(model));
+    for (const std::string_view prompt :
+         {std::string_view(
+              "I'M the 12345th cat,\n\n e\xcc\x82\xcc\x81 <|eot_id|> \xe7\x8c\xab\xff"),
+          text.substr(0, 512)}) {
+      for (const int32_t id : tokenizer.encode_with_special(prompt, 4096))
+        require(id >= 0 && id < tokenizer.vocab_size(), "ids are in range");
     }
   });
 }

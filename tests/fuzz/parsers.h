@@ -16,6 +16,9 @@ bool try_gguf(std::span<const uint8_t> input);
 // The first byte chooses: shard index, config.json of the transformer, VAE or text encoder.
 bool try_json(std::span<const uint8_t> input);
 
+// The first byte chooses: tokenizer.json, or vocab.json, merges.txt and tokenizer_config.json with
+// 0x1e between them. What is accepted encodes a text.
+bool try_bpe(std::span<const uint8_t> input);
 bool try_masks(std::span<const uint8_t> input);
 bool try_trace(std::span<const uint8_t> input);
 
@@ -26,6 +29,7 @@ struct Parser {
 inline constexpr Parser kParsers[] = {{"safetensors", try_safetensors},
                                       {"gguf", try_gguf},
                                       {"json", try_json},
+                                      {"bpe", try_bpe},
                                       {"masks", try_masks},
                                       {"trace", try_trace}};
 

@@ -12,6 +12,7 @@ set(LACUNA_PARSER_SOURCES
   lacuna/core/state_io.cc
   lacuna/core/tensor.cc
   lacuna/core/token_order.cc
+  lacuna/core/utf8.cc
   lacuna/engine/json_object.cc
   lacuna/engine/mask_log_load.cc
   lacuna/engine/profile_target.cc
@@ -20,9 +21,21 @@ set(LACUNA_PARSER_SOURCES
   lacuna/models/checkpoint.cc
   lacuna/models/config_fields.cc
   lacuna/models/file_weights.cc
+  lacuna/models/tensor_set.cc
   lacuna/models/weights.cc
+  lacuna/models/text/bpe_files.cc
+  lacuna/models/text/bpe_json.cc
+  lacuna/models/text/bpe_merge.cc
+  lacuna/models/text/bpe_model.cc
+  lacuna/models/text/bpe_reader.cc
+  lacuna/models/text/bpe_split.cc
+  lacuna/models/text/bpe_tokenizer.cc
+  lacuna/models/text/charsmap.cc
   lacuna/models/text/hostile_json.cc
+  lacuna/models/text/text_rules.cc
   lacuna/models/text/umt5_config.cc
+  lacuna/models/text/unicode.cc
+  lacuna/models/text/unicode_form.cc
   lacuna/models/vae/hunyuan_config.cc
   lacuna/models/vae/mochi_config.cc
   lacuna/models/vae/vae_config.cc
