@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "lacuna/models/text/clip_text.h"
+#include "lacuna/models/text/llama_text.h"
 #include "lacuna/models/text/umt5.h"
 #include "tests/support/guarded_backend.h"
 
@@ -47,6 +48,22 @@ TEST_P(GuardedEncoder, ClipGivesTheSameBytes) {
     for (const DType compute : {DType::f32, DType::bf16}) {
       const auto source = hash_weights("w:", storage);
       const ClipTextEncoder encoder(config, *source, detect_clip_text_prefix(*source));
+      expect_same_bytes(GetParam(), encoder, compute, kIds);
+    }
+}
+
+TEST_P(GuardedEncoder, LlamaGivesTheSameBytes) {
+  const LlamaConfig config{.vocab_size = 100,
+                           .dim = 64,
+                           .num_heads = 4,
+                           .num_kv_heads = 2,
+                           .head_dim = 16,
+                           .ffn_dim = 96,
+                           .num_layers = 3};
+  for (const DType storage : {DType::f32, DType::bf16})
+    for (const DType compute : {DType::f32, DType::bf16}) {
+      const auto source = hash_weights("w:", storage);
+      const LlamaTextEncoder encoder(config, *source, detect_llama_names(*source), 1);
       expect_same_bytes(GetParam(), encoder, compute, kIds);
     }
 }
