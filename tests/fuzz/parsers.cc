@@ -20,7 +20,10 @@
 #include "lacuna/engine/trace_file.h"
 #include "lacuna/methods/selection.h"
 #include "lacuna/models/checkpoint.h"
+#include "lacuna/models/mochi/mochi_config.h"
 #include "lacuna/models/text/bpe_tokenizer.h"
+#include "lacuna/models/text/clip_text.h"
+#include "lacuna/models/text/llama_text.h"
 #include "lacuna/models/text/umt5.h"
 #include "lacuna/models/vae/hunyuan_config.h"
 #include "lacuna/models/vae/mochi_config.h"
@@ -119,7 +122,7 @@ bool try_json(std::span<const uint8_t> input) {
   if (input.empty()) return false;
   const std::string_view text(reinterpret_cast<const char*>(input.data()) + 1, input.size() - 1);
   return accepted([&] {
-    switch (input[0] % 6) {
+    switch (input[0] % 10) {
       case 0:
         for (const std::string& name : shard_files(text, "index")) {
           require(std::filesystem::path(name).filename() == name, "a shard name is no path");
@@ -136,6 +139,15 @@ bool try_json(std::span<const uint8_t> input) {
         break;
       case 5:
         parse_hunyuan_vae_config(text, "config");
+        break;
+      case 6:
+        clip_text_config_from_json(text, "config").validate();
+        break;
+      case 7:
+        llama_config_from_json(text, "config").validate();
+        break;
+      case 8:
+        mochi_config_from_json(text, "config").validate();
         break;
       default:
         umt5_config_from_json(text, "config").validate();
