@@ -13,7 +13,7 @@ namespace lacuna::fuzz {
 
 bool try_safetensors(std::span<const uint8_t> input);
 bool try_gguf(std::span<const uint8_t> input);
-// The first byte chooses: shard index, config.json of the transformer, VAE or text encoder.
+// The first byte chooses: shard index, config.json of a transformer, VAE or text encoder.
 bool try_json(std::span<const uint8_t> input);
 
 // The first byte chooses: tokenizer.json, or vocab.json, merges.txt and tokenizer_config.json with
