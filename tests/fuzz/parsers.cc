@@ -20,6 +20,7 @@
 #include "lacuna/engine/trace_file.h"
 #include "lacuna/methods/selection.h"
 #include "lacuna/models/checkpoint.h"
+#include "lacuna/models/hunyuan/hunyuan_config.h"
 #include "lacuna/models/mochi/mochi_config.h"
 #include "lacuna/models/text/bpe_tokenizer.h"
 #include "lacuna/models/text/clip_text.h"
@@ -148,6 +149,9 @@ bool try_json(std::span<const uint8_t> input) {
         break;
       case 8:
         mochi_config_from_json(text, "config").validate();
+        break;
+      case 9:
+        hunyuan_config_from_json(text, "config").validate();
         break;
       default:
         umt5_config_from_json(text, "config").validate();

@@ -33,6 +33,8 @@ set(LACUNA_PARSER_SOURCES
   lacuna/models/text/charsmap.cc
   lacuna/models/mochi/mochi_config.cc
   lacuna/models/mochi/mochi_config_read.cc
+  lacuna/models/hunyuan/hunyuan_config.cc
+  lacuna/models/hunyuan/hunyuan_config_read.cc
   lacuna/models/text/hostile_json.cc
   lacuna/models/text/text_rules.cc
   lacuna/models/text/umt5_config.cc
