@@ -8,6 +8,7 @@
 #include "lacuna/core/bf16.h"
 #include "lacuna/core/error.h"
 #include "lacuna/core/rng.h"
+#include "lacuna/models/hunyuan/hash_case.h"
 #include "lacuna/models/pipeline/sampling.h"
 #include "lacuna/models/pipeline/verify_compare.h"
 #include "lacuna/models/text/umt5.h"
@@ -31,21 +32,26 @@ constexpr Bf16Limit kNoDtype{0.0, 0.0};
 
 using Outputs = std::vector<std::pair<std::string, Tensor>>;  // "" = the output itself
 
-// Input tensor {hash, shape, amplitude, valid_rows}.
-Tensor input(const GoldenJson& spec) {
-  std::vector<int64_t> shape = spec.at("shape").get<std::vector<int64_t>>();
+std::vector<int64_t> bounded_shape(const GoldenJson& spec) {
+  const auto shape = spec.at("shape").get<std::vector<int64_t>>();
   int64_t count = 1;
   for (int64_t d : shape) {
     LACUNA_CHECK(d > 0 && d <= kMaxInputValues && count <= kMaxInputValues / d,
                  "goldens: an input has more than {} values or an empty axis", kMaxInputValues);
     count *= d;
   }
+  return shape;
+}
+
+// Input tensor {hash, shape, amplitude, valid_rows}.
+Tensor input(const GoldenJson& spec) {
+  std::vector<int64_t> shape = bounded_shape(spec);
   // The leading batch axis of the published shapes is always 1.
   LACUNA_CHECK(shape.size() <= 1 || shape[0] == 1, "goldens: batch {}, expected 1", shape[0]);
   if (shape.size() > 1) shape.erase(shape.begin());
   Tensor t(DType::f32, shape);
   fill_hash(spec.at("hash").get<std::string>(), 0.0, spec.value("amplitude", std::sqrt(3.0)),
-            {t.as<float>(), static_cast<size_t>(count)});
+            {t.as<float>(), static_cast<size_t>(t.numel())});
   return t;
 }
 
@@ -100,6 +106,34 @@ Outputs run_wan_dit(const GoldenJson& spec, Backend& backend, DType compute) {
   };
   Tensor out = run_hash_case(backend, compute, c, taps ? &tap : nullptr);
   outputs.emplace(outputs.begin(), "", std::move(out));
+  return outputs;
+}
+
+Outputs run_hunyuan_dit(const GoldenJson& spec, Backend& backend, DType compute) {
+  const GoldenJson& inputs = spec.at("inputs");
+  const std::vector<int64_t> x = bounded_shape(inputs.at("x"));
+  const std::vector<int64_t> context = bounded_shape(inputs.at("context"));
+  LACUNA_CHECK(x.size() == 5 && context.size() == 3,
+               "goldens: latent of {} and text of {} axes, expected 5 and 3", x.size(),
+               context.size());
+  HunyuanHashCase c;
+  c.config = hunyuan_config_from_json(spec.at("config").dump(), std::string(spec.at("name")));
+  c.weights = spec.at("weights");
+  c.latent_name = inputs.at("x").at("hash");
+  c.frames = x[2], c.height = x[3], c.width = x[4];
+  c.text_name = inputs.at("context").at("hash");
+  c.text_rows = context[1];
+  c.valid_rows = inputs.at("context").at("valid_rows").get<std::vector<int64_t>>();
+  LACUNA_CHECK(static_cast<int64_t>(c.valid_rows.size()) == x[0],
+               "goldens: {} prompts for {} latents, expected as many", c.valid_rows.size(), x[0]);
+  for (const int64_t rows : c.valid_rows)
+    LACUNA_CHECK(rows >= 1 && rows <= c.text_rows, "goldens: valid_rows {}, expected 1 to {}", rows,
+                 c.text_rows);
+  c.pooled_name = inputs.at("pooled").at("hash");
+  c.timestep = inputs.at("timestep");
+  c.guidance = inputs.at("guidance");
+  Outputs outputs;
+  outputs.emplace_back("", run_hash_case(backend, compute, c));
   return outputs;
 }
 
@@ -194,18 +228,22 @@ struct Module {
 };
 
 constexpr Module kModules[] = {
-    {"wan_dit", run_wan_dit, kDitLimit},
-    {"vae", run_vae, kVaeLimit},
-    {"umt5", run_umt5, kTextLimit},
-    {"sampler", run_sampler, kNoDtype},
-    {"wan_pipeline", run_wan_pipeline, kNoDtype},
+    {"wan_dit", run_wan_dit, kDitLimit}, {"hunyuan_dit", run_hunyuan_dit, kDitLimit},
+    {"vae", run_vae, kVaeLimit},         {"umt5", run_umt5, kTextLimit},
+    {"sampler", run_sampler, kNoDtype},  {"wan_pipeline", run_wan_pipeline, kNoDtype},
 };
+
+std::string module_names() {
+  std::string names;
+  for (const Module& m : kModules) names += fmt::format("{}{}", names.empty() ? "" : ", ", m.name);
+  return names;
+}
 
 const Module& find_module(const std::string& name) {
   for (const Module& m : kModules) {
     if (name == m.name) return m;
   }
-  fail("goldens: module {}, expected wan_dit, vae, umt5, sampler or wan_pipeline", name);
+  fail("goldens: module {}, expected {}", name, module_names());
 }
 
 // The numbers of output `part` of a case: its own `expect`, a tap, or a named part of `expect`.

@@ -3,10 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "lacuna/backend/cpu/cpu_backend.h"
 #include "lacuna/core/error.h"
+#include "tests/support/repository.h"
 #include "tests/support/tile_unit.h"
 
 namespace lacuna {
@@ -58,6 +61,25 @@ TEST(Verify, TilesInBf16StayNearF32) {
   if (has < cpu::Isa::amx) GTEST_SKIP() << "this machine lacks AVX512-BF16";
   const auto tiles = make_cpu_backend(cpu::Isa::amx, has);
   expect_shipped(*tiles, DType::bf16, std::string(test::amx_name()));
+}
+
+std::string joint_goldens() {
+  std::ifstream file(test::assets() / "goldens/joint.json");
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+TEST(Verify, JointModelsReproduceUpstream) {
+  for (const char* backend : {"ref", "cpu"}) {
+    const auto results = run(joint_goldens(), backend);
+    EXPECT_GE(results.size(), 5u);
+    for (const VerifyResult& r : results)
+      EXPECT_TRUE(r.passed) << backend << " " << r.name << ": " << r.detail;
+  }
+}
+
+TEST(Verify, JointModelsInBf16StayNearF32) {
+  for (const VerifyResult& r : run(joint_goldens(), "cpu", DType::bf16))
+    EXPECT_TRUE(r.passed) << r.name << ": " << r.detail;
 }
 
 Json sampler_case() {
