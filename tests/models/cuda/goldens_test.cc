@@ -53,6 +53,13 @@ TEST(CudaGoldens, TransformerOnTheEmulatorInBf16) {
   verify_all(only(kNames), *emulated(), DType::bf16, 1);
 }
 
+// Video and text in one sequence, norms by head, summed angles, linears into a part of a row.
+TEST(CudaGoldens, JointTransformersOnTheEmulator) {
+  constexpr std::string_view kNames[] = {"mochi-one-word", "hunyuan-no-guidance"};
+  for (const DType compute : {DType::f32, DType::bf16})
+    verify_all(only(kNames), *emulated(), compute, 2);
+}
+
 TEST(CudaGoldens, TextEncoderAndDecodersOnTheEmulator) {
   constexpr std::string_view kNames[] = {"umt5-valid18", "vae21-decode-1frame",
                                          "hunyuan-vae-decode-1frame"};
