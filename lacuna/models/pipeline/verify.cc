@@ -9,6 +9,7 @@
 #include "lacuna/core/error.h"
 #include "lacuna/core/rng.h"
 #include "lacuna/models/hunyuan/hash_case.h"
+#include "lacuna/models/mochi/hash_case.h"
 #include "lacuna/models/pipeline/sampling.h"
 #include "lacuna/models/pipeline/verify_compare.h"
 #include "lacuna/models/text/umt5.h"
@@ -106,6 +107,32 @@ Outputs run_wan_dit(const GoldenJson& spec, Backend& backend, DType compute) {
   };
   Tensor out = run_hash_case(backend, compute, c, taps ? &tap : nullptr);
   outputs.emplace(outputs.begin(), "", std::move(out));
+  return outputs;
+}
+
+Outputs run_mochi_dit(const GoldenJson& spec, Backend& backend, DType compute) {
+  const GoldenJson &x = spec.at("inputs").at("x"), &context = spec.at("inputs").at("context");
+  const std::vector<int64_t> latent = bounded_shape(x), text = bounded_shape(context);
+  MochiHashCase c;
+  c.tag = spec.at("name");
+  c.config = mochi_config_from_json(spec.at("config").dump(), c.tag);
+  c.weights = spec.at("weights");
+  c.valid = context.at("valid_rows").get<std::vector<int64_t>>();
+  const auto samples = static_cast<int64_t>(c.valid.size());
+  LACUNA_CHECK(latent.size() == 5 && text.size() == 3 && latent[0] == samples &&
+                   text[0] == samples && latent[1] == c.config.in_channels &&
+                   text[2] == c.config.text_dim,
+               "goldens: {} x {}, context {} and {} valid_rows, expected [samples, {}, frames, "
+               "height, width], [samples, rows, {}] and one for each sample",
+               c.tag, x.at("shape").dump(), context.at("shape").dump(), samples,
+               c.config.in_channels, c.config.text_dim);
+  c.latent_name = x.at("hash");
+  c.frames = latent[2], c.height = latent[3], c.width = latent[4];
+  c.text_name = context.at("hash");
+  c.text_rows = text[1];
+  c.timestep = spec.at("inputs").at("timestep");
+  Outputs outputs;
+  outputs.emplace_back("", run_hash_case(backend, compute, c));
   return outputs;
 }
 
@@ -228,9 +255,13 @@ struct Module {
 };
 
 constexpr Module kModules[] = {
-    {"wan_dit", run_wan_dit, kDitLimit}, {"hunyuan_dit", run_hunyuan_dit, kDitLimit},
-    {"vae", run_vae, kVaeLimit},         {"umt5", run_umt5, kTextLimit},
-    {"sampler", run_sampler, kNoDtype},  {"wan_pipeline", run_wan_pipeline, kNoDtype},
+    {"wan_dit", run_wan_dit, kDitLimit},
+    {"mochi_dit", run_mochi_dit, kDitLimit},
+    {"hunyuan_dit", run_hunyuan_dit, kDitLimit},
+    {"vae", run_vae, kVaeLimit},
+    {"umt5", run_umt5, kTextLimit},
+    {"sampler", run_sampler, kNoDtype},
+    {"wan_pipeline", run_wan_pipeline, kNoDtype},
 };
 
 std::string module_names() {

@@ -43,7 +43,7 @@ INSTANTIATE_TEST_SUITE_P(Backends, MochiDitOn, ::testing::Values("ref", "cpu"),
 
 TEST_P(MochiDitOn, GoldensInF32) {
   const std::vector<Golden> goldens = mochi_goldens();
-  EXPECT_EQ(goldens.size(), 5u);
+  EXPECT_EQ(goldens.size(), 6u);
   for (const Golden& golden : goldens)
     expect_golden(run_hash_case(*backend_, DType::f32, golden.hash_case), golden);
 }
@@ -207,6 +207,9 @@ TEST(MochiDit, WrongArgumentsAreNamed) {
   EXPECT_THAT(forward(good, four), HasSubstr("velocity [4, 3, 8, 12]"));
   EXPECT_THAT(forward({good.site, good.x, good.times, 2, {}, good.prompt}, out),
               HasSubstr("timestep 2"));
+  const auto no_times = model.dit.prepare_times(model.ctx, {}, 1.0);
+  EXPECT_THAT(forward({good.site, good.x, *no_times, 0, {}, good.prompt}, out),
+              HasSubstr("timestep 0"));
   EXPECT_THAT(forward({good.site, good.x, good.times, 0, 1, good.prompt}, out),
               HasSubstr("first frame"));
   EXPECT_THAT(forward({good.site, good.x, *other.times, 0, {}, good.prompt}, out),
