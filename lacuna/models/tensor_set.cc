@@ -13,7 +13,8 @@ namespace lacuna {
 
 bool is_transformer(TensorSet set) {
   return set == TensorSet::wan_diffusers || set == TensorSet::wan_original ||
-         set == TensorSet::mochi_diffusers || set == TensorSet::hunyuan_diffusers;
+         set == TensorSet::mochi_diffusers || set == TensorSet::hunyuan_diffusers ||
+         set == TensorSet::hunyuan_original;
 }
 
 bool is_text_encoder(TensorSet set) {
@@ -105,6 +106,10 @@ TensorSet classify_tensors(std::span<const std::string> names) {
   if (has("single_transformer_blocks.0.proj_mlp.weight") &&
       has_prefix("context_embedder.token_refiner.")) {
     return TensorSet::hunyuan_diffusers;
+  }
+  if (has("double_blocks.0.img_attn_qkv.weight") &&
+      has_prefix("txt_in.individual_token_refiner.")) {
+    return TensorSet::hunyuan_original;
   }
   if (has("decoder.middle.0.residual.0.gamma")) {
     return has_prefix("decoder.upsamples.0.upsamples.") ? TensorSet::vae22_original

@@ -15,6 +15,7 @@ enum class TensorSet : uint8_t {
   wan_original,  // also ComfyUI and GGUF
   mochi_diffusers,
   hunyuan_diffusers,
+  hunyuan_original,  // also GGUF
   vae21_diffusers,
   vae21_original,
   vae22_diffusers,

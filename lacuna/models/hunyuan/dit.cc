@@ -42,6 +42,7 @@ TransformerSizes HunyuanArchitecture::sizes() const {
   sizes.num_layers = config_.all_layers();
   sizes.num_heads = config_.num_heads;
   sizes.head_dim = config_.head_dim;
+  sizes.ffn_dim = config_.mlp_dim();
   sizes.latent_channels = config_.channels;
   sizes.patch = config_.patch();
   sizes.text_dim = config_.text_dim;

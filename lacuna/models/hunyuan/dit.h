@@ -21,6 +21,7 @@ class HunyuanArchitecture final : public Architecture {
   // Throws Error on a bad config.
   explicit HunyuanArchitecture(const HunyuanConfig& config);
 
+  std::string_view family() const override { return "hunyuan"; }
   TransformerSizes sizes() const override;
   VideoGrid grid(int64_t frames, int64_t height, int64_t width) const override {
     return config_.grid(frames, height, width);

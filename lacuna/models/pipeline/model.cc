@@ -10,6 +10,7 @@
 #include "lacuna/models/pipeline/family.h"
 #include "lacuna/models/pipeline/model_defaults.h"
 #include "lacuna/models/pipeline/networks.h"
+#include "lacuna/models/text/hunyuan_encoder.h"
 #include "lacuna/models/text/prompt.h"
 #include "lacuna/models/text/text_encoder.h"
 #include "lacuna/models/vae/wan_decoder.h"
@@ -41,6 +42,40 @@ int64_t file_bytes(const std::vector<fs::path>& files) {
   int64_t total = 0;
   for (const fs::path& file : files) total += static_cast<int64_t>(fs::file_size(file));
   return total;
+}
+
+void check_text_parts(const Checkpoint& checkpoint, const CheckpointPart& encoder,
+                      const fs::path& tokenizer, std::string_view which) {
+  LACUNA_CHECK(!encoder.empty(),
+               "model: no {}text encoder beside {}; give its file with --text-encoder", which,
+               list_parts(checkpoint));
+  LACUNA_CHECK(
+      !tokenizer.empty(),
+      "model: no tokenizer in {} or beside it; add tokenizer.json or spiece.model to --model",
+      encoder.files.front().string());
+}
+
+TextEncoderFiles encoder_files(const Checkpoint& checkpoint, std::string_view family,
+                               const fs::path& cache) {
+  check_text_parts(checkpoint, checkpoint.text_encoder, checkpoint.tokenizer, "");
+  return {.weights = checkpoint.text_encoder.files,
+          .config_json = checkpoint.text_encoder.config_text,
+          .tokenizer = checkpoint.tokenizer,
+          .cache = cache,
+          .byte_fallback = {},
+          .clean = family == "wan"};
+}
+
+HunyuanEncoderFiles hunyuan_files(const Checkpoint& checkpoint, const fs::path& cache) {
+  check_text_parts(checkpoint, checkpoint.text_encoder, checkpoint.tokenizer, "");
+  check_text_parts(checkpoint, checkpoint.pooled_encoder, checkpoint.pooled_tokenizer, "pooled ");
+  return {.llama = checkpoint.text_encoder.files,
+          .clip = checkpoint.pooled_encoder.files,
+          .llama_config = checkpoint.text_encoder.config_text,
+          .clip_config = checkpoint.pooled_encoder.config_text,
+          .llama_tokenizer = checkpoint.tokenizer,
+          .clip_tokenizer = checkpoint.pooled_tokenizer,
+          .cache = cache};
 }
 
 // Of a Wan VAE without a config.
@@ -86,14 +121,14 @@ std::unique_ptr<Model> Model::open(std::span<const fs::path> paths) {
   const CheckpointPart& part = model->checkpoint_.transformer;
   LACUNA_CHECK(!part.empty(), "model: no diffusion transformer in {}",
                model->checkpoint_.root.string());
-  const auto source = open_weights(part.files);
+  const auto source = open_network(part);
   model->architecture_ = read_architecture(part, *source);
   model->num_experts_ = model->checkpoint_.transformer_2.empty() ? 1 : 2;
   model->fingerprint_ = fingerprint_of(*source);
   model->added_bytes_ = source->added_bytes();
   if (model->num_experts_ == 2) {  // profiles and latents are of both
     const CheckpointPart& low = model->checkpoint_.transformer_2;
-    const auto second = open_weights(low.files);
+    const auto second = open_network(low);
     check_experts(part, *source, low, *second);
     model->fingerprint_ =
         fnv1a64(fmt::format("{:016x} {:016x}", model->fingerprint_, fingerprint_of(*second)));
@@ -266,7 +301,7 @@ const VideoTransformer& Model::transformer(int expert) {
     network->source = hash_weights(std::string(kSyntheticExperts[expert]), storage_);
   } else {
     const CheckpointPart& part = expert == 0 ? checkpoint_.transformer : checkpoint_.transformer_2;
-    network->source = open_weights(part.files);
+    network->source = open_network(part);
     rename = network_rename(part.tensors, *network->source);
   }
   network->source = with_loras(std::move(network->source), loras_of(expert), rename);
@@ -331,8 +366,10 @@ int64_t Model::count_tokens(const std::string& prompt) const {
     const auto words = std::count(text.begin(), text.end(), ' ') + 1;
     return std::min<int64_t>(words * 4 / 3 + 1, most - 1);
   }
-  return static_cast<int64_t>(
-      Tokenizer::from_file(checkpoint_.tokenizer).encode(prompt, most).size());
+  if (architecture_->family() == "hunyuan")
+    return HunyuanTextEncoder(hunyuan_files(checkpoint_, {})).count_tokens(prompt);
+  const TextEncoder encoder(encoder_files(checkpoint_, architecture_->family(), {}));
+  return static_cast<int64_t>(encoder.tokens(prompt, most).size());
 }
 
 int64_t Model::text_tokens(const std::string& prompt) {
@@ -361,19 +398,9 @@ PromptEmbedding Model::embed_prompt(Context& ctx, const std::string& prompt,
     if (sizes.pooled_dim > 0) made.pooled = hashed("pooled:" + text, {sizes.pooled_dim});
     return made;
   }
-  LACUNA_CHECK(!checkpoint_.text_encoder.empty(),
-               "model: no text encoder beside {}; give its file with --text-encoder",
-               list_parts(checkpoint_));
-  LACUNA_CHECK(
-      !checkpoint_.tokenizer.empty(),
-      "model: no tokenizer in {} or beside it; add tokenizer.json or spiece.model to --model",
-      checkpoint_.text_encoder.files.front().string());
-  TextEncoderFiles files{checkpoint_.text_encoder.files,
-                         checkpoint_.text_encoder.config_text,
-                         checkpoint_.tokenizer,
-                         cache,
-                         {}};
-  const TextEncoder encoder(std::move(files));
+  if (architecture_->family() == "hunyuan")
+    return HunyuanTextEncoder(hunyuan_files(checkpoint_, cache)).embed(ctx, prompt, sizes);
+  const TextEncoder encoder(encoder_files(checkpoint_, architecture_->family(), cache));
   return {encoder.embed(ctx, prompt, sizes.text_dim, sizes.text_len), {}};
 }
 

@@ -6,6 +6,8 @@
 #include <algorithm>
 
 #include "lacuna/core/error.h"
+#include "lacuna/models/hunyuan/dit.h"
+#include "lacuna/models/hunyuan/names.h"
 #include "lacuna/models/mochi/dit.h"
 #include "lacuna/models/wan/names.h"
 #include "lacuna/models/wan/wan_config.h"
@@ -26,6 +28,10 @@ WanConfig wan_config_of(const CheckpointPart& part, const WeightSource& source) 
   return config;
 }
 
+bool is_hunyuan(TensorSet set) {
+  return set == TensorSet::hunyuan_diffusers || set == TensorSet::hunyuan_original;
+}
+
 bool is_wan(const CheckpointPart& part) {
   return part.tensors == TensorSet::wan_diffusers || part.tensors == TensorSet::wan_original;
 }
@@ -44,17 +50,26 @@ bool contains(const Names& names, std::string_view name) {
 
 }  // namespace
 
+std::unique_ptr<WeightSource> open_network(const CheckpointPart& part) {
+  auto source = open_weights(part.files);
+  return is_hunyuan(part.tensors) ? with_hunyuan_names(std::move(source)) : std::move(source);
+}
+
 std::unique_ptr<const Architecture> read_architecture(const CheckpointPart& part,
                                                       const WeightSource& source) {
   if (part.tensors == TensorSet::mochi_diffusers)
     return std::make_unique<MochiArchitecture>(
         mochi_config_from_json(config_text_of(part), part.config_file.string()));
+  if (is_hunyuan(part.tensors))
+    return std::make_unique<HunyuanArchitecture>(
+        part.config ? hunyuan_config_from_json(part.config_text, part.config_file.string())
+                    : infer_hunyuan_config(source));
   return std::make_unique<WanArchitecture>(wan_config_of(part, source));
 }
 
 std::function<std::string(std::string_view)> network_rename(TensorSet tensors,
                                                             const WeightSource& source) {
-  if (tensors == TensorSet::mochi_diffusers) return {};
+  if (tensors == TensorSet::mochi_diffusers || is_hunyuan(tensors)) return {};
   return wan_rename(detect_wan_names(source));
 }
 
@@ -81,6 +96,8 @@ void check_experts(const CheckpointPart& first_part, const WeightSource& first,
 std::unique_ptr<const Architecture> preset_architecture(std::string_view name) {
   if (contains(mochi_preset_names(), name))
     return std::make_unique<MochiArchitecture>(mochi_preset(name));
+  if (contains(hunyuan_preset_names(), name))
+    return std::make_unique<HunyuanArchitecture>(hunyuan_preset(name));
   if (contains(wan_preset_names(), name))
     return std::make_unique<WanArchitecture>(wan_preset(name));
   fail("synthetic: `{}`, expected one of {}", name, fmt::join(preset_names(), ", "));
@@ -88,7 +105,7 @@ std::unique_ptr<const Architecture> preset_architecture(std::string_view name) {
 
 std::vector<std::string_view> preset_names() {
   std::vector<std::string_view> names;
-  for (const auto& family : {wan_preset_names(), mochi_preset_names()})
+  for (const auto& family : {wan_preset_names(), mochi_preset_names(), hunyuan_preset_names()})
     names.insert(names.end(), family.begin(), family.end());
   return names;
 }

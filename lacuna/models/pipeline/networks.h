@@ -14,6 +14,9 @@
 
 namespace lacuna {
 
+// The weights of a network, under names that network_rename() knows.
+std::unique_ptr<WeightSource> open_network(const CheckpointPart& part);
+
 // What config.json says, which must be about all of the weights; without one, what they tell.
 // Throws Error on a network that this library does not compute.
 std::unique_ptr<const Architecture> read_architecture(const CheckpointPart& part,

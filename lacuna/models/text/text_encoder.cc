@@ -15,9 +15,14 @@ TextEncoder::TextEncoder(TextEncoderFiles files)
   LACUNA_CHECK(!files_.weights.empty(), "text encoder: no weight files, expected at least one");
 }
 
+std::vector<int32_t> TextEncoder::tokens(std::string_view prompt, int64_t max_len) const {
+  if (!files_.clean) return tokenizer_.encode(prompt, max_len);
+  return tokenizer_.encode(clean_prompt(prompt), max_len);
+}
+
 Tensor TextEncoder::embed(Context& ctx, std::string_view prompt, int64_t dim,
                           int64_t max_len) const {
-  const std::vector<int32_t> ids = tokenizer_.encode(clean_prompt(prompt), max_len);
+  const std::vector<int32_t> ids = tokens(prompt, max_len);
   std::string identity;
   if (!files_.cache.empty()) {
     identity =

@@ -22,6 +22,7 @@ struct TextEncoderFiles {
   std::filesystem::path tokenizer;             // as Tokenizer::from_file takes it
   std::filesystem::path cache;                 // folder of finished embeddings; empty = none
   std::optional<bool> byte_fallback;           // see Tokenizer
+  bool clean = true;                           // clean_prompt() first, as Wan's pipelines do
 };
 
 class TextEncoder {
@@ -35,6 +36,8 @@ class TextEncoder {
   // width, or see Umt5Encoder.
   Tensor embed(Context& ctx, std::string_view prompt, int64_t dim, int64_t max_len = 512) const;
 
+  // Ids of the prompt, its end included, at most max_len: a row of the embedding each.
+  std::vector<int32_t> tokens(std::string_view prompt, int64_t max_len) const;
   const Tokenizer& tokenizer() const { return tokenizer_; }
 
  private:
