@@ -47,8 +47,8 @@ class Subject {
   virtual void restore(int prompt, int step, const NamedTensors& state) = 0;
 
   // Conditional forward of the current step, some layers of it: from 0 it starts at the latent, to
-  // num_layers it ends in the velocity. residual of stream_shape() f32 in place, not read when layers
-  // begin at 0; velocity of latent_shape() f32, written when they end at num_layers.
+  // num_layers it ends in the velocity. residual of stream_shape() f32 in place, not read when
+  // layers begin at 0; velocity of latent_shape() f32, written when they end at num_layers.
   virtual void run(Engine& engine, IndexRange layers, const TensorView& residual,
                    const TensorView& velocity) = 0;
   // Ends the step with its conditional velocity (which is changed): guidance and sampler.
