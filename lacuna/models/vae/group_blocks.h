@@ -44,7 +44,7 @@ struct GroupNorm {
 };
 
 // A 3x3x3 convolution that sees two earlier frames. Frames pass through a padded window a few at a
-// time: one copy of the map, some 3 % of the time of 128 channels, and no op of its own.
+// time: one copy of the map (with all other copies 1 % of Mochi's decode), and no op of its own.
 struct ReplicateConv {
   TensorView weight;  // [c_out, c_in, 3, 3, 3]
   Tensor bias;
