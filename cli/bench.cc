@@ -42,8 +42,11 @@ Request bench_request(const BenchOptions& o, const Model& model, const std::stri
   Request request;
   request.prompt = o.prompt;
   request.width = *o.width, request.height = *o.height, request.frames = *o.frames;
+  request.sampler.kind = model.sampler_kind();
+  request.sampler.convention = model.sigma_convention();
   request.sampler.num_steps = o.steps;
   request.sampler.shift = model.defaults().shift;
+  request.embedded_guidance = model.defaults().embedded_guidance;
   request.guidance = request.guidance_low = o.guidance;
   request.dtype = o.model.dtype;
   request.attention = attention;

@@ -2,6 +2,7 @@
 #include "cli/options.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <charconv>
 #include <cstdlib>
@@ -11,6 +12,7 @@
 #include "lacuna/core/cache_folder.h"
 #include "lacuna/core/error.h"
 #include "lacuna/core/threads.h"
+#include "lacuna/models/pipeline/networks.h"
 
 namespace lacuna::cli {
 
@@ -48,12 +50,18 @@ void ModelOptions::add_to(CLI::App& command) {
                    "Single file of the high-noise expert (Wan2.2 A14B)")
       ->check(names_a_file());
   group->add_option("--vae", vae, "Single file of the video decoder")->check(names_a_file());
-  group->add_option("--t5xxl,--text-encoder", text_encoder, "Single file of the UMT5 encoder")
+  group
+      ->add_option("--t5xxl,--text-encoder", text_encoder,
+                   "Single file of the text encoder: UMT5, T5 or Llama, as the family has it")
       ->check(names_a_file());
-  group->add_option(
-      "--synthetic", synthetic,
-      "No checkpoint: made-up weights at the size of wan2.1-1.3b, wan2.1-14b, "
-      "wan2.2-a14b, wan2.2-ti2v-5b or tiny. Time and memory are real, the picture means nothing");
+  group
+      ->add_option("--clip_l,--pooled-encoder", pooled_encoder,
+                   "Single file of the CLIP encoder (HunyuanVideo)")
+      ->check(names_a_file());
+  group->add_option("--synthetic", synthetic,
+                    fmt::format("No checkpoint: made-up weights at the size of one of {}. Time and "
+                                "memory are real, the picture means nothing",
+                                fmt::join(preset_names(), ", ")));
   const auto add_lora = [&](const char* name, std::vector<std::string>& words, const char* about) {
     group->add_option(name, words, about)
         ->check(names_a_file())
@@ -72,7 +80,7 @@ void ModelOptions::add_to(CLI::App& command) {
 
 bool ModelOptions::is_default() const {
   return paths.empty() && synthetic.empty() && high_noise.empty() && vae.empty() &&
-         text_encoder.empty();
+         text_encoder.empty() && pooled_encoder.empty();
 }
 
 bool ModelOptions::has_lora() const {
@@ -113,7 +121,7 @@ std::unique_ptr<Model> ModelOptions::open(const std::vector<NamedFile>& outputs)
   // The high-noise expert comes first: the order decides when names do not tell.
   if (!high_noise.empty()) files.emplace_back(high_noise);
   files.insert(files.end(), paths.begin(), paths.end());
-  for (const std::string& extra : {vae, text_encoder}) {
+  for (const std::string& extra : {vae, text_encoder, pooled_encoder}) {
     if (!extra.empty()) files.emplace_back(extra);
   }
   if (!synthetic.empty() && !files.empty())

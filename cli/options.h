@@ -31,7 +31,8 @@ struct MachineOptions {
 // Which checkpoint.
 struct ModelOptions {
   std::vector<std::string> paths;
-  std::string high_noise, vae, text_encoder;  // single files in stable-diffusion.cpp's words
+  // Single files in stable-diffusion.cpp's words.
+  std::string high_noise, vae, text_encoder, pooled_encoder;
   std::string synthetic;
   std::vector<std::string> lora, lora_high, lora_low;  // FILE[:SCALE]
   std::string dtype = "bf16";

@@ -413,7 +413,7 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
     memory.activations += storage_bytes(
         ctx.compute, model.grid(latent).tokens() * model.architecture().sizes().dim());
   memory.attention = attention_bytes(model, request, engine.policy());
-  if (resume) memory.loaded = bytes_of(resume->attention);
+  memory.loaded = model.made_bytes() + (resume ? bytes_of(resume->attention) : 0);
   if (picture)
     memory.encoder = model.encoder().frame_bytes(request.height, request.width, DType::f32);
   if (files.video.empty()) memory.decoder = 0;

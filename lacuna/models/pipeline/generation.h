@@ -69,7 +69,7 @@ struct MemoryPlan {
   int64_t weights = 0;      // one expert as stored (memory-mapped pages)
   int64_t activations = 0;  // of one forward, with the prompts' keys and values
   int64_t attention = 0;    // on the host: what attention holds from step to step
-  int64_t loaded = 0;       // of that, what a resumed run has loaded already
+  int64_t loaded = 0;       // of all, what is in memory already
   int64_t encoder = 0;      // activations of the video encoder, for the request's image
   int64_t decoder = 0;      // activations of the video decoder
   int64_t passing = 0;      // weights that pass one by one where not all have room

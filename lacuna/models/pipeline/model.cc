@@ -264,6 +264,10 @@ int64_t Model::transformer_bytes() const {
   return file_bytes(checkpoint_.transformer.files);
 }
 
+int64_t Model::made_bytes() const {
+  return is_synthetic() && network_ != nullptr ? transformer_bytes() : 0;
+}
+
 Model::LatentShape Model::latent_shape(int width, int height, int frames) {
   const VideoDecoder& vae = decoder();
   const TransformerSizes sizes = architecture_->sizes();

@@ -74,6 +74,8 @@ class Model {
   int64_t transformer_bytes() const;  // as stored, one expert
   // The same as held: 8-bit floats with a scale grow when they are loaded.
   int64_t held_transformer_bytes() const { return transformer_bytes() + added_bytes_; }
+  // Of made-up weights that are in memory now; weights of files are the page cache's.
+  int64_t made_bytes() const;
   // What LoRA adds to that: held beside it, scratch of a forward, and on the way to an op. The more
   // of two experts.
   struct LoraBytes {

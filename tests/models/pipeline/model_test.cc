@@ -76,5 +76,15 @@ TEST(Model, TwoExpertsHaveTheSameTensors) {
               AllOf(HasSubstr("transformer_2"), HasSubstr("lacks blocks.1.attn2.to_v.weight")));
 }
 
+// A second run in one process has room for what the first left in memory.
+TEST(Model, MadeWeightsAreKnownWhileTheyAreHeld) {
+  const auto model = Model::synthetic("mochi-tiny", DType::bf16);
+  EXPECT_EQ(model->made_bytes(), 0);
+  model->transformer(0);
+  EXPECT_EQ(model->made_bytes(), model->transformer_bytes());
+  model->release_transformer();
+  EXPECT_EQ(model->made_bytes(), 0);
+}
+
 }  // namespace
 }  // namespace lacuna::test
