@@ -18,7 +18,7 @@ test: build
 
 # The layers' own tests; whole generations, report pages and the command line take too long with sanitizers, and guarded
 # runs only repeat plain ones.
-ASAN_LAYERS = core backend methods engine calibrate models wan vae text scheduler video bench corpus
+ASAN_LAYERS = core backend methods engine calibrate models wan mochi hunyuan vae text scheduler video bench corpus
 asan: deps
 	cmake --preset asan > /dev/null
 	cmake --build --preset asan -j $(JOBS) --target $(ASAN_LAYERS:%=test_%)
