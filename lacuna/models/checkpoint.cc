@@ -531,8 +531,12 @@ std::vector<fs::path> checkpoint_files(const Checkpoint& checkpoint) {
   if (checkpoint.scheduler) files.insert(checkpoint.root / "scheduler" / "scheduler_config.json");
   for (const fs::path* file : {&checkpoint.tokenizer, &checkpoint.pooled_tokenizer})
     if (!file->empty()) files.insert(*file);
-  if (checkpoint.pooled_tokenizer.filename() == "vocab.json")
-    files.insert(checkpoint.pooled_tokenizer.parent_path() / "merges.txt");
+  if (checkpoint.pooled_tokenizer.filename() == "vocab.json") {
+    const fs::path folder = checkpoint.pooled_tokenizer.parent_path();
+    files.insert(folder / "merges.txt");
+    if (fs::is_regular_file(folder / "tokenizer_config.json"))
+      files.insert(folder / "tokenizer_config.json");
+  }
   return {files.begin(), files.end()};
 }
 

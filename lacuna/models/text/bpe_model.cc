@@ -90,18 +90,17 @@ void BpeModel::validate(std::string_view who) const {
 }
 
 BpeModel read_bpe_model(const std::filesystem::path& path) {
-  std::filesystem::path file = path;
-  if (std::filesystem::is_directory(path)) {
-    file = path / "tokenizer.json";
-    if (!std::filesystem::exists(file)) {
-      const std::string vocab = optional_file(path / "vocab.json");
-      const std::string merges = optional_file(path / "merges.txt");
-      LACUNA_CHECK(!vocab.empty() && !merges.empty(),
-                   "{}: neither tokenizer.json nor vocab.json with merges.txt, expected one",
-                   path.string());
-      return parse_clip_files(vocab, merges, optional_file(path / "tokenizer_config.json"),
-                              path.string());
-    }
+  const bool in_folder = std::filesystem::is_directory(path);
+  const std::filesystem::path file = in_folder ? path / "tokenizer.json" : path;
+  if (file.filename() == "vocab.json" || (in_folder && !std::filesystem::exists(file))) {
+    const std::filesystem::path folder = file.parent_path();
+    const std::string vocab = optional_file(folder / "vocab.json");
+    const std::string merges = optional_file(folder / "merges.txt");
+    LACUNA_CHECK(!vocab.empty() && !merges.empty(),
+                 "{}: neither tokenizer.json nor vocab.json with merges.txt, expected one",
+                 folder.string());
+    return parse_clip_files(vocab, merges, optional_file(folder / "tokenizer_config.json"),
+                            folder.string());
   }
   const MappedFile mapped(file);
   check_not_lfs_pointer(mapped.bytes(), file.string());

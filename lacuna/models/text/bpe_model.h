@@ -79,8 +79,8 @@ BpeModel parse_bpe_json(std::string_view text, std::string_view who);
 BpeModel parse_clip_files(std::string_view vocab, std::string_view merges, std::string_view config,
                           std::string_view who);
 
-// A tokenizer.json, or a folder with one, or with vocab.json and merges.txt. Throws Error naming
-// the file.
+// A tokenizer.json, a vocab.json with its merges.txt beside it, or a folder with the one or the
+// other. Throws Error naming the file.
 BpeModel read_bpe_model(const std::filesystem::path& path);
 
 }  // namespace lacuna

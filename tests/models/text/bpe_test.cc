@@ -121,6 +121,9 @@ TEST(BpeTokenizer, ReadsClipsFiles) {
   write("merges.txt", "#version: 0.2\na b</w>\r\n");
   const BpeTokenizer plain = BpeTokenizer::from_file(folder.path());
   EXPECT_THAT(plain.encode_with_special("AB  ab!", 77), ElementsAre(5, 3, 3, 4, 6));
+  // A checkpoint names the file.
+  EXPECT_THAT(BpeTokenizer::from_file(folder.path() / "vocab.json").encode("ab!"),
+              ElementsAre(3, 4));
   // A token that pads is special wherever it stands.
   write("vocab.json", R"({"a": 0, "b": 1, "b</w>": 2, "ab</w>": 3, "!</w>": 4,
                           "<|startoftext|>": 5, "<|endoftext|>": 6, "!": 7})");
