@@ -7,18 +7,12 @@
 
 #include <filesystem>
 #include <fstream>
-#include <map>
-#include <memory>
 #include <string>
-#include <utility>
-#include <vector>
 
-#include "lacuna/core/convert.h"
-#include "lacuna/core/error.h"
-#include "lacuna/core/safetensors.h"
 #include "lacuna/models/vae/wan_decoder.h"
 #include "lacuna/models/vae/wan_encoder.h"
 #include "lacuna/models/wan/dit.h"
+#include "tests/support/noting_weights.h"
 #include "tests/support/repository.h"
 #include "tests/support/temp_folder.h"
 
@@ -44,42 +38,20 @@ class TinyCheckpoint {
       fs::create_directory_symlink(assets() / "lacuna-shapes" / part, folder_ / part);
     const WanConfig config = wan_config(kind, vae.z_dim);
     for (int expert = 0; expert < kind.experts; ++expert) {
-      Noting source(expert == 0 ? "w:" : "w2:", kind.storage);
+      NotingWeights source(expert == 0 ? "w:" : "w2:", kind.storage);
       WeightReader reader(source);
       const WanDit dit(config, reader);
-      save(source, expert == 0 ? "transformer" : "transformer_2", wan_json(config));
+      source.save(folder_ / (expert == 0 ? "transformer" : "transformer_2"), wan_json(config));
     }
-    Noting source("w:", DType::f32);
+    NotingWeights source("w:", DType::f32);
     const WanDecoder decoder(vae, source);
     if (kind.ti2v && kind.encoder) const WanEncoder encoder(vae, source);
-    save(source, "vae", vae_json(vae));
+    source.save(folder_ / "vae", vae_json(vae));
   }
 
   const std::filesystem::path& folder() const { return folder_; }
 
  private:
-  // Notes what a model asks for; matrices in the type of storage, all else in f32.
-  class Noting : public WeightSource {
-   public:
-    Noting(const std::string& prefix, DType storage)
-        : storage_(storage), values_(hash_weights(prefix, DType::f32)) {}
-    std::string describe() const override { return "made up"; }
-    bool has(std::string_view) const override { return true; }
-    std::vector<std::string> names() const override { return {}; }
-    std::vector<int64_t> shape(std::string_view) const override { return {}; }
-    TensorView load(std::string_view name, std::span<const int64_t> shape) override {
-      const TensorView made = values_->load(name, shape);
-      Tensor& kept = tensors[std::string(name)];
-      kept = converted(made, shape.size() == 2 ? storage_ : DType::f32);
-      return kept;
-    }
-    std::map<std::string, Tensor> tensors;
-
-   private:
-    DType storage_;
-    std::unique_ptr<WeightSource> values_;
-  };
-
   static VaeConfig vae_config(const TinyKind& kind) {
     VaeConfig vae;
     vae.base_dim = vae.decoder_base_dim = 4;
@@ -125,13 +97,6 @@ class TinyCheckpoint {
 
   static void write(const std::filesystem::path& path, const std::string& text) {
     std::ofstream(path) << text;
-  }
-  void save(const Noting& source, const std::string& part, const std::string& config) const {
-    std::filesystem::create_directory(folder_ / part);
-    write(folder_ / part / "config.json", config);
-    std::vector<std::pair<std::string, TensorView>> tensors;
-    for (const auto& [name, tensor] : source.tensors) tensors.emplace_back(name, tensor);
-    write_safetensors(folder_ / part / "diffusion_pytorch_model.safetensors", tensors, {});
   }
 
   const TempFolder temp_;

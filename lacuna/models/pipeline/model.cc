@@ -175,6 +175,9 @@ void Model::read_pipeline_settings() {
     }
     const auto expand = index->find("expand_timesteps");
     if (expand != index->end() && expand->is_boolean()) takes_image_ = expand->get<bool>();
+    const auto zeros = index->find("force_zeros_for_empty_prompt");
+    if (zeros != index->end() && zeros->is_boolean() && architecture_->family() == "mochi")
+      drops_empty_prompt_ = zeros->get<bool>();
   }
   if (const auto& scheduler = checkpoint_.scheduler) {
     for (const char* key : {"flow_shift", "shift"}) {
@@ -364,6 +367,7 @@ const VideoEncoder& Model::encoder() {
 // Rows of the embedding of a prompt.
 int64_t Model::count_tokens(const std::string& prompt) const {
   const int64_t most = architecture_->sizes().text_len;
+  if (drops_empty_prompt_ && prompt.empty()) return 0;
   if (is_synthetic()) {
     // As many as a tokenizer would roughly give: about four for three words.
     const std::string text = clean_prompt(prompt);
@@ -391,6 +395,7 @@ TextTokens Model::text_tokens(const Request& request) {
 PromptEmbedding Model::embed_prompt(Context& ctx, const std::string& prompt,
                                     const fs::path& cache) {
   const TransformerSizes sizes = architecture_->sizes();
+  if (drops_empty_prompt_ && prompt.empty()) return {};
   if (is_synthetic()) {
     const auto hashed = [](const std::string& name, std::initializer_list<int64_t> shape) {
       Tensor values(DType::f32, shape);

@@ -104,7 +104,8 @@ class Model {
   const VideoDecoder& decoder();
   const VideoEncoder& encoder();
   // Cleans and tokenises the prompt, runs the text encoder at its length, drops the encoder's
-  // scratch. `cache` = folder of finished embeddings, empty for none.
+  // scratch. `cache` = folder of finished embeddings, empty for none. No tokens for an empty prompt
+  // where model_index.json says force_zeros_for_empty_prompt (Mochi).
   PromptEmbedding embed_prompt(Context& ctx, const std::string& prompt,
                                const std::filesystem::path& cache);
 
@@ -130,6 +131,9 @@ class Model {
   SigmaConvention convention_ = SigmaConvention::diffusers;
   SamplerKind sampler_ = SamplerKind::unipc;
   bool takes_image_ = false;
+  // Mochi's "force_zeros_for_empty_prompt": an empty prompt is padding alone, which is masked, so
+  // no token of it takes part.
+  bool drops_empty_prompt_ = false;
 
   struct Network;
   std::unique_ptr<Network> network_;

@@ -47,7 +47,7 @@ ExpertState prepare_expert(Context& ctx, const SamplingInputs& inputs, const Sam
   if (!inputs.request.image.empty()) timesteps.push_back(0.0);
   state.times = state.network->prepare_times(ctx, timesteps, inputs.request.embedded_guidance);
   state.positive = state.network->prepare_prompt(ctx, inputs.prompts.positive);
-  if (!inputs.prompts.negative.empty())
+  if (inputs.request.guided())
     state.negative = state.network->prepare_prompt(ctx, inputs.prompts.negative);
   return state;
 }

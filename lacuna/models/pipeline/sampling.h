@@ -38,7 +38,7 @@ struct StepReport {
 
 struct PromptEmbeddings {
   PromptEmbedding positive;
-  PromptEmbedding negative;  // empty without guidance
+  PromptEmbedding negative;  // of requests that are guided; Mochi takes one without tokens, too
 };
 
 struct SamplingInputs {

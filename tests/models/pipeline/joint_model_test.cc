@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+// Folders of families whose text takes part in attention.
+#include <gtest/gtest.h>
+
+#include <array>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "lacuna/models/mochi/dit.h"
+#include "lacuna/models/pipeline/generation.h"
+#include "lacuna/models/pipeline/model.h"
+#include "lacuna/models/pipeline/sampling.h"
+#include "tests/support/noting_weights.h"
+#include "tests/support/repository.h"
+#include "tests/support/temp_folder.h"
+
+namespace lacuna::test {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Of a Mochi with the text encoder that ships; `index` is its model_index.json.
+class MochiFolder {
+ public:
+  explicit MochiFolder(const std::string& index) {
+    const std::string config = R"({"_class_name": "MochiTransformer3DModel", "num_layers": 2,
+        "num_attention_heads": 1, "attention_head_dim": 16, "pooled_projection_dim": 8,
+        "in_channels": 4, "text_embed_dim": 128, "time_embed_dim": 16, "max_sequence_length": 32})";
+    NotingWeights source("w:", DType::f32);
+    WeightReader reader(source);
+    const MochiDit dit(mochi_config_from_json(config, "test"), reader);
+    source.save(folder_ / "transformer", config);
+    std::ofstream(folder_ / "model_index.json") << index;
+    for (const char* part : {"text_encoder", "tokenizer"})
+      fs::create_directory_symlink(assets() / "lacuna-shapes" / part, folder_ / part);
+  }
+  std::unique_ptr<Model> open() const { return Model::open(std::array{folder_}); }
+
+ private:
+  const TempFolder temp_;
+  const fs::path folder_ = temp_.path();
+};
+
+Request empty_negative() {
+  Request r;
+  r.prompt = "A big red circle";
+  r.guidance = r.guidance_low = 4.5;
+  r.sampler = {.kind = SamplerKind::euler, .convention = SigmaConvention::linear_quadratic};
+  r.sampler.num_steps = 2;
+  r.sampler.shift = 1.0;
+  return r;
+}
+
+std::vector<float> sampled(Model& model, Context& ctx, const Request& request,
+                           const PromptEmbeddings& prompts) {
+  Engine engine(ctx.backend, {});
+  SamplingState state;
+  state.latents = initial_noise(3, 4, 2, 8, 4);
+  sample(ctx, engine,
+         {[&](int expert) -> const VideoTransformer& { return model.transformer(expert); }, 1,
+          model.architecture().sizes(), request, prompts},
+         state, nullptr);
+  const float* values = state.latents.as<float>();
+  return {values, values + state.latents.numel()};
+}
+
+TEST(JointModel, AnEmptyPromptOfMochiMayBeNoToken) {
+  const MochiFolder plain_folder(R"({"force_zeros_for_empty_prompt": false})");
+  const MochiFolder zeros_folder(R"({"force_zeros_for_empty_prompt": true})");
+  const auto plain = plain_folder.open(), zeros = zeros_folder.open();
+  EXPECT_EQ(plain->text_tokens(""), 1) << "the end token";
+  EXPECT_EQ(zeros->text_tokens(""), 0);
+  EXPECT_EQ(zeros->text_tokens("red"), plain->text_tokens("red"));
+
+  const auto backend = make_backend("cpu");
+  Context ctx{*backend};
+  const Request r = empty_negative();
+  PromptEmbeddings prompts = embed_prompts(*plain, ctx, r, {});
+  const std::vector<float> with_end = sampled(*plain, ctx, r, prompts);
+  prompts.negative = {};
+  const std::vector<float> without = sampled(*plain, ctx, r, prompts);
+  EXPECT_EQ(sampled(*zeros, ctx, r, embed_prompts(*zeros, ctx, r, {})), without);
+  EXPECT_NE(with_end, without);
+}
+
+}  // namespace
+}  // namespace lacuna::test
