@@ -179,7 +179,12 @@ void Model::read_pipeline_settings() {
     if (zeros != index->end() && zeros->is_boolean() && architecture_->family() == "mochi")
       drops_empty_prompt_ = zeros->get<bool>();
   }
-  if (const auto& scheduler = checkpoint_.scheduler) {
+  const auto& scheduler = checkpoint_.scheduler;
+  if (scheduler && architecture_->family() != "wan") {
+    const fs::path file = checkpoint_.root / "scheduler" / "scheduler_config.json";
+    defaults_.shift =
+        read_flow_shift(*scheduler, file.string(), architecture_->sizes().reversed_time);
+  } else if (scheduler) {
     for (const char* key : {"flow_shift", "shift"}) {
       const auto shift = scheduler->find(key);
       if (shift != scheduler->end() && shift->is_number()) defaults_.shift = shift->get<double>();

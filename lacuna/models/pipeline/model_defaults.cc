@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "lacuna/core/error.h"
+#include "lacuna/models/text/hostile_json.h"
 
 namespace lacuna {
 namespace {
@@ -67,6 +68,33 @@ void read_model_defaults(const nlohmann::json& json, std::string_view who, Famil
       fail("{}: lacuna_defaults.{}, not a known key", who, key);
     }
   }
+}
+
+double read_flow_shift(const nlohmann::json& json, std::string_view who, bool inverted) {
+  struct Fixed {
+    const char* key;
+    nlohmann::json absent, expected;
+  };
+  constexpr const char* kClass = "FlowMatchEulerDiscreteScheduler";
+  const Fixed fixed[] = {
+      {"_class_name", kClass, kClass},          {"num_train_timesteps", 1000, 1000},
+      {"invert_sigmas", false, inverted},       {"use_dynamic_shifting", false, false},
+      {"shift_terminal", nullptr, nullptr},     {"use_karras_sigmas", false, false},
+      {"use_exponential_sigmas", false, false}, {"use_beta_sigmas", false, false},
+      {"stochastic_sampling", false, false}};
+  for (const Fixed& key : fixed) {
+    const auto found = json.find(key.key);
+    const bool stated = found != json.end() && !found->is_null();
+    const nlohmann::json& value = stated ? *found : key.absent;
+    LACUNA_CHECK(value == key.expected, "{}: {} {}, expected {}", who, key.key, shown_json(value),
+                 key.expected.dump());
+  }
+  const auto shift = json.find("shift");
+  if (shift == json.end()) return 1.0;
+  const bool fits = shift->is_number() && shift->get<double>() > 0 && shift->get<double>() <= 100;
+  LACUNA_CHECK(fits, "{}: shift {}, expected a number above 0, at most 100", who,
+               shown_json(*shift));
+  return shift->get<double>();
 }
 
 }  // namespace lacuna

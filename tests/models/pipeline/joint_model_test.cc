@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Folders of families whose text takes part in attention.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <array>
@@ -13,6 +14,7 @@
 #include "lacuna/models/pipeline/generation.h"
 #include "lacuna/models/pipeline/model.h"
 #include "lacuna/models/pipeline/sampling.h"
+#include "tests/support/error_of.h"
 #include "tests/support/noting_weights.h"
 #include "tests/support/repository.h"
 #include "tests/support/temp_folder.h"
@@ -21,11 +23,12 @@ namespace lacuna::test {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::HasSubstr;
 
-// Of a Mochi with the text encoder that ships; `index` is its model_index.json.
+// Of a Mochi with the text encoder that ships; `index` and `scheduler` are what is beside.
 class MochiFolder {
  public:
-  explicit MochiFolder(const std::string& index) {
+  explicit MochiFolder(const std::string& index, const std::string& scheduler = "") {
     const std::string config = R"({"_class_name": "MochiTransformer3DModel", "num_layers": 2,
         "num_attention_heads": 1, "attention_head_dim": 16, "pooled_projection_dim": 8,
         "in_channels": 4, "text_embed_dim": 128, "time_embed_dim": 16, "max_sequence_length": 32})";
@@ -36,6 +39,9 @@ class MochiFolder {
     std::ofstream(folder_ / "model_index.json") << index;
     for (const char* part : {"text_encoder", "tokenizer"})
       fs::create_directory_symlink(assets() / "lacuna-shapes" / part, folder_ / part);
+    if (scheduler.empty()) return;
+    fs::create_directory(folder_ / "scheduler");
+    std::ofstream(folder_ / "scheduler" / "scheduler_config.json") << scheduler;
   }
   std::unique_ptr<Model> open() const { return Model::open(std::array{folder_}); }
 
@@ -84,6 +90,16 @@ TEST(JointModel, AnEmptyPromptOfMochiMayBeNoToken) {
   const std::vector<float> without = sampled(*plain, ctx, r, prompts);
   EXPECT_EQ(sampled(*zeros, ctx, r, embed_prompts(*zeros, ctx, r, {})), without);
   EXPECT_NE(with_end, without);
+}
+
+TEST(JointModel, TheSchedulerSaysTheShift) {
+  const auto shift = [](const char* scheduler) {
+    return MochiFolder("{}", scheduler).open()->defaults().shift;
+  };
+  EXPECT_EQ(MochiFolder("{}").open()->defaults().shift, 1.0);
+  EXPECT_EQ(shift(R"({"shift": 3, "flow_shift": 5, "invert_sigmas": true})"), 3.0);
+  EXPECT_THAT(error_of([&] { shift(R"({"shift": 3})"); }),
+              HasSubstr("scheduler_config.json: invert_sigmas false, expected true"));
 }
 
 }  // namespace

@@ -64,5 +64,43 @@ TEST(ModelDefaults, RefusesWhatDoesNotFit) {
   }
 }
 
+TEST(FlowShift, IsThatOfTheScheduler) {
+  const auto shift = [](const char* text, bool inverted) {
+    return read_flow_shift(nlohmann::json::parse(text), "s", inverted);
+  };
+  EXPECT_EQ(shift(R"({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 7.0,
+                      "num_train_timesteps": 1000, "use_dynamic_shifting": false,
+                      "base_shift": 0.5, "shift_terminal": null, "invert_sigmas": false,
+                      "use_karras_sigmas": false, "stochastic_sampling": false})",
+                  false),
+            7.0);
+  EXPECT_EQ(shift(R"({"shift": 2, "invert_sigmas": true})", true), 2.0);
+  EXPECT_EQ(shift("{}", false), 1.0);
+}
+
+TEST(FlowShift, AnotherScheduleIsRefusedByName) {
+  for (const auto& [key, value] : std::initializer_list<std::pair<std::string, std::string>>{
+           {"_class_name", R"("UniPCMultistepScheduler")"},
+           {"num_train_timesteps", "500"},
+           {"invert_sigmas", "true"},
+           {"use_dynamic_shifting", "true"},
+           {"shift_terminal", "0.02"},
+           {"use_karras_sigmas", "true"},
+           {"use_exponential_sigmas", "true"},
+           {"use_beta_sigmas", "true"},
+           {"stochastic_sampling", "true"},
+           {"shift", "0"},
+           {"shift", "1e9"},
+           {"shift", "null"},
+           {"shift", R"("7")"}}) {
+    try {
+      read_flow_shift(nlohmann::json::parse("{\"" + key + "\": " + value + "}"), "the file", false);
+      ADD_FAILURE() << key;
+    } catch (const Error& error) {
+      EXPECT_THAT(error.what(), ::testing::StartsWith("the file: " + key + " "));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace lacuna
