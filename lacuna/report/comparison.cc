@@ -13,6 +13,7 @@
 #include "lacuna/core/metrics.h"
 #include "lacuna/core/threads.h"
 #include "lacuna/core/token_order.h"
+#include "lacuna/methods/selection.h"
 #include "lacuna/models/pipeline/generation.h"
 
 namespace lacuna {
@@ -29,19 +30,24 @@ double seconds_since(Clock::time_point start) {
 
 // Dense attention that meets the keys in another order: a full mask over keys along a Hilbert
 // curve. The same mathematics, sums rounded in another order.
-Policy reordered_dense(const VideoGrid& grid, int64_t num_heads) {
-  auto selection = std::make_shared<Selection>();
-  selection->q_layout = selection->k_layout = BlockLayout::uniform(grid.tokens(), kFloorBlock);
-  selection->k_order = hilbert_order(grid);
-  const int32_t blocks = selection->q_layout.num_blocks;
-  selection->mask = BlockMask(num_heads, blocks, blocks);
-  selection->mask.fill();
-  Rule rule;
-  rule.plan.method = &find_method("fixed");
-  rule.plan.refresh.kind = RefreshKind::never;
-  rule.plan.fixed = std::move(selection);
+Policy reordered_dense(const VideoGrid& grid, const TextTokens& text, int64_t num_heads) {
   Policy policy;
-  policy.add(std::move(rule));
+  for (const Branch branch : {Branch::cond, Branch::uncond}) {
+    auto selection = std::make_shared<Selection>();
+    selection->q_layout = selection->k_layout =
+        BlockLayout::uniform(grid.tokens() + text.of(branch), kFloorBlock);
+    selection->k_order = hilbert_order(grid);
+    append_text(selection->k_order, text.of(branch));
+    const int32_t blocks = selection->q_layout.num_blocks;
+    selection->mask = BlockMask(num_heads, blocks, blocks);
+    selection->mask.fill();
+    Rule rule;
+    rule.match.branch = branch;
+    rule.plan.method = &find_method("fixed");
+    rule.plan.refresh.kind = RefreshKind::never;
+    rule.plan.fixed = std::move(selection);
+    policy.add(std::move(rule));
+  }
   return policy;
 }
 
@@ -103,6 +109,7 @@ class Comparer {
   struct Runner {
     Policy policy;
     Context* ctx;
+    bool reordered = false;  // policy is that of the first prompt: others have other text tokens
   };
   struct Sampled {
     Tensor latents;
@@ -112,6 +119,10 @@ class Comparer {
   void plan();
   void check_room() const;
   void add(const std::string& name, CompareRole role, Policy policy, Context* ctx);
+  Policy reordered_policy(const Request& request) {
+    return reordered_dense(model_.grid(latent_), model_.text_tokens(request),
+                           model_.architecture().sizes().num_heads);
+  }
   int num_steps() const { return task_.request.sampler.num_steps; }
   Request request_of(const std::string& prompt, int seed) const;
   Tensor noise(const Request& request) const;
@@ -144,15 +155,14 @@ void Comparer::plan() {
   LACUNA_CHECK(!task_.prompts.empty(), "compare: no prompt");
   LACUNA_CHECK(task_.seeds >= 1, "compare: {} seeds, expected 1 or more", task_.seeds);
   LACUNA_CHECK(!task_.candidates.empty(), "compare: no candidate, expected a method or preset");
-  const VideoGrid grid = model_.grid(latent_);
-  result_.tokens = grid.tokens();
+  result_.tokens = model_.grid(latent_).tokens();
   add("dense", CompareRole::dense, request_policy(model_, task_.request), &ctx_);
   std::set<std::string> names{"dense"};
   for (const CompareCandidate& candidate : task_.candidates) {
     LACUNA_CHECK(names.insert(candidate.name).second,
                  "compare: two are called '{}', expected different names (dense is always there)",
                  candidate.name);
-    Request request = task_.request;
+    Request request = request_of(task_.prompts.front(), 0);
     const Request& words = candidate.request;
     request.attention = words.attention;
     request.skip = words.skip;
@@ -164,7 +174,8 @@ void Comparer::plan() {
   }
   if (!task_.floor) return;
   add("dense, keys in another order", CompareRole::floor,
-      reordered_dense(grid, model_.architecture().sizes().num_heads), &ctx_);
+      reordered_policy(request_of(task_.prompts.front(), 0)), &ctx_);
+  runners_.back().reordered = true;
   if (task_.other_backend == nullptr) return;
   other_.reset(new Context{*task_.other_backend, ctx_.compute, ctx_.cancel});
   add("dense, " + task_.other_backend->description(), CompareRole::floor, runners_[0].policy,
@@ -174,7 +185,7 @@ void Comparer::plan() {
 // Frames and latents of one pair are held beside what a generation needs, and the transformer stays
 // while frames are decoded.
 void Comparer::check_room() const {
-  const Request& r = task_.request;
+  const Request r = request_of(task_.prompts.front(), 0);
   const bool moves_tokens = std::any_of(runners_.begin(), runners_.end(), [](const Runner& runner) {
     return runner.policy.moves_tokens();
   });
@@ -250,7 +261,7 @@ void Comparer::warm_up(const Request& request, const PromptEmbeddings& prompts) 
 Comparer::Sampled Comparer::sample_one(size_t subject, const Request& request,
                                        const PromptEmbeddings& prompts, const std::string& what) {
   const Runner& runner = runners_[subject];
-  Engine engine(runner.ctx->backend, runner.policy);
+  Engine engine(runner.ctx->backend, runner.reordered ? reordered_policy(request) : runner.policy);
   engine.set_timed(true);
   SamplingState state;
   state.latents = noise(request);

@@ -476,5 +476,25 @@ TEST(CompareReport, SpreadOverRuns) {
   EXPECT_FALSE(within_floor(comparison, comparison.subjects[1]));
 }
 
+// Text tokens stand in attention, and their number differs between prompts and branches.
+TEST(Compare, MeasuresTheFloorOfFamiliesWhoseTextIsInAttention) {
+  for (const char* preset : {"mochi-tiny", "hunyuanvideo-tiny"}) {
+    const auto backend = make_backend("cpu");
+    const auto model = Model::synthetic(preset, DType::bf16);
+    CompareTask task = small_task();
+    task.request.frames = model->architecture().family() == "mochi" ? 7 : 5;
+    task.request.guidance = task.request.guidance_low = 3.0;
+    task.request.negative_prompt = "dull and grey, without any motion at all";
+    task.prompts = {"a red ball", "a cat walks over wet grass and looks at the camera"};
+    task.candidates = {candidate("full", "xattention:top_p=1,block=4,stride=4")};
+    Context ctx{*backend};
+    const Comparison result = compare_attention(*model, ctx, task, {});
+    ASSERT_EQ(result.subjects.size(), 3u) << preset;
+    for (const size_t i : {1u, 2u})
+      for (const CompareMeasurement& m : result.subjects[i].runs)
+        EXPECT_LT(m.latents_error, 1e-5) << preset << ' ' << result.subjects[i].name;
+  }
+}
+
 }  // namespace
 }  // namespace lacuna
