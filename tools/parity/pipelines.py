@@ -181,6 +181,14 @@ def calls_of(trace):
     return sorted((c["step"], c["layer"], c["branch"], c["expert"], c["method"], round(c["qk_density"], 9)) for c in trace)
 
 
+def levels_apart(pattern, frames):
+    """The largest difference of a pixel, in grey levels, between PNG files and frames [F, H, W, 3] in 0..1."""
+    from PIL import Image
+    return max(
+        float(np.abs(np.asarray(Image.open(str(pattern) % (i + 1)), dtype=np.float32) - np.floor(frame * 255)).max())
+        for i, frame in enumerate(frames))
+
+
 def compare(label, pipeline, model, lacuna, height=64, width=96, num_frames=9, steps=STEPS, decode=True,
             loras=(), options=(), attention=None):
     """Whether latents agree, and frames unless decode is False; and diffusers' latents. `model` is the saved pipeline."""
@@ -228,12 +236,9 @@ def compare(label, pipeline, model, lacuna, height=64, width=96, num_frames=9, s
         result |= {"calls": len(calls), "density": float(np.mean([c[-1] for c in calls]))}
         result["ok"] = result["ok"] and calls == calls_of(json.loads(trace.read_text())["calls"])
     if decode:
-        from PIL import Image
         with sparse(pipeline, attention):
             frames = run("np")[0]
-        result["frames_max_levels"] = max(
-            float(np.abs(np.asarray(Image.open(str(out) % (i + 1)), dtype=np.float32) - np.floor(frame * 255)).max())
-            for i, frame in enumerate(frames))
+        result["frames_max_levels"] = levels_apart(out, frames)
         result["ok"] = result["ok"] and result["frames_max_levels"] <= 1
     if loras:
         pipeline.unload_lora_weights()
