@@ -19,6 +19,8 @@
 #include "lacuna/engine/explain.h"
 #include "lacuna/engine/presets.h"
 #include "lacuna/engine/profile.h"
+#include "lacuna/engine/profile_format.h"
+#include "lacuna/engine/trace_file.h"
 #include "python/arrays.h"
 #include "python/bindings.h"
 
@@ -160,26 +162,14 @@ class Session {
   std::vector<std::unique_ptr<Engine>> engines_;
 };
 
-nb::list trace_list(const Session& session) {
-  nb::list calls;
-  for (const auto& [sample, e] : session.entries()) {
-    nb::dict call;
-    call["step"] = e.site.step;
-    call["layer"] = e.site.layer;
-    call["branch"] = nb::str(e.site.branch == Branch::cond ? "cond" : "uncond");
-    call["expert"] = e.site.expert;
-    call["sample"] = sample;
-    call["method"] = nb::str(e.method.c_str());
-    call["reason"] = nb::str(e.reason.c_str());
-    call["num_heads"] = e.num_heads;
-    call["heads_selected"] = e.heads_refreshed;
-    call["qk_density"] = e.qk_density;
-    call["pv_density"] = e.pv_density;
-    call["select_ms"] = e.select_ms;
-    call["attend_ms"] = e.attend_ms;
-    calls.append(call);
+// A JSON array of what trace files have, a call after the other, each with its sample.
+std::string trace_json(const Session& session) {
+  Json calls = Json::array();
+  for (const auto& [sample, entry] : session.entries()) {
+    calls.push_back(call_json(entry));
+    calls.back()["sample"] = sample;
   }
-  return calls;
+  return dump_json(calls);
 }
 
 // As `lacuna generate --explain` groups them.
@@ -195,7 +185,7 @@ nb::list summary_rows(const Session& session) {
     line["what"] = nb::str(row.what.c_str());
     line["why"] = nb::str(row.why.c_str());
     line["calls"] = row.calls;
-    line["heads_selected"] = row.refreshed;
+    line["heads_refreshed"] = row.refreshed;
     line["heads_reused"] = row.reused;
     line["qk_density"] = row.qk_density;
     line["pv_density"] = row.pv_density;
@@ -231,7 +221,7 @@ void bind_session(nb::module_& m) {
       .def("attend", &Session::attend)
       .def("reset", &Session::reset)
       .def("rules", &Session::rules)
-      .def("trace", &trace_list)
+      .def("trace_json", &trace_json)
       .def("summary", &summary_rows);
 }
 

@@ -17,29 +17,6 @@ constexpr size_t kMaxCalls = size_t{1} << 24;
 constexpr double kMaxMs = 1e15;
 constexpr double kMaxDensity = 1.0 + 1e-9;  // a mean is rounded
 
-Json call_json(const TraceEntry& entry) {
-  Json line;
-  line["step"] = entry.site.step;
-  line["num_steps"] = entry.site.num_steps;
-  line["sigma"] = entry.site.sigma;
-  line["layer"] = entry.site.layer;
-  line["num_layers"] = entry.site.num_layers;
-  line["branch"] = branch_name(entry.site.branch);
-  line["expert"] = entry.site.expert;
-  line["method"] = entry.method;
-  line["reason"] = entry.reason;
-  line["rule"] = entry.rule;
-  line["num_heads"] = entry.num_heads;
-  line["heads_refreshed"] = entry.heads_refreshed;
-  line["qk_density"] = entry.qk_density;
-  line["pv_density"] = entry.pv_density;
-  line["pooled_density"] = entry.pooled_density;
-  line["select_ms"] = entry.select_ms;
-  line["attend_ms"] = entry.attend_ms;
-  line["mask_hash"] = mask_hash_text(entry.mask_hash);
-  return line;
-}
-
 TraceEntry read_call(const Json& json, const std::string& path, int num_rules) {
   const JsonObject o(json, path,
                      {"step", "num_steps", "sigma", "layer", "num_layers", "branch", "expert",
@@ -91,6 +68,29 @@ RunHeader read_header(const JsonObject& top) {
 }
 
 }  // namespace
+
+Json call_json(const TraceEntry& call) {
+  Json line;
+  line["step"] = call.site.step;
+  line["num_steps"] = call.site.num_steps;
+  line["sigma"] = call.site.sigma;
+  line["layer"] = call.site.layer;
+  line["num_layers"] = call.site.num_layers;
+  line["branch"] = branch_name(call.site.branch);
+  line["expert"] = call.site.expert;
+  line["method"] = call.method;
+  line["reason"] = call.reason;
+  line["rule"] = call.rule;
+  line["num_heads"] = call.num_heads;
+  line["heads_refreshed"] = call.heads_refreshed;
+  line["qk_density"] = call.qk_density;
+  line["pv_density"] = call.pv_density;
+  line["pooled_density"] = call.pooled_density;
+  line["select_ms"] = call.select_ms;
+  line["attend_ms"] = call.attend_ms;
+  line["mask_hash"] = mask_hash_text(call.mask_hash);
+  return line;
+}
 
 std::string run_name(const Json& request) {
   return mask_hash_text(fnv1a64(dump_json(request)));

@@ -12,6 +12,9 @@
 
 namespace lacuna {
 
+// A call as the files have it: one JSON object.
+Json call_json(const TraceEntry& call);
+
 // What a finished run was.
 struct RunHeader {
   std::string version, date;       // of lacuna; ISO 8601, UTC

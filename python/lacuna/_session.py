@@ -2,6 +2,7 @@
 """The engine for a caller who has a denoising loop."""
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,22 +67,23 @@ class Session:
 
     @property
     def trace(self) -> list[dict[str, Any]]:
-        """What ran, a dict for every call and sample: step, layer, branch, expert, sample, method, reason (why dense,
-        or ""), num_heads, heads_selected (the others reused their mask), qk_density, pv_density (after the skip
-        rule), select_ms, attend_ms."""
-        return self._session.trace()
+        """What ran, a dict for every call and sample: its sample and what a trace file says (docs/formats.md, "Traces"),
+        among it step, layer, branch, expert, method, reason (why dense, or ""), num_heads, heads_refreshed (the others
+        reused their mask), qk_density, pv_density (after the skip rule), select_ms, attend_ms."""
+        calls: list[dict[str, Any]] = json.loads(self._session.trace_json())
+        return calls
 
     def summary(self) -> str:
         """What ran in which steps and layers, and why: a line for neighbouring calls that ran alike."""
         trace = self.trace
         if not trace:
             return "nothing ran"
-        lines = [f"{'steps':<9} {'layers':<9} {'branch':<7} {'calls':>6} {'selected':>9} {'reused':>9} {'QK':>6} "
+        lines = [f"{'steps':<9} {'layers':<9} {'branch':<7} {'calls':>6} {'refreshed':>9} {'reused':>9} {'QK':>6} "
                  f"{'PV':>6}  what and why"]
         for row in self._session.summary():
             why = f" ({row['why']})" if row["why"] else ""
             lines.append(f"{row['steps']:<9} {row['layers']:<9} {row['branch']:<7} {row['calls']:>6} "
-                         f"{row['heads_selected']:>9} {row['heads_reused']:>9} {row['qk_density']:>6.3f} "
+                         f"{row['heads_refreshed']:>9} {row['heads_reused']:>9} {row['qk_density']:>6.3f} "
                          f"{row['pv_density']:>6.3f}  {row['what']}{why}")
         attend, select = (sum(call[key] for call in trace) / 1e3 for key in ("attend_ms", "select_ms"))
         return "\n".join([*lines, f"{attend:.1f} s of attention, {select:.1f} s of selection"])

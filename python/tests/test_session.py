@@ -37,7 +37,7 @@ def test_every_step_selects_at_every_step(qkv):
     session = lacuna.Session(SPARSE, steps=4, num_layers=2, grid=GRID)
     outs = run(session, qkv(3, TOKENS, 64), 4)
     assert [(c["step"], c["layer"]) for c in session.trace] == [(s, l) for s in range(4) for l in range(2)]
-    assert all(c["heads_selected"] == c["num_heads"] == 3 and c["reason"] == "" for c in session.trace)
+    assert all(c["heads_refreshed"] == c["num_heads"] == 3 and c["reason"] == "" for c in session.trace)
     assert all(0 < c["qk_density"] < 1 and c["pv_density"] == c["qk_density"] for c in session.trace)
     mask = lacuna.select(*qkv(3, TOKENS, 64)[:2], SPARSE, grid=GRID)
     np.testing.assert_array_equal(outs[0], lacuna.attention(*qkv(3, TOKENS, 64), mask))
@@ -48,8 +48,8 @@ def test_haste_selects_once_where_nothing_drifts_and_is_dense_at_first(qkv):
     run(session, qkv(3, TOKENS, 64), 10)
     trace = session.trace
     assert [c["reason"] for c in trace[:2]] == ["dense-steps"] * 2  # 10 % of the steps
-    assert [c["heads_selected"] for c in trace[2:4]] == [3, 3]
-    assert sum(c["heads_selected"] for c in trace[4:]) == 0
+    assert [c["heads_refreshed"] for c in trace[2:4]] == [3, 3]
+    assert sum(c["heads_refreshed"] for c in trace[4:]) == 0
     assert "dense (dense-steps)" in session.summary() and "refresh=drift" in session.summary()
 
 
@@ -63,8 +63,8 @@ def test_branches_experts_and_layers_have_masks_of_their_own(qkv):
     for site in ({"branch": "cond"}, {"branch": "uncond"}, {"expert": 1}):
         run(session, qkv(3, TOKENS, 64), 3, **site)
     first = [c for c in session.trace if c["step"] == 0]
-    assert [c["heads_selected"] for c in first] == [3] * 6
-    assert all(c["heads_selected"] == 0 for c in session.trace if c["step"] > 0)
+    assert [c["heads_refreshed"] for c in first] == [3] * 6
+    assert all(c["heads_refreshed"] == 0 for c in session.trace if c["step"] > 0)
     assert {(c["branch"], c["expert"]) for c in session.trace} == {("cond", 0), ("uncond", 0), ("cond", 1)}
 
 
@@ -108,6 +108,16 @@ def test_text_tokens_follow_the_video(qkv):
     session = lacuna.Session("radial:block=32", steps=1, num_layers=1, grid=GRID, text_tokens=20)
     out = session.attend(*inputs, step=0, layer=0)
     np.testing.assert_allclose(out[:, TOKENS:], reference(*inputs)[0][:, TOKENS:], atol=5e-6)  # text rows are dense
+
+
+def test_a_trace_says_what_trace_files_say(qkv):
+    session = lacuna.Session(SPARSE, steps=1, num_layers=1, grid=GRID)
+    run(session, qkv(3, TOKENS, 64), 1, layers=1)
+    (call,) = session.trace
+    assert set(call) == {
+        "sample", "step", "num_steps", "sigma", "layer", "num_layers", "branch", "expert", "method", "reason", "rule",
+        "num_heads", "heads_refreshed", "qk_density", "pv_density", "pooled_density", "select_ms", "attend_ms",
+        "mask_hash"}
 
 
 def test_a_profile_decides_and_is_checked(qkv, tmp_path):
