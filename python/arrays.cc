@@ -132,13 +132,17 @@ void check_batches(const Batch& q, const Batch& k, const Batch& v, const Batch& 
   check_apart(out, "v", v);
 }
 
+void check_text_tokens(int64_t text_tokens) {
+  LACUNA_CHECK(text_tokens >= 0 && text_tokens <= INT32_MAX, "text_tokens: {}, expected 0 to {}",
+               text_tokens, INT32_MAX);
+}
+
 VideoGrid grid_of(const std::array<int64_t, 3>& grid, int64_t text_tokens) {
   for (const int64_t size : grid)
     LACUNA_CHECK(size > 0 && size <= kMaxIndex,
                  "grid: {}, expected frames, height, width of 1 to {}", fmt::join(grid, "x"),
                  kMaxIndex);
-  LACUNA_CHECK(text_tokens >= 0 && text_tokens <= INT32_MAX, "text_tokens: {}, expected 0 to {}",
-               text_tokens, INT32_MAX);
+  check_text_tokens(text_tokens);
   return {grid[0], grid[1], grid[2]};
 }
 

@@ -40,8 +40,11 @@ Batch batch_of(std::string_view name, const OutArray& array, std::string_view la
 void check_batches(const Batch& q, const Batch& k, const Batch& v, const Batch& out);
 
 // {frames, height, width} in tokens. Throws Error unless all are 1 to kMaxIndex, so that their
-// product fits, and text_tokens 0 or more.
+// product fits, and check_text_tokens accepts text_tokens.
 VideoGrid grid_of(const std::array<int64_t, 3>& grid, int64_t text_tokens);
+
+// Throws Error below 0 and above INT32_MAX.
+void check_text_tokens(int64_t text_tokens);
 
 // One for the process, made at the first use.
 Backend& backend();

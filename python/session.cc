@@ -6,7 +6,9 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <array>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -74,37 +76,49 @@ class Session {
     policy_ = profile.policy();
   }
 
+  // A batch is the samples from 0 on, or with `sample` that one.
   void attend(const InArray& q_array, const InArray& k_array, const InArray& v_array,
               const OutArray& out_array, int step, int layer, const std::string& branch, int expert,
+              std::optional<int64_t> text_tokens, std::optional<int> sample,
               const std::string& layout) {
     const Batch q = batch_of("q", q_array, layout), k = batch_of("k", k_array, layout),
                 v = batch_of("v", v_array, layout), out = batch_of("out", out_array, layout);
     check_batches(q, k, v, out);
     const Site site = site_of(step, layer, branch, expert);
+    const int64_t text = text_tokens.value_or(settings_.text_tokens);
+    check_text_tokens(text);
     const Computing computing;
     const std::lock_guard lock(mutex_);  // after the GIL is gone, which the holder may need
-    prepare(q);
+    check_heads(q);
+    if (sample) {
+      check_sample(*sample, q);
+    } else {
+      check_batch(q);
+    }
+    const int first = sample.value_or(0);
     for (int64_t b = 0; b < q.size(); ++b)
-      engines_[static_cast<size_t>(b)]->attend(site, settings_.grid, settings_.text_tokens, q.at(b),
-                                               k.at(b), v.at(b), out.at(b));
+      engine_of(first + static_cast<int>(b))
+          .attend(site, settings_.grid, text, q.at(b), k.at(b), v.at(b), out.at(b));
   }
 
   void reset() {
     const nb::gil_scoped_release release;
     const std::lock_guard lock(mutex_);
-    engines_.clear();
+    forget();
   }
 
   // Of all samples, a call after the other.
-  std::vector<std::pair<size_t, TraceEntry>> entries() const {
+  std::vector<std::pair<int, TraceEntry>> entries() const {
     const nb::gil_scoped_release release;
     const std::lock_guard lock(mutex_);
-    std::vector<std::pair<size_t, TraceEntry>> all;
-    const size_t calls = engines_.empty() ? 0 : engines_.front()->trace().entries().size();
-    for (size_t i = 0; i < calls; ++i)
-      for (size_t b = 0; b < engines_.size(); ++b)
-        if (i < engines_[b]->trace().entries().size())
-          all.emplace_back(b, engines_[b]->trace().entries()[i]);
+    std::vector<std::pair<int, TraceEntry>> all;
+    size_t left = 0;
+    for (const auto& [sample, engine] : engines_)
+      left = std::max(left, engine->trace().entries().size());
+    for (size_t i = 0; i < left; ++i)
+      for (const auto& [sample, engine] : engines_)
+        if (i < engine->trace().entries().size())
+          all.emplace_back(sample, engine->trace().entries()[i]);
     return all;
   }
 
@@ -135,31 +149,52 @@ class Session {
     return site;
   }
 
-  // Masks and states belong to a sample, so the batch keeps its size until reset().
-  void prepare(const Batch& q) {
-    const auto size = static_cast<size_t>(q.size());
-    if (!engines_.empty() && engines_.front()->trace().entries().empty())
-      engines_.clear();  // the calls so far were refused: their batch means nothing
-    LACUNA_CHECK(engines_.empty() || engines_.size() == size,
-                 "session: a batch of {} after one of {}, expected the same: call reset() first",
-                 size, engines_.size());
-    if (!engines_.empty()) return;
+  void check_heads(const Batch& q) const {
     LACUNA_CHECK(!made_for_ || (made_for_->num_heads == q.all.shape[1] &&
                                 made_for_->head_dim == q.all.shape[3]),
                  "session: {} heads of {} channels, expected {} of {} as in {}", q.all.shape[1],
                  q.all.shape[3], made_for_ ? made_for_->num_heads : 0,
                  made_for_ ? made_for_->head_dim : 0, settings_.profile);
-    for (size_t b = 0; b < size; ++b) {
-      engines_.push_back(std::make_unique<Engine>(backend(), policy_));
-      engines_.back()->set_strict(settings_.strict);
+  }
+
+  void check_sample(int sample, const Batch& q) const {
+    LACUNA_CHECK(sample >= 0 && sample < kMaxIndex,
+                 "session: sample {}, expected 0 or more, below {}", sample, kMaxIndex);
+    LACUNA_CHECK(q.size() == 1, "session: a batch of {} as sample {}, expected one sample",
+                 q.size(), sample);
+  }
+
+  // Masks and states belong to a sample, so the batch keeps its size until reset().
+  void check_batch(const Batch& q) {
+    const auto ran = [](const auto& known) { return !known.second->trace().entries().empty(); };
+    if (std::none_of(engines_.begin(), engines_.end(), ran))
+      forget();  // the calls so far were refused: their batch means nothing
+    LACUNA_CHECK(!batch_ || *batch_ == q.size(),
+                 "session: a batch of {} after one of {}, expected the same: call reset() first",
+                 q.size(), batch_.value_or(0));
+    batch_ = q.size();
+  }
+
+  Engine& engine_of(int sample) {
+    std::unique_ptr<Engine>& engine = engines_[sample];
+    if (engine == nullptr) {
+      engine = std::make_unique<Engine>(backend(), policy_);
+      engine->set_strict(settings_.strict);
     }
+    return *engine;
+  }
+
+  void forget() {
+    engines_.clear();
+    batch_.reset();
   }
 
   Settings settings_;
   Policy policy_;
   std::optional<ProfileTarget> made_for_;
   mutable std::mutex mutex_;
-  std::vector<std::unique_ptr<Engine>> engines_;
+  std::map<int, std::unique_ptr<Engine>> engines_;  // by sample
+  std::optional<int64_t> batch_;                    // of the calls that gave all samples at once
 };
 
 // A JSON array of what trace files have, a call after the other, each with its sample.
@@ -218,7 +253,9 @@ void bind_session(nb::module_& m) {
           nb::arg("dense_layers"), nb::arg("min_tokens"), nb::arg("profile"), nb::arg("num_steps"),
           nb::arg("sigmas"), nb::arg("num_layers"), nb::arg("grid"), nb::arg("text_tokens"),
           nb::arg("strict"))
-      .def("attend", &Session::attend)
+      .def("attend", &Session::attend, nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("out"),
+           nb::arg("step"), nb::arg("layer"), nb::arg("branch"), nb::arg("expert"),
+           nb::arg("text_tokens").none(), nb::arg("sample").none(), nb::arg("layout"))
       .def("reset", &Session::reset)
       .def("rules", &Session::rules)
       .def("trace_json", &trace_json)

@@ -44,16 +44,21 @@ class Session:
             sigmas=levels, num_layers=num_layers, grid=tuple(grid), text_tokens=text_tokens, strict=strict)
 
     def attend(self, q: Any, k: Any, v: Any, *, step: int, layer: int, branch: str = "cond", expert: int = 0,
-               layout: str = "HND", out: Any = None) -> Any:
+               text_tokens: int | None = None, sample: int | None = None, layout: str = "HND",
+               out: Any = None) -> Any:
         """Attention of one call, with scale 1 / sqrt(D).
 
         q, k, v: [B, H, N, D] ("HND") or [B, N, H, D] ("NHD"), B may be left out; N is the grid's tokens in raster
         order, then text. step and layer count from 0; branch is "cond" or "uncond"; expert is 0, or 1 for the
         low-noise network of Wan2.2. out: as in lacuna.attention. Steps rise; going back begins anew at that site.
+
+        text_tokens: of this call, where prompts differ in length; None is the session's number.
+        sample: which sample q, k and v are, for callers who give the samples of a batch one by one; None is a batch of
+            all, which keeps its size until reset().
         """
         q, k, v = array_in("q", q), array_in("k", k), array_in("v", v)
         room = empty_like(q) if out is None else array_out("out", out)
-        self._session.attend(q, k, v, room, step, layer, branch, expert, layout)
+        self._session.attend(q, k, v, room, step, layer, branch, expert, text_tokens, sample, layout)
         return room if out is None else out
 
     def reset(self) -> None:

@@ -110,6 +110,36 @@ def test_text_tokens_follow_the_video(qkv):
     np.testing.assert_allclose(out[:, TOKENS:], reference(*inputs)[0][:, TOKENS:], atol=5e-6)  # text rows are dense
 
 
+def test_text_tokens_of_each_call(qkv):
+    """A branch's own number: another would forget its masks."""
+    session = lacuna.Session(SPARSE + ",refresh=never", steps=3, num_layers=1, grid=GRID, text_tokens=20)
+    inputs = {"cond": (qkv(3, TOKENS + 20, 64), None), "uncond": (qkv(3, TOKENS + 7, 64), 7)}
+    for step in range(3):
+        for branch, (arrays, text) in inputs.items():
+            session.attend(*arrays, step=step, layer=0, branch=branch, text_tokens=text)
+    assert [c["heads_refreshed"] for c in session.trace] == [3, 3, 0, 0, 0, 0]
+    session = lacuna.Session(SPARSE, steps=1, num_layers=1, grid=GRID)
+    out = session.attend(*inputs["uncond"][0], step=0, layer=0, text_tokens=7)
+    mask = lacuna.select(*inputs["uncond"][0][:2], SPARSE, grid=GRID, text_tokens=7)
+    np.testing.assert_array_equal(out, lacuna.attention(*inputs["uncond"][0], mask))
+
+
+def test_samples_one_by_one_are_those_of_a_batch(qkv):
+    q, k, v = qkv(2, 3, TOKENS, 64)
+    settings = {"steps": 2, "num_layers": 1, "grid": GRID}
+    together, apart = (lacuna.Session(SPARSE + ",refresh=never", **settings) for _ in range(2))
+    for step in range(2):
+        out = together.attend(q, k, v, step=step, layer=0)
+        for b in (1, 0):
+            np.testing.assert_array_equal(out[b], apart.attend(q[b], k[b], v[b], step=step, layer=0, sample=b))
+
+    def told(session):
+        return [(c["step"], c["sample"], c["heads_refreshed"], c["mask_hash"]) for c in session.trace]
+
+    assert told(apart) == told(together)
+    assert [c[:3] for c in told(apart)] == [(0, 0, 3), (0, 1, 3), (1, 0, 0), (1, 1, 0)]
+
+
 def test_a_trace_says_what_trace_files_say(qkv):
     session = lacuna.Session(SPARSE, steps=1, num_layers=1, grid=GRID)
     run(session, qkv(3, TOKENS, 64), 1, layers=1)
@@ -157,6 +187,11 @@ def test_what_is_refused(qkv):
         "top_p": lambda: lacuna.Session("xattention:top_p=2", steps=2, num_layers=2, grid=GRID),
         "step 2 and layer 0, expected below 2 and 2": lambda: session.attend(*inputs, step=2, layer=0),
         "branch 'both', expected cond or uncond": lambda: session.attend(*inputs, step=0, layer=0, branch="both"),
+        "text_tokens: -1, expected 0 to":
+            lambda: session.attend(*inputs, step=0, layer=0, text_tokens=-1),
+        "sample -1, expected 0 or more": lambda: session.attend(*inputs, step=0, layer=0, sample=-1),
+        "a batch of 2 as sample 1, expected one sample":
+            lambda: session.attend(*qkv(2, 3, TOKENS, 64), step=0, layer=0, sample=1),
         "expert 2, expected 0 or 1": lambda: session.attend(*inputs, step=0, layer=0, expert=2),
         "expected [num_heads, 256, head_dim]": lambda: session.attend(*qkv(3, 250, 64), step=0, layer=0),
         "out: memory overlaps that of v": lambda: session.attend(*inputs, step=0, layer=0, out=inputs[2]),
