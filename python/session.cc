@@ -50,15 +50,27 @@ void check_settings(const Settings& s) {
                s.num_steps);
 }
 
+Policy policy_of(const Settings& s) {
+  const PolicyWords words = expand_words(s.words, s.num_steps, s.num_layers, s.sigmas);
+  return make_policy(parse_plan(words.attention), parse_skip(words.skip), words.dense_steps,
+                     words.dense_layers, s.min_tokens, s.num_steps);
+}
+
+// Throws Error for what a Session would refuse whatever its steps and its grid.
+void check_words(const Settings& s) {
+  if (s.profile.empty()) {
+    policy_of(s);
+  } else {
+    load_profile(s.profile);
+  }
+}
+
 class Session {
  public:
   explicit Session(Settings settings) : settings_(std::move(settings)) {
     check_settings(settings_);
     if (settings_.profile.empty()) {
-      const PolicyWords words = expand_words(settings_.words, settings_.num_steps,
-                                             settings_.num_layers, settings_.sigmas);
-      policy_ = make_policy(parse_plan(words.attention), parse_skip(words.skip), words.dense_steps,
-                            words.dense_layers, settings_.min_tokens, settings_.num_steps);
+      policy_ = policy_of(settings_);
       return;
     }
     const Profile profile = load_profile(settings_.profile);
@@ -260,6 +272,18 @@ void bind_session(nb::module_& m) {
       .def("rules", &Session::rules)
       .def("trace_json", &trace_json)
       .def("summary", &summary_rows);
+  m.def(
+      "check_words",
+      [](const std::string& attention, const std::string& skip, const std::string& dense_steps,
+         const std::string& dense_layers, int64_t min_tokens, const std::string& profile,
+         int num_layers) {
+        Settings settings{{attention, skip, dense_steps, dense_layers}, min_tokens, profile};
+        settings.num_steps = kMaxIndex;  // enough for every list of steps
+        settings.num_layers = num_layers;
+        check_words(settings);
+      },
+      nb::kw_only(), nb::arg("attention"), nb::arg("skip"), nb::arg("dense_steps"),
+      nb::arg("dense_layers"), nb::arg("min_tokens"), nb::arg("profile"), nb::arg("num_layers"));
 }
 
 }  // namespace lacuna::python

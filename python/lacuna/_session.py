@@ -35,13 +35,10 @@ class Session:
         if steps is None and sigmas is None:
             raise Error("session: neither steps nor sigmas, expected one of them")
         levels = [] if sigmas is None else [float(s) for s in sigmas]
-        if profile and (attention or skip or dense_steps or dense_layers or min_tokens):
-            raise Error(f"session: {profile} decides about attention; leave out attention, skip, dense_steps, "
-                        "dense_layers and min_tokens")
         self._session = _lacuna.Session(
-            attention=attention or "haste", skip=skip, dense_steps=dense_steps, dense_layers=dense_layers,
-            min_tokens=min_tokens, profile=str(profile or ""), num_steps=len(levels) if steps is None else steps,
-            sigmas=levels, num_layers=num_layers, grid=tuple(grid), text_tokens=text_tokens, strict=strict)
+            **_words(attention, skip, dense_steps, dense_layers, min_tokens, profile),
+            num_steps=len(levels) if steps is None else steps, sigmas=levels, num_layers=num_layers, grid=tuple(grid),
+            text_tokens=text_tokens, strict=strict)
 
     def attend(self, q: Any, k: Any, v: Any, *, step: int, layer: int, branch: str = "cond", expert: int = 0,
                text_tokens: int | None = None, sample: int | None = None, layout: str = "HND",
@@ -92,3 +89,19 @@ class Session:
                          f"{row['pv_density']:>6.3f}  {row['what']}{why}")
         attend, select = (sum(call[key] for call in trace) / 1e3 for key in ("attend_ms", "select_ms"))
         return "\n".join([*lines, f"{attend:.1f} s of attention, {select:.1f} s of selection"])
+
+
+def check_words(*, num_layers: int, attention: str | None = None, skip: str = "", dense_steps: str = "",
+                dense_layers: str = "", min_tokens: int = 0, profile: str | None = None) -> None:
+    """Raises Error for words that Session refuses whatever its steps and its grid: before either is known."""
+    _lacuna.check_words(**_words(attention, skip, dense_steps, dense_layers, min_tokens, profile), num_layers=num_layers)
+
+
+def _words(attention: str | None, skip: str, dense_steps: str, dense_layers: str, min_tokens: int,
+           profile: str | None) -> dict[str, Any]:
+    """The words as the compiled module takes them."""
+    if profile and (attention or skip or dense_steps or dense_layers or min_tokens):
+        raise Error(f"session: {profile} decides about attention; leave out attention, skip, dense_steps, "
+                    "dense_layers and min_tokens")
+    return dict(attention=attention or "haste", skip=skip, dense_steps=dense_steps, dense_layers=dense_layers,
+                min_tokens=min_tokens, profile=str(profile or ""))

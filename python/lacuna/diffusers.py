@@ -20,13 +20,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from ._lacuna import Error
-from ._session import Session
+from ._session import Session, check_words
 
 
 def enable(pipe: Any, attention: str | None = None, *, skip: str = "", dense_steps: str = "", dense_layers: str = "",
            min_tokens: int = 0, profile: str | None = None, strict: bool = False) -> Patch:
     """Puts Lacuna into a WanPipeline until disable() or the end of a with block. The words are those of
-    lacuna.Session. Raises Error, and changes nothing, for another pipeline or one that is patched already."""
+    lacuna.Session. Raises Error, and changes nothing, for another pipeline, one that is patched already, and words
+    that no number of steps and tokens makes right."""
     return Patch(pipe, dict(attention=attention, skip=skip, dense_steps=dense_steps, dense_layers=dense_layers,
                             min_tokens=min_tokens, profile=profile, strict=strict))
 
@@ -44,6 +45,8 @@ class Patch:
         experts = [(i, t) for i, t in enumerate(_transformers(pipe)) if t is not None]
         for _, transformer in experts:
             _check_transformer(transformer)
+        check_words(num_layers=len(pipe.transformer.blocks),
+                    **{key: word for key, word in words.items() if key != "strict"})
         self._undo = contextlib.ExitStack()
         with self._undo:  # undoes what was done if the rest fails
             for expert, transformer in experts:

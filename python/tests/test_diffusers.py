@@ -153,11 +153,38 @@ def test_bf16(pipe):
 
 
 def test_an_error_inside_leaves_nothing_behind(pipe):
-    before = state_of(pipe)
-    with pytest.raises(lacuna.Error, match="attention: 'sparse', expected one of the methods"):
-        with lacuna.diffusers.enable(pipe, "sparse"):
-            latents(pipe)
+    def stop(*_):
+        raise InterruptedError
+
+    before, stock = state_of(pipe), latents(pipe)
+    with pytest.raises(InterruptedError):
+        with lacuna.diffusers.enable(pipe, SPARSE):
+            latents(pipe, callback_on_step_end=stop)
     assert state_of(pipe) == before
+    assert torch.equal(latents(pipe), stock)
+
+
+@pytest.mark.parametrize("words, message", [
+    ({"attention": "sparse"}, "attention: 'sparse', expected one of the methods"),
+    ({"attention": "xattention:top_p=2"}, "top_p"),
+    ({"skip": "sometimes"}, "sometimes"),
+    ({"dense_layers": "2"}, "expected layers below 2"),
+    ({"dense_steps": "first"}, "first"),
+    ({"profile": "/no/such.profile.json"}, "/no/such.profile.json"),
+    ({"profile": "a.profile.json", "attention": "dense"}, "a.profile.json decides about attention"),
+])
+def test_words_are_checked_before_anything_runs(pipe, words, message):
+    before = state_of(pipe)
+    with pytest.raises(lacuna.Error, match=message):
+        lacuna.diffusers.enable(pipe, **words)
+    assert state_of(pipe) == before
+
+
+def test_words_that_only_a_number_of_steps_decides_wait_for_it(pipe):
+    with lacuna.diffusers.enable(pipe, "dense", dense_steps="4-5"):
+        with pytest.raises(lacuna.Error, match="step"):
+            latents(pipe)
+        latents(pipe, num_inference_steps=6)
 
 
 def test_what_is_refused(pipe):
