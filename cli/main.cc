@@ -18,7 +18,8 @@ namespace {
 
 constexpr char kDescription[] =
     "Lacuna: video diffusion with training-free sparse attention.\n"
-    "Generates video from Wan, Mochi and HunyuanVideo checkpoints, dense or sparse, and shows what that cost and saved.";
+    "Generates video from Wan, Mochi and HunyuanVideo checkpoints, dense or sparse, and shows what "
+    "that cost and saved.";
 
 // Errors quote files: names of tensors, keys, whatever stands there.
 void say_error(std::string_view what) {
