@@ -13,6 +13,7 @@
 namespace lacuna {
 namespace {
 
+constexpr int64_t kMostTokens = kHunyuanTemplateTokens + kHunyuanTextTokens;
 constexpr std::string_view kLlama = "text encoder config", kClip = "pooled text encoder config";
 
 void check_width(std::string_view who, int64_t width, int64_t expected) {
@@ -30,11 +31,19 @@ HunyuanTextEncoder::HunyuanTextEncoder(HunyuanEncoderFiles files)
   LACUNA_CHECK(!files_.llama.empty() && !files_.clip.empty(),
                "text encoders: {} and {} weight files, expected at least one of each",
                files_.llama.size(), files_.clip.size());
+  // Of another tokenizer the cut behind the template would leave some of it, or take some of the
+  // prompt, and nothing would look wrong.
+  const auto bare = static_cast<int64_t>(
+      llama_tokenizer_.encode_with_special(hunyuan_llama_text(""), kMostTokens).size());
+  LACUNA_CHECK(bare == kHunyuanTemplateTokens + 1,
+               "text encoder: {} makes {} tokens of the template and its end, expected {}; "
+               "another tokenizer than HunyuanVideo's Llama has?",
+               files_.llama_tokenizer.string(), bare, kHunyuanTemplateTokens + 1);
 }
 
 std::vector<int32_t> HunyuanTextEncoder::llama_ids(std::string_view prompt) const {
-  std::vector<int32_t> ids = llama_tokenizer_.encode_with_special(
-      hunyuan_llama_text(prompt), kHunyuanTemplateTokens + kHunyuanTextTokens);
+  std::vector<int32_t> ids =
+      llama_tokenizer_.encode_with_special(hunyuan_llama_text(prompt), kMostTokens);
   LACUNA_CHECK(
       static_cast<int64_t>(ids.size()) > kHunyuanTemplateTokens,
       "text encoder: {} makes {} tokens of the prompt and its template, expected more than "

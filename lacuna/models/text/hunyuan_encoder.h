@@ -22,7 +22,8 @@ struct HunyuanEncoderFiles {
 
 class HunyuanTextEncoder {
  public:
-  // Reads the tokenizers; weights are opened by embed(). Throws Error.
+  // Reads the tokenizers; weights are opened by embed(). Throws Error also for a tokenizer of which
+  // the template is not kHunyuanTemplateTokens long.
   explicit HunyuanTextEncoder(HunyuanEncoderFiles files);
 
   // Rows that embed() gives for this prompt.
