@@ -44,20 +44,22 @@ int64_t file_bytes(const std::vector<fs::path>& files) {
   return total;
 }
 
-void check_text_parts(const Checkpoint& checkpoint, const CheckpointPart& encoder,
-                      const fs::path& tokenizer, std::string_view which) {
-  LACUNA_CHECK(!encoder.empty(),
-               "model: no {}text encoder beside {}; give its file with --text-encoder", which,
-               list_parts(checkpoint));
-  LACUNA_CHECK(
-      !tokenizer.empty(),
-      "model: no tokenizer in {} or beside it; add tokenizer.json or spiece.model to --model",
-      encoder.files.front().string());
+void check_encoder(const Checkpoint& checkpoint, const CheckpointPart& encoder,
+                   std::string_view name, std::string_view option) {
+  LACUNA_CHECK(!encoder.empty(), "model: no {} beside {}; give its file with {}", name,
+               list_parts(checkpoint), option);
+}
+
+void check_tokenizer(const Checkpoint& checkpoint, std::string_view files) {
+  LACUNA_CHECK(!checkpoint.tokenizer.empty(),
+               "model: no tokenizer in {} or beside it; add {} to --model",
+               checkpoint.text_encoder.files.front().string(), files);
 }
 
 TextEncoderFiles encoder_files(const Checkpoint& checkpoint, std::string_view family,
                                const fs::path& cache) {
-  check_text_parts(checkpoint, checkpoint.text_encoder, checkpoint.tokenizer, "");
+  check_encoder(checkpoint, checkpoint.text_encoder, "text encoder", "--text-encoder");
+  check_tokenizer(checkpoint, "tokenizer.json or spiece.model");
   return {.weights = checkpoint.text_encoder.files,
           .config_json = checkpoint.text_encoder.config_text,
           .tokenizer = checkpoint.tokenizer,
@@ -67,8 +69,14 @@ TextEncoderFiles encoder_files(const Checkpoint& checkpoint, std::string_view fa
 }
 
 HunyuanEncoderFiles hunyuan_files(const Checkpoint& checkpoint, const fs::path& cache) {
-  check_text_parts(checkpoint, checkpoint.text_encoder, checkpoint.tokenizer, "");
-  check_text_parts(checkpoint, checkpoint.pooled_encoder, checkpoint.pooled_tokenizer, "pooled ");
+  check_encoder(checkpoint, checkpoint.text_encoder, "text encoder", "--text-encoder");
+  check_encoder(checkpoint, checkpoint.pooled_encoder, "pooled text encoder", "--pooled-encoder");
+  check_tokenizer(checkpoint, "tokenizer.json");
+  // --model adds that of the other encoder.
+  LACUNA_CHECK(!checkpoint.pooled_tokenizer.empty(),
+               "model: no tokenizer for {}, expected tokenizer.json, or vocab.json with "
+               "merges.txt, in tokenizer_2 of a diffusers folder or beside it",
+               checkpoint.pooled_encoder.files.front().string());
   return {.llama = checkpoint.text_encoder.files,
           .clip = checkpoint.pooled_encoder.files,
           .llama_config = checkpoint.text_encoder.config_text,

@@ -10,10 +10,12 @@
 #include <string>
 #include <vector>
 
+#include "lacuna/models/hunyuan/dit.h"
 #include "lacuna/models/mochi/dit.h"
 #include "lacuna/models/pipeline/generation.h"
 #include "lacuna/models/pipeline/model.h"
 #include "lacuna/models/pipeline/sampling.h"
+#include "lacuna/models/text/clip_text.h"
 #include "tests/support/error_of.h"
 #include "tests/support/noting_weights.h"
 #include "tests/support/repository.h"
@@ -23,6 +25,7 @@ namespace lacuna::test {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 // Of a Mochi with the text encoder that ships; `index` and `scheduler` are what is beside.
@@ -100,6 +103,37 @@ TEST(JointModel, TheSchedulerSaysTheShift) {
   EXPECT_EQ(shift(R"({"shift": 3, "flow_shift": 5, "invert_sigmas": true})"), 3.0);
   EXPECT_THAT(error_of([&] { shift(R"({"shift": 3})"); }),
               HasSubstr("scheduler_config.json: invert_sigmas false, expected true"));
+}
+
+TEST(JointModel, WhatAHunyuanVideoFolderLacksIsNamed) {
+  const std::string config = R"({"_class_name": "HunyuanVideoTransformer3DModel",
+      "num_attention_heads": 1, "attention_head_dim": 16, "in_channels": 4, "out_channels": 4,
+      "num_layers": 1, "num_single_layers": 1, "num_refiner_layers": 1, "mlp_ratio": 2.0,
+      "patch_size": 2, "patch_size_t": 1, "qk_norm": "rms_norm", "guidance_embeds": true,
+      "text_embed_dim": 32, "pooled_projection_dim": 32, "rope_theta": 256.0,
+      "rope_axes_dim": [4, 6, 6]})";
+  const TempFolder temp;
+  const fs::path folder = temp.path();
+  NotingWeights source("w:", DType::f32);
+  WeightReader reader(source);
+  const HunyuanTransformer dit(hunyuan_config_from_json(config, "test"), reader);
+  source.save(folder / "transformer", config);
+  std::ofstream(folder / "model_index.json") << "{}";
+  const auto refusal = [&] {
+    return error_of([&] { Model::open(std::array{folder})->text_tokens("a cat"); });
+  };
+  EXPECT_THAT(refusal(), AllOf(HasSubstr("no text encoder"), HasSubstr("--text-encoder")));
+  fs::create_directory_symlink(assets() / "lacuna-shapes" / "text_encoder",
+                               folder / "text_encoder");
+  EXPECT_THAT(refusal(), AllOf(HasSubstr("no pooled text encoder"), HasSubstr("--pooled-encoder")));
+  NotingWeights pooled("w:", DType::f32);
+  const ClipTextEncoder clip(
+      {.vocab_size = 20, .dim = 32, .num_heads = 2, .ffn_dim = 48, .num_layers = 1}, pooled,
+      "text_model.");
+  pooled.save(folder / "text_encoder_2", "{}");
+  EXPECT_THAT(refusal(), AllOf(HasSubstr("no tokenizer in"), HasSubstr("text_encoder/")));
+  fs::create_directory_symlink(assets() / "lacuna-shapes" / "tokenizer", folder / "tokenizer");
+  EXPECT_THAT(refusal(), AllOf(HasSubstr("no tokenizer for"), HasSubstr("tokenizer_2")));
 }
 
 }  // namespace
