@@ -61,6 +61,7 @@ nlohmann::ordered_json describe(Model& model) {
                       {"steps", d.steps},
                       {"shift", d.shift},
                       {"guidance", d.guidance}};
+  if (d.embedded_guidance > 0.0) json["defaults"]["embedded_guidance"] = d.embedded_guidance;
   json["sizes"] = nlohmann::ordered_json::array();
   std::vector<Size> sizes = {{d.frames, d.height, d.width}};
   for (const Size& s : kSizes) {
@@ -108,9 +109,14 @@ void print(const nlohmann::ordered_json& j) {
   fmt::print("  stored       {}{}\n", format_bytes(j["stored_bytes_per_expert"].get<double>()),
              j["experts"] == 2 ? " for each of two experts" : "");
   const auto& d = j["defaults"];
-  fmt::print("  defaults     {}, {} frames at {} fps, {} steps, shift {}, guidance {}\n",
+  const std::string embedded =
+      d.contains("embedded_guidance")
+          ? fmt::format(", embedded guidance {}", d["embedded_guidance"].get<double>())
+          : "";
+  fmt::print("  defaults     {}, {} frames at {} fps, {} steps, shift {}, guidance {}{}\n",
              d["size"].get<std::string>(), d["frames"].get<int>(), d["fps"].get<int>(),
-             d["steps"].get<int>(), d["shift"].get<double>(), d["guidance"].get<double>());
+             d["steps"].get<int>(), d["shift"].get<double>(), d["guidance"].get<double>(),
+             embedded);
   fmt::print("\n  {:<21} {:>15} {:>8} {:>13} {:>16}\n", "size", "grid, t x h x w", "tokens",
              "TFLOP/forward", "self-attention");
   for (const auto& s : j["sizes"]) {
