@@ -103,8 +103,8 @@ def test_sparse_is_the_mask_that_select_shows(pipe):
     with lacuna.diffusers.enable(pipe, SPARSE) as patch:
         plain = patch._attend
 
-        def watched(layer, q, k, v):
-            out = plain(layer, q, k, v)
+        def watched(layer, q, k, v, *rest):
+            out = plain(layer, q, k, v, *rest)
             mask = lacuna.select(q[0], k[0], SPARSE, grid=GRIDS[pipe.kind], layout="NHD")
             seen.append(torch.equal(out, lacuna.attention(q, k, v, mask, layout="NHD")))
             return out
@@ -191,7 +191,7 @@ def test_what_is_refused(pipe):
     class WanImageToVideoPipeline:
         pass
 
-    with pytest.raises(lacuna.Error, match="WanImageToVideoPipeline, expected a WanPipeline"):
+    with pytest.raises(lacuna.Error, match="WanImageToVideoPipeline, expected a WanPipeline, MochiPipeline or Hunyuan"):
         lacuna.diffusers.enable(WanImageToVideoPipeline())
     before = state_of(pipe)
     patch = lacuna.diffusers.enable(pipe, "dense")
@@ -228,7 +228,7 @@ def test_a_transformer_run_by_another_pipeline_is_refused(pipe, tokenizer):
 
 def test_a_repeated_timestep_is_refused():
     with pytest.raises(lacuna.Error, match="timestep 5 is 2 of the scheduler's 3 timesteps"):
-        lacuna.diffusers._step([9.0, 5.0, 5.0], 5.0)
+        lacuna.diffusers._index([9.0, 5.0, 5.0], 5.0)
 
 
 def test_the_example_of_the_documentation(pipe, capsys):
