@@ -61,7 +61,7 @@ nlohmann::ordered_json describe(Model& model) {
                       {"steps", d.steps},
                       {"shift", d.shift},
                       {"guidance", d.guidance}};
-  if (d.embedded_guidance > 0.0) json["defaults"]["embedded_guidance"] = d.embedded_guidance;
+  if (d.embedded_guidance) json["defaults"]["embedded_guidance"] = *d.embedded_guidance;
   json["sizes"] = nlohmann::ordered_json::array();
   std::vector<Size> sizes = {{d.frames, d.height, d.width}};
   for (const Size& s : kSizes) {

@@ -83,7 +83,7 @@ void refuse_without_effect(const RequestOptions& o, const Model& model, const Re
     throw UsageError("--timesteps-shifted: needs --sampler ode or renoise");
   if (o.guidance && o.guidance_high && o.guidance_low)
     throw UsageError("--guidance: both experts have their own");
-  if (r.embedded_guidance != 0.0 && !model.architecture().sizes().embedded_guidance)
+  if (r.embedded_guidance && !model.architecture().sizes().embedded_guidance)
     throw UsageError(
         fmt::format("--embedded-guidance: {} takes no guidance scale as an input; see --guidance",
                     model.name()));
@@ -213,7 +213,7 @@ Request RequestOptions::make(const Model& model) const {
   r.sampler.timesteps = timesteps;
   r.sampler.warp_timesteps = !timesteps_shifted;
   set_guidance(*this, d, r);
-  r.embedded_guidance = embedded_guidance.value_or(d.embedded_guidance);
+  r.embedded_guidance = embedded_guidance ? embedded_guidance : d.embedded_guidance;
   r.boundary = boundary.value_or(d.boundary);
   r.seed = seed;
   if (high_noise_steps) set_high_noise_steps(*this, model.num_experts(), r);
@@ -230,6 +230,8 @@ Request RequestOptions::make(const Model& model) const {
     throw UsageError("--timesteps: needs --sampler ode or renoise");
   }
   LACUNA_CHECK(r.fps >= 1 && r.fps <= 1000, "fps: {}, expected 1 to 1000", r.fps);
+  if (const double g = r.embedded_guidance.value_or(0.0); !(g >= 0.0 && g <= 1000.0))
+    fail("embedded guidance: {}, expected 0 to 1000", g);
   LACUNA_CHECK(r.boundary >= 0.0 && r.boundary <= 1.0, "boundary: {}, expected 0 to 1", r.boundary);
   refuse_without_effect(*this, model, r);
   return r;

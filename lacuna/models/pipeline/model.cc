@@ -163,7 +163,7 @@ const Family& Model::take_family_defaults() {
   if (architecture_->family() == "hunyuan") convention_ = SigmaConvention::unit;
   if (architecture_->family() == "mochi") convention_ = SigmaConvention::linear_quadratic;
   if (architecture_->family() != "wan") sampler_ = SamplerKind::euler;
-  if (!architecture_->sizes().embedded_guidance) defaults_.embedded_guidance = 0.0;
+  if (!architecture_->sizes().embedded_guidance) defaults_.embedded_guidance.reset();
   return family;
 }
 

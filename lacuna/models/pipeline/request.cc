@@ -2,6 +2,7 @@
 #include "lacuna/models/pipeline/request.h"
 
 #include <set>
+#include <type_traits>
 
 #include "lacuna/core/error.h"
 #include "lacuna/engine/json_object.h"
@@ -50,11 +51,16 @@ void visit_fields(Request& r, Visit visit) {
 std::string Request::to_json() const {
   Json json;
   Request copy = *this;
-  visit_fields(copy, [&](const char* key, const auto& value) { json[key] = value; });
+  visit_fields(copy, [&](const char* key, const auto& value) {
+    if constexpr (std::is_same_v<std::decay_t<decltype(value)>, std::optional<double>>) {
+      if (value) json[key] = *value;
+    } else {
+      json[key] = value;
+    }
+  });
   for (const char* key :
        {"lora", "lora_high", "lora_low", "lora_content", "image_content", "policy_content"})
     if (json[key].empty() || json[key] == "") json.erase(key);
-  if (embedded_guidance == 0.0) json.erase("embedded_guidance");
   json["sampler"] = sampler_name(sampler.kind);
   json["sigma_convention"] = convention_name(sampler.convention);
   // A prompt is a stranger's bytes; invalid UTF-8 is replaced instead of thrown at.
@@ -76,7 +82,10 @@ Request Request::from_json(const std::string& text, const std::string& who) {
                             name == "embedded_guidance" || name.starts_with("lora") ||
                             name.starts_with("image");
       if (optional && !json.contains(key)) return;
-      json.at(key).get_to(value);
+      if constexpr (std::is_same_v<std::decay_t<decltype(value)>, std::optional<double>>)
+        value = json.at(key).get<double>();
+      else
+        json.at(key).get_to(value);
     });
     r.sampler.kind = parse_sampler(json.at("sampler").get<std::string>());
     r.sampler.convention = parse_convention(json.at("sigma_convention").get<std::string>());

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,8 +26,8 @@ struct Request {
   int fps = 16;
   SamplerConfig sampler;
   double guidance = 5.0;  // classifier-free guidance; 1 = off. High-noise expert if there are two
-  double guidance_low = 5.0;       // low-noise expert
-  double embedded_guidance = 0.0;  // scale that is an input of the network; 0 = it takes none
+  double guidance_low = 5.0;                // low-noise expert
+  std::optional<double> embedded_guidance;  // scale that is an input of the network, if it has one
   double boundary = 0.0;  // two experts: timesteps >= 1000 * boundary use the high-noise one
   uint64_t seed = 0;
   std::string dtype = "bf16";  // of activations: f32 or bf16
@@ -53,7 +54,7 @@ struct FamilyDefaults {
   double shift, guidance, guidance_low, boundary;
   std::string license;
   std::string negative_prompt;  // used with guidance when the user gives none
-  double embedded_guidance = 0.0;
+  std::optional<double> embedded_guidance{};
 };
 
 }  // namespace lacuna

@@ -45,7 +45,8 @@ ExpertState prepare_expert(Context& ctx, const SamplingInputs& inputs, const Sam
   for (int step = 0; step < sampler.num_steps(); ++step)
     timesteps.push_back(reversed ? 1000.0 * (1.0 - sampler.sigma(step)) : sampler.timestep(step));
   if (!inputs.request.image.empty()) timesteps.push_back(0.0);
-  state.times = state.network->prepare_times(ctx, timesteps, inputs.request.embedded_guidance);
+  state.times =
+      state.network->prepare_times(ctx, timesteps, inputs.request.embedded_guidance.value_or(0.0));
   state.positive = state.network->prepare_prompt(ctx, inputs.prompts.positive);
   if (inputs.request.guided())
     state.negative = state.network->prepare_prompt(ctx, inputs.prompts.negative);
