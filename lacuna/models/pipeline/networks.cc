@@ -43,6 +43,37 @@ const std::string& config_text_of(const CheckpointPart& part) {
   return part.config_text;
 }
 
+// A config of fewer layers than there are would leave the others out in silence.
+void check_all_layers(const CheckpointPart& part, const WeightSource& source, const char* field,
+                      int64_t layers, std::string_view pattern) {
+  const std::string beyond = fmt::format(fmt::runtime(pattern), layers);
+  LACUNA_CHECK(!source.has(beyond), "{}: `{}` is {}, expected all layers of {}, which has {}",
+               part.config_file.string(), field, layers, source.describe(), beyond);
+}
+
+std::unique_ptr<const Architecture> mochi_of(const CheckpointPart& part,
+                                             const WeightSource& source) {
+  const MochiConfig config =
+      mochi_config_from_json(config_text_of(part), part.config_file.string());
+  check_all_layers(part, source, "num_layers", config.num_layers,
+                   "transformer_blocks.{}.attn1.to_q.weight");
+  return std::make_unique<MochiArchitecture>(config);
+}
+
+std::unique_ptr<const Architecture> hunyuan_of(const CheckpointPart& part,
+                                               const WeightSource& source) {
+  if (!part.config) return std::make_unique<HunyuanArchitecture>(infer_hunyuan_config(source));
+  const HunyuanConfig config =
+      hunyuan_config_from_json(part.config_text, part.config_file.string());
+  check_all_layers(part, source, "num_layers", config.num_layers,
+                   "transformer_blocks.{}.attn.to_q.weight");
+  check_all_layers(part, source, "num_single_layers", config.num_single_layers,
+                   "single_transformer_blocks.{}.attn.to_q.weight");
+  check_all_layers(part, source, "num_refiner_layers", config.num_refiner_layers,
+                   "context_embedder.token_refiner.refiner_blocks.{}.attn.to_q.weight");
+  return std::make_unique<HunyuanArchitecture>(config);
+}
+
 template <typename Names>
 bool contains(const Names& names, std::string_view name) {
   return std::find(names.begin(), names.end(), name) != names.end();
@@ -57,13 +88,8 @@ std::unique_ptr<WeightSource> open_network(const CheckpointPart& part) {
 
 std::unique_ptr<const Architecture> read_architecture(const CheckpointPart& part,
                                                       const WeightSource& source) {
-  if (part.tensors == TensorSet::mochi_diffusers)
-    return std::make_unique<MochiArchitecture>(
-        mochi_config_from_json(config_text_of(part), part.config_file.string()));
-  if (is_hunyuan(part.tensors))
-    return std::make_unique<HunyuanArchitecture>(
-        part.config ? hunyuan_config_from_json(part.config_text, part.config_file.string())
-                    : infer_hunyuan_config(source));
+  if (part.tensors == TensorSet::mochi_diffusers) return mochi_of(part, source);
+  if (is_hunyuan(part.tensors)) return hunyuan_of(part, source);
   return std::make_unique<WanArchitecture>(wan_config_of(part, source));
 }
 
