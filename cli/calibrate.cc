@@ -157,6 +157,15 @@ Calibration calibrate(const CalibrateOptions& o, Subject& subject, const fs::pat
   return calibrate_recall(subject, with_shared(o.recall), progress, hooks);
 }
 
+// Better known now than at the second prompt, which an hour of the first may precede.
+void check_text_lengths(Model& model, const std::vector<std::string>& prompts) {
+  for (const std::string& prompt : prompts)
+    LACUNA_CHECK(model.text_tokens(prompt) == model.text_tokens(prompts.front()),
+                 "calibatt: prompts of {} and {} text tokens, expected as many in all; masks are "
+                 "of one length (haste takes any)",
+                 model.text_tokens(prompts.front()), model.text_tokens(prompt));
+}
+
 void run_calibrate(CalibrateOptions o) {
   check_method_options(o);
   const CalibrationFiles files{o.output};
@@ -170,6 +179,7 @@ void run_calibrate(CalibrateOptions o) {
   LACUNA_CHECK(fs::is_directory(folder), "output: no folder {}", folder.string());
   const auto backend = o.machine.open();
   const auto model = o.model.open(outputs);
+  if (o.method == "calibatt") check_text_lengths(*model, prompts);
   Request request = o.request.make(*model);
   request.dtype = o.model.dtype;
   const int num_layers = static_cast<int>(model->architecture().sizes().num_layers);

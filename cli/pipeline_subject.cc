@@ -9,6 +9,12 @@ namespace {
 
 constexpr std::string_view kSamplerPrefix = "sampler.";
 
+// Masks are of as many text tokens as the prompts have, not the request, which has none.
+ProfileTarget target_of(Model& model, Request request, const std::vector<std::string>& prompts) {
+  if (!prompts.empty()) request.prompt = prompts.front();
+  return profile_target(model, request);
+}
+
 }  // namespace
 
 PipelineSubject::PipelineSubject(Model& model, Context& ctx, const Request& request,
@@ -18,7 +24,7 @@ PipelineSubject::PipelineSubject(Model& model, Context& ctx, const Request& requ
       ctx_(ctx),
       request_(request),
       prompts_(prompts),
-      target_(profile_target(model, request)),
+      target_(target_of(model, request, prompts)),
       latent_(model.latent_shape(request.width, request.height, request.frames)) {
   ctx_.compute = compute_dtype(request);
   for (const std::string& prompt : prompts_) {

@@ -110,12 +110,14 @@ std::vector<TraceEntry> plan_calls(Model& model, const Request& request, const P
 void set_up(Engine& engine, Model& model, const Request& request, const GenerationHooks& hooks,
             int first_step) {
   const TextTokens text = model.text_tokens(request);
-  LACUNA_CHECK(
-      text.cond == text.uncond || !request.guided() ||
-          !(hooks.selections || !request.replay_masks.empty()),
-      "masks: {} and {} text tokens with and without the prompt, expected as many in both; "
-      "a mask log holds one number",
-      text.cond, text.uncond);
+  const auto& rules = engine.policy().rules();
+  const bool profiled = std::any_of(rules.begin(), rules.end(),
+                                    [](const Rule& rule) { return rule.plan.fixed != nullptr; });
+  LACUNA_CHECK(text.cond == text.uncond || !request.guided() ||
+                   !(hooks.selections || !request.replay_masks.empty() || profiled),
+               "masks: {} and {} text tokens with and without the prompt, expected as many in "
+               "both; a mask log or a profile of masks holds one number",
+               text.cond, text.uncond);
   if (hooks.inputs) engine.watch_inputs(hooks.inputs);
   if (hooks.selections) engine.watch_selections(hooks.selections);
   engine.set_strict(hooks.strict);
