@@ -325,7 +325,8 @@ MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tilin
       model.decoder().memory_bytes(latent.frames, latent.height, latent.width, compute, tiling);
   plan.passing = passing.stored + lora.passing;
   plan.f32 = compute == DType::f32;
-  plan.tiled = tiling.mode != TileMode::off;
+  if (tiling.mode == TileMode::off)
+    plan.tiles = model.decoder().takes_exact_tiles() ? "exact" : "blend";
   return plan;
 }
 
@@ -345,7 +346,8 @@ namespace {
 std::string memory_advice(const MemoryPlan& plan, int64_t limit) {
   std::string advice;
   if (plan.f32) advice += "--dtype bf16, ";
-  if (plan.decoder > limit && !plan.tiled) advice += "--vae-tile exact, ";
+  if (plan.decoder > limit && !plan.tiles.empty())
+    advice += fmt::format("--vae-tile {}, ", plan.tiles);
   if (plan.weights > limit / 2) advice += "a checkpoint of fewer bits (GGUF), ";
   return advice + "a smaller size or fewer frames";
 }
@@ -413,7 +415,8 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
       plan_memory(model, request, tiling, replays || engine.policy().moves_tokens());
   if (replays || engine.policy().compensates())
     memory.activations += storage_bytes(
-        ctx.compute, model.grid(latent).tokens() * model.architecture().sizes().dim());
+        ctx.compute, model.architecture().sizes().stream_rows(model.grid(latent).tokens()) *
+                         model.architecture().sizes().dim());
   memory.attention = attention_bytes(model, request, engine.policy());
   memory.loaded = model.made_bytes() + (resume ? bytes_of(resume->attention) : 0);
   if (picture)

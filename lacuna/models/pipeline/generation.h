@@ -9,6 +9,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "lacuna/engine/engine.h"
@@ -74,7 +75,8 @@ struct MemoryPlan {
   int64_t decoder = 0;      // activations of the video decoder
   int64_t passing = 0;      // weights that pass one by one where not all have room
   bool f32 = false;         // activations
-  bool tiled = false;       // the decoder
+  // --vae-tile that would need less; empty where the decoder is tiled already.
+  std::string_view tiles{};
   // The parts of the autoencoder run when nothing else is held.
   int64_t peak() const { return std::max({weights + activations + attention, encoder, decoder}); }
   // On a device.

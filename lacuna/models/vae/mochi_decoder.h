@@ -35,6 +35,7 @@ class MochiDecoder : public VideoDecoder {
   std::span<const TensorView> weights() const override { return weights_; }
   void decode(Context& ctx, const TensorView& latents, const DecodeOptions& options,
               const FrameSink& sink) const override;
+  bool takes_exact_tiles() const override { return false; }
   int64_t memory_bytes(int64_t latent_frames, int64_t latent_height, int64_t latent_width,
                        DType compute, const Tiling& tiling) const override;
 

@@ -68,6 +68,8 @@ class VideoDecoder {
   virtual void decode(Context& ctx, const TensorView& latents, const DecodeOptions& options,
                       const FrameSink& sink) const = 0;
 
+  virtual bool takes_exact_tiles() const { return true; }  // TileMode::exact
+
   // Bytes of activations that decode() will hold at most, without weights and the backend's own
   // scratch memory.
   virtual int64_t memory_bytes(int64_t latent_frames, int64_t latent_height, int64_t latent_width,

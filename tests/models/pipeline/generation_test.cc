@@ -418,10 +418,10 @@ TEST_F(GenerationTest, AdvisesByWhatTakesTheMemory) {
                                 "frames"));
   EXPECT_THAT(refusal({.weights = 5 * kMiB, .attention = 110 * kMiB}),
               testing::EndsWith("try a smaller size or fewer frames"));
-  MemoryPlan decoder{.weights = 5 * kMiB, .decoder = 110 * kMiB};
+  MemoryPlan decoder{.weights = 5 * kMiB, .decoder = 110 * kMiB, .tiles = "exact"};
   EXPECT_THAT(refusal(decoder),
               testing::EndsWith("try --vae-tile exact, a smaller size or fewer frames"));
-  decoder.tiled = decoder.f32 = true;
+  decoder.tiles = {}, decoder.f32 = true;
   EXPECT_THAT(refusal(decoder), testing::EndsWith("try --dtype bf16, a smaller size or fewer "
                                                   "frames"));
 }
