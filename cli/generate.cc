@@ -300,6 +300,8 @@ void note_start(const GenerateOptions& o, const Model& model, const Backend& bac
                    request.width, request.height, request.frames, num_steps));
   if (model.is_synthetic()) note("made-up weights: the picture means nothing");
   if (!model.assumption().empty()) note(model.assumption());
+  if (!request.guided() && !o.request.negative_prompt.value_or("").empty())
+    note("note: with guidance 1 nothing reads the negative prompt; see --guidance");
   if (left_step > 0)
     note(
         fmt::format("note: {0} holds {1} steps of an earlier run and will be replaced; to go on "

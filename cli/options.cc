@@ -52,7 +52,7 @@ void ModelOptions::add_to(CLI::App& command) {
   group->add_option("--vae", vae, "Single file of the video decoder")->check(names_a_file());
   group
       ->add_option("--t5xxl,--text-encoder", text_encoder,
-                   "Single file of the text encoder: UMT5, T5 or Llama, as the family has it")
+                   "Single file of the text encoder: UMT5, T5 (Mochi), Llama (HunyuanVideo)")
       ->check(names_a_file());
   group
       ->add_option("--clip_l,--pooled-encoder", pooled_encoder,

@@ -294,16 +294,17 @@ Model::LatentShape Model::latent_shape(int width, int height, int frames) {
                "size: {}x{}, expected 1 to {} pixels each way", width, height, kMaxSide);
   LACUNA_CHECK(frames > 0 && frames <= kMaxFrames, "frames: {}, expected 1 to {}", frames,
                kMaxFrames);
+  // First: a decoder of another model has other sizes, which would be blamed on the request.
+  LACUNA_CHECK(vae.latent_channels() == sizes.latent_channels,
+               "model: the decoder has {} latent channels, the transformer {}; they do not belong "
+               "together",
+               vae.latent_channels(), sizes.latent_channels);
   LACUNA_CHECK(width % step_w == 0 && height % step_h == 0,
                "size: {}x{}, expected multiples of {} x {}, such as {}x{}", width, height, step_w,
                step_h, std::max(width / step_w, int64_t{1}) * step_w,
                std::max(height / step_h, int64_t{1}) * step_h);
   const LatentShape shape{vae.latent_channels(), vae.latent_frames(frames),
                           height / vae.spatial_factor(), width / vae.spatial_factor()};
-  LACUNA_CHECK(shape.channels == sizes.latent_channels,
-               "model: the decoder has {} latent channels, the transformer {}; they do not belong "
-               "together",
-               shape.channels, sizes.latent_channels);
   LACUNA_CHECK(shape.frames % sizes.patch.t == 0,
                "frames: {} make {} latent frames, expected a multiple of {} of those", frames,
                shape.frames, sizes.patch.t);

@@ -98,8 +98,9 @@ int64_t VaeConfig::frames_out(int64_t latent_frames) const {
 }
 
 int64_t latent_frames_of(int64_t frames, int64_t factor) {
-  LACUNA_CHECK(frames >= 1 && (frames - 1) % factor == 0,
-               "vae: {} frames, expected 1 + a multiple of {}", frames, factor);
+  const int64_t below = frames < 1 ? 1 : frames - (frames - 1) % factor;
+  LACUNA_CHECK(frames == below, "vae: {} frames, expected 1 + a multiple of {}, such as {} or {}",
+               frames, factor, below, below + factor);
   return 1 + (frames - 1) / factor;
 }
 
