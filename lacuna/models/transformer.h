@@ -22,7 +22,6 @@ namespace lacuna {
 struct PromptEmbedding {
   Tensor tokens;  // [valid rows, text_dim] f32
   Tensor pooled;  // [pooled_dim] f32; empty where the family has none
-  bool empty() const { return tokens.empty(); }
 };
 
 // Multiply-adds counted as two operations, for one forward (one of cond / uncond).
