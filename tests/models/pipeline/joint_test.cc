@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Generation with networks whose text is in self-attention: Mochi and HunyuanVideo.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -16,6 +17,7 @@
 #include <vector>
 
 #include "lacuna/core/error.h"
+#include "lacuna/core/rng.h"
 #include "lacuna/core/safetensors.h"
 #include "lacuna/models/pipeline/generation.h"
 #include "lacuna/models/pipeline/networks.h"
@@ -106,6 +108,24 @@ TEST_P(JointTest, EachBranchHasTheTextTokensOfItsPrompt) {
   make(r, "seen", hooks);
   EXPECT_EQ(seen, (std::map<Branch, std::set<int64_t>>{{Branch::cond, {expected.cond}},
                                                        {Branch::uncond, {expected.uncond}}}));
+}
+
+// A run that goes on says so when its prompts read differently: the pooled row counts where there
+// is one, and files of families without have the hash that they always had.
+TEST_P(JointTest, RemembersEveryPartOfItsPrompts) {
+  const Request r = joint_request(GetParam());
+  make(r, "made");
+  const auto model = Model::synthetic(GetParam(), DType::bf16);
+  Context ctx{*backend_, DType::bf16};
+  std::string tokens;
+  for (const std::string& prompt : {r.prompt, r.negative_prompt}) {
+    const PromptEmbedding embedding = model->embed_prompt(ctx, prompt, {});
+    const TensorView view = embedding.tokens.view();
+    tokens += fmt::format("{:016x}", fnv1a64({static_cast<const char*>(view.data),
+                                              static_cast<size_t>(view.numel()) * sizeof(float)}));
+  }
+  const uint64_t saved = load_state(folder_.path() / "made").state.prompts;
+  EXPECT_EQ(saved == fnv1a64(tokens), model->architecture().sizes().pooled_dim == 0);
 }
 
 TEST_P(JointTest, ADenseMaskIsDenseForTextToo) {
