@@ -396,9 +396,11 @@ int64_t Model::count_tokens(const std::string& prompt) const {
 
 int64_t Model::text_tokens(const std::string& prompt) {
   if (!architecture_->sizes().joint_text) return 0;
-  const auto [known, fresh] = text_tokens_.try_emplace(prompt, 0);
-  if (fresh) known->second = count_tokens(prompt);
-  return known->second;
+  const auto known = text_tokens_.find(prompt);
+  if (known != text_tokens_.end()) return known->second;
+  const int64_t tokens = count_tokens(prompt);
+  text_tokens_.emplace(prompt, tokens);
+  return tokens;
 }
 
 TextTokens Model::text_tokens(const Request& request) {

@@ -47,6 +47,7 @@ class MochiFolder {
     std::ofstream(folder_ / "scheduler" / "scheduler_config.json") << scheduler;
   }
   std::unique_ptr<Model> open() const { return Model::open(std::array{folder_}); }
+  const fs::path& path() const { return folder_; }
 
  private:
   const TempFolder temp_;
@@ -93,6 +94,14 @@ TEST(JointModel, AnEmptyPromptOfMochiMayBeNoToken) {
   const std::vector<float> without = sampled(*plain, ctx, r, prompts);
   EXPECT_EQ(sampled(*zeros, ctx, r, embed_prompts(*zeros, ctx, r, {})), without);
   EXPECT_NE(with_end, without);
+}
+
+TEST(JointModel, TokensThatCouldNotBeCountedStayUnknown) {
+  const MochiFolder folder("{}");
+  fs::remove(folder.path() / "tokenizer");
+  const auto model = folder.open();
+  for (int i = 0; i < 2; ++i)
+    EXPECT_THAT(error_of([&] { model->text_tokens("red"); }), HasSubstr("no tokenizer")) << i;
 }
 
 TEST(JointModel, TheSchedulerSaysTheShift) {
