@@ -35,7 +35,10 @@ set(LACUNA_PARSER_SOURCES
   lacuna/models/mochi/mochi_config_read.cc
   lacuna/models/hunyuan/hunyuan_config.cc
   lacuna/models/hunyuan/hunyuan_config_read.cc
+  lacuna/models/text/clip_text_config.cc
+  lacuna/models/text/encoder_config.cc
   lacuna/models/text/hostile_json.cc
+  lacuna/models/text/llama_text_config.cc
   lacuna/models/text/text_rules.cc
   lacuna/models/text/umt5_config.cc
   lacuna/models/text/unicode.cc

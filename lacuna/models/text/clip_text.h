@@ -37,6 +37,7 @@ struct ClipTextConfig {
 // message. Refuses what is not a text encoder of this kind, such as another activation.
 ClipTextConfig clip_text_config_from_json(std::string_view json, std::string_view who);
 
+inline constexpr std::string_view kClipTokenEmbedding = "embeddings.token_embedding.weight";
 // What stands before `embeddings.token_embedding.weight`, e.g. "text_model.". Throws Error naming
 // the source when it has no such tensor.
 std::string detect_clip_text_prefix(const WeightSource& source);

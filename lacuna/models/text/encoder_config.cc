@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lacuna/models/text/encoder_config.h"
 
+#include <algorithm>
+
 #include "lacuna/core/error.h"
 #include "lacuna/models/text/hostile_json.h"
 
@@ -49,6 +51,16 @@ void expect_config_if_any(const Json& config, const char* key, const Json& value
 
 void check_config_size(std::string_view who, std::string_view field, int64_t value, int64_t max) {
   LACUNA_CHECK(value >= 1 && value <= max, "{}: {} {}, expected 1 to {}", who, field, value, max);
+}
+
+std::vector<std::string> prefixes_of(const WeightSource& source, std::string_view tail) {
+  std::vector<std::string> prefixes;
+  for (const std::string& name : source.names()) {
+    if (name.ends_with(tail)) prefixes.push_back(name.substr(0, name.size() - tail.size()));
+  }
+  std::stable_sort(prefixes.begin(), prefixes.end(),
+                   [](const auto& a, const auto& b) { return a.size() < b.size(); });
+  return prefixes;
 }
 
 }  // namespace lacuna

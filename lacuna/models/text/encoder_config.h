@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Fields of a text encoder's config.json, which is hostile.
+// Fields of a text encoder's config.json, which is hostile, and prefixes of its tensors' names.
 #pragma once
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <string>
 #include <string_view>
+#include <vector>
+
+#include "lacuna/models/weights.h"
 
 namespace lacuna {
 
@@ -28,5 +32,9 @@ void expect_config_if_any(const nlohmann::json& config, const char* key,
 
 // Throws Error unless 1 <= value <= max.
 void check_config_size(std::string_view who, std::string_view field, int64_t value, int64_t max);
+
+// What stands in front of `tail` in names that end with it, shortest first: single-file exports put
+// a prefix in front of every name.
+std::vector<std::string> prefixes_of(const WeightSource& source, std::string_view tail);
 
 }  // namespace lacuna

@@ -78,14 +78,4 @@ const float* causal_bias(Context& ctx, int64_t n) {
   return values + n - 1;
 }
 
-std::vector<std::string> prefixes_of(const WeightSource& source, std::string_view tail) {
-  std::vector<std::string> prefixes;
-  for (const std::string& name : source.names()) {
-    if (name.ends_with(tail)) prefixes.push_back(name.substr(0, name.size() - tail.size()));
-  }
-  std::stable_sort(prefixes.begin(), prefixes.end(),
-                   [](const auto& a, const auto& b) { return a.size() < b.size(); });
-  return prefixes;
-}
-
 }  // namespace lacuna

@@ -36,8 +36,4 @@ AttendParams self_attention(const TensorView& q, const TensorView& k, const Tens
 // value of j = i = 0; valid until the next call with this context.
 const float* causal_bias(Context& ctx, int64_t n);
 
-// What stands in front of `tail` in names that end with it, shortest first: single-file exports put
-// a prefix in front of every name.
-std::vector<std::string> prefixes_of(const WeightSource& source, std::string_view tail);
-
 }  // namespace lacuna

@@ -6,7 +6,6 @@
 
 #include "lacuna/core/error.h"
 #include "lacuna/models/text/encoder_config.h"
-#include "lacuna/models/text/encoder_parts.h"
 #include "lacuna/models/text/hostile_json.h"
 #include "lacuna/models/text/llama_text.h"
 

@@ -7,7 +7,6 @@
 
 #include "lacuna/core/error.h"
 #include "lacuna/models/text/encoder_config.h"
-#include "lacuna/models/text/encoder_parts.h"
 #include "lacuna/models/text/umt5.h"
 
 namespace lacuna {
