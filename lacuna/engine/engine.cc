@@ -151,8 +151,8 @@ Engine::SiteState& Engine::Impl::site_state(const SelectArgs& args, const Rule& 
 // Selects for the heads that need it, which are args.head_ids then. True when the method only wants
 // to look.
 bool Engine::Impl::refresh(SiteState& state, MaskCache& masks, SelectArgs& args, const Rule& rule) {
-  args.head_ids =
-      state.refresh.decide(rule.plan.refresh, args.site, args.q, args.k, args.backend, workspace);
+  args.head_ids = state.refresh.decide(rule.plan.refresh, args.site, args.q, args.k, args.backend,
+                                       workspace, args.share);
   if (args.head_ids.empty()) return false;
   const std::string_view who = rule.plan.method->name();
   Selection fresh = rule.plan.method->select(args, state.method.get());
@@ -249,9 +249,19 @@ void Engine::attend(const Site& site, const VideoGrid& grid, int64_t text_tokens
   entry.method = "dense";
   entry.num_heads = static_cast<int32_t>(q.shape[0]);
   if (!source_) entry.rule = policy_.index(rule);
-  SelectArgs args{
-      backend_,         impl_->workspace,     site, grid, text_tokens, q, k, v, {}, call.sm_scale(),
-      rule.plan.params, rule.plan.fixed.get()};
+  SelectArgs args{backend_,
+                  impl_->workspace,
+                  site,
+                  grid,
+                  text_tokens,
+                  q,
+                  k,
+                  v,
+                  {},
+                  call.sm_scale(),
+                  rule.plan.params,
+                  rule.plan.fixed.get(),
+                  share_};
   const Choice choice =
       source_ ? impl_->follow(args, source_(site), entry) : impl_->choose(args, rule, entry);
   if (strict_ && !source_) check_asked(rule, choice, entry);

@@ -57,6 +57,10 @@ class Engine {
   // Waits for the backend at every look at the clock, so that the trace has the times of a device
   // and not those of asking it. For measuring: it keeps host and device from working side by side.
   void set_timed(bool timed) { timed_ = timed; }
+  // From here on q, k, v and out of every attend() are some heads of a call whose others lie with
+  // the other ranks, which call in the same order; the policy is of these heads
+  // (Policy::of_heads).
+  void set_share(const HeadShare& share) { share_ = share; }
   // The next attend() also writes the log-sum-exp of what each row kept, before compensation:
   // lse [num_heads, seq_len], raster order, natural log; -inf where a row kept nothing.
   void write_lse(std::span<float> lse) { lse_ = lse; }
@@ -90,6 +94,7 @@ class Engine {
   SelectionSource source_;
   bool strict_ = false, timed_ = false;
   std::span<float> lse_;
+  HeadShare share_;
   std::unique_ptr<Impl> impl_;
 };
 

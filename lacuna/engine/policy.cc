@@ -6,6 +6,7 @@
 #include <charconv>
 #include <cmath>
 #include <map>
+#include <numeric>
 #include <set>
 #include <tuple>
 
@@ -377,6 +378,33 @@ bool Policy::carries() const {
     return method != nullptr && (refresh == RefreshKind::carry || method->make_state() != nullptr ||
                                  (!method->static_mask() && !selects_anew(rule.plan)));
   });
+}
+
+Policy Policy::of_heads(int64_t begin, int64_t end, int64_t num_heads) const {
+  std::vector<int32_t> heads(static_cast<size_t>(end - begin));
+  std::iota(heads.begin(), heads.end(), static_cast<int32_t>(begin));
+  const auto take = [&](std::vector<float>& values) {
+    if (values.size() <= 1) return;
+    LACUNA_CHECK(static_cast<int64_t>(values.size()) == num_heads,
+                 "skip: {} values, expected 1 or {}", values.size(), num_heads);
+    values = std::vector<float>(values.begin() + begin, values.begin() + end);
+  };
+  Policy taken;
+  for (Rule rule : rules_) {
+    Plan& plan = rule.plan;
+    LACUNA_CHECK(plan.method == nullptr || plan.refresh.kind != RefreshKind::drift ||
+                     !plan.method->weighs_heads(plan.params),
+                 "policy: {} weighs heads against each other, which with refresh=drift do not "
+                 "select at the same steps; expected another refresh rule, or one process",
+                 plan.method->name());
+    plan.params = plan.params.of_heads(begin, end, num_heads);
+    take(plan.skip.param);
+    take(plan.skip.kappa);
+    if (plan.fixed != nullptr)
+      plan.fixed = std::make_shared<const Selection>(pick_heads(*plan.fixed, heads));
+    taken.rules_.push_back(std::move(rule));
+  }
+  return taken;
 }
 
 int64_t Policy::held_bytes(std::span<const Site> sites, const SiteSizes& sizes) const {

@@ -118,6 +118,9 @@ class Policy {
   // True when masks or method states live from step to step, so that a run cannot go on without
   // them.
   bool carries() const;
+  // The policy of heads [begin, end) of `num_heads` alone. Throws Error where a method decides
+  // about all heads at once at steps that differ from head to head (Method::weighs_heads, drift).
+  Policy of_heads(int64_t begin, int64_t end, int64_t num_heads) const;
   // Bytes that an engine holds from call to call when it has run at all of `sites`: selections,
   // method states and drift anchors, a second time where the policy carries them (Engine::save),
   // the masks that rules were given, and one selection where every call makes its own.

@@ -40,7 +40,8 @@ L1Distance l1_distance(std::span<const float> a, std::span<const float> b) {
 
 std::span<const int32_t> RefreshState::decide(const Refresh& rule, const Site& site,
                                               const TensorView& q, const TensorView& k,
-                                              Backend& backend, Workspace& workspace) {
+                                              Backend& backend, Workspace& workspace,
+                                              const HeadShare& share) {
   const int64_t num_heads = q.shape[0];
   if (state_.empty()) set_heads(num_heads);
   LACUNA_CHECK(static_cast<int64_t>(state_.size()) == num_heads,
@@ -55,15 +56,13 @@ std::span<const int32_t> RefreshState::decide(const Refresh& rule, const Site& s
       (rule.kind == RefreshKind::carry && rule.retest > 0 &&
        site.step - selected_step_ >= rule.retest);
   heads_.clear();
-  bool all_valid = true;
   for (int64_t h = 0; h < num_heads; ++h) {
     const bool valid = state_[h] == Head::selected;
-    all_valid = all_valid && valid;
     // Negated so that a NaN drift selects.
     const bool moved = measured && valid && !(drift(rule, h) <= rule.delta);
     if (!valid || every || moved) heads_.push_back(static_cast<int32_t>(h));
   }
-  if (measured && all_valid) gate(rule, num_heads);
+  if (measured) gate(rule, share);
   return heads_;
 }
 
@@ -115,11 +114,19 @@ double RefreshState::drift(const Refresh& rule, int64_t head) const {
   return rule.relative ? ratio(dq) + ratio(dk) : dq.difference + dk.difference;
 }
 
-void RefreshState::gate(const Refresh& rule, int64_t num_heads) {
-  const double share = static_cast<double>(heads_.size()) / static_cast<double>(num_heads);
-  if (share < rule.gate_low) {
+void RefreshState::gate(const Refresh& rule, const HeadShare& share) {
+  constexpr double kReuses = 0.0, kSelects = 1.0, kHasNone = 2.0;
+  std::vector<double> heads;
+  for (const Head head : state_) heads.push_back(head == Head::selected ? kReuses : kHasNone);
+  for (const int32_t h : heads_)
+    if (state_[h] == Head::selected) heads[h] = kSelects;
+  heads = share.gather(heads);
+  if (std::find(heads.begin(), heads.end(), kHasNone) != heads.end()) return;
+  const double selecting = std::accumulate(heads.begin(), heads.end(), 0.0);
+  const double part = selecting / static_cast<double>(heads.size());
+  if (part < rule.gate_low) {
     heads_.clear();
-  } else if (share > rule.gate_high) {
+  } else if (part > rule.gate_high) {
     heads_ = all_;
   }
 }

@@ -9,6 +9,7 @@
 #include "lacuna/backend/backend.h"
 #include "lacuna/core/site.h"
 #include "lacuna/core/state_io.h"
+#include "lacuna/core/team.h"
 #include "lacuna/core/workspace.h"
 #include "lacuna/engine/policy.h"
 
@@ -46,9 +47,11 @@ class RefreshState {
  public:
   // Heads to select for, ascending; empty = all reuse. Valid until the next call.
   //   q, k [num_heads, seq_len, head_dim] f32|bf16, strided
-  // Calls no method; costs two Backend::block_mean under drift, nothing otherwise.
+  // Calls no method; costs two Backend::block_mean under drift, nothing otherwise. The layer gate
+  // counts the heads of the whole `share`, whose ranks all call then.
   std::span<const int32_t> decide(const Refresh& rule, const Site& site, const TensorView& q,
-                                  const TensorView& k, Backend& backend, Workspace& workspace);
+                                  const TensorView& k, Backend& backend, Workspace& workspace,
+                                  const HeadShare& share = {});
   // The heads of the last decide() have been selected. Provisional: they only have been looked at
   // and are selected again next time, whatever the rule says. Moves their anchors, except that a
   // mask made from such a look keeps the anchor of the look.
@@ -61,7 +64,7 @@ class RefreshState {
   void measure(const Refresh& rule, const TensorView& q, const TensorView& k, Backend& backend,
                Workspace& workspace);
   double drift(const Refresh& rule, int64_t head) const;
-  void gate(const Refresh& rule, int64_t num_heads);
+  void gate(const Refresh& rule, const HeadShare& share);
 
   enum class Head : char { fresh, looked_at, selected };
   std::vector<Head> state_;  // [num_heads]

@@ -85,6 +85,7 @@ class AdaSpa final : public Method {
   std::span<const ParamSpec> specs() const override { return kAdaSpaSpecs; }
   std::string_view density_parameter(const Params& /*params*/) const override { return "density"; }
   bool looks() const override { return true; }
+  bool weighs_heads(const Params& params) const override { return params.get_int("tiers") != 0; }
   std::unique_ptr<State> make_state() const override { return std::make_unique<AdaSpaState>(); }
   // `found` is the mask in force, until it is taken.
   int64_t held_bytes(const HoldArgs& args) const override {
@@ -174,9 +175,11 @@ class AdaSpa final : public Method {
         memory.recall_up[args.head_ids[i]] = recall(up, i, layout, mass);
         memory.recall_down[args.head_ids[i]] = recall(down, i, layout, mass);
       }
-      const std::vector<Tier> tiers = tiers_of(memory, args.params.get("min_recall"));
+      const std::vector<Tier> tiers =
+          tiers_of(args.share.gather(memory.recall_up), args.share.gather(memory.recall_down),
+                   args.params.get("min_recall"));
       for (int64_t i = 0; i < heads; ++i) {
-        const Tier tier = tiers[args.head_ids[i]];
+        const Tier tier = tiers[static_cast<size_t>(args.share.first + args.head_ids[i])];
         if (tier != kMid) kept.copy_head(i, tier == kUp ? up : down, i);
       }
     }
@@ -206,21 +209,22 @@ class AdaSpa final : public Method {
     return std::isfinite(share) ? share : 0.0;
   }
 
-  static std::vector<Tier> tiers_of(const AdaSpaState& memory, double min_recall) {
-    const size_t heads = memory.recall_up.size();
+  // Of all heads.
+  static std::vector<Tier> tiers_of(const std::vector<double>& recall_up,
+                                    const std::vector<double>& recall_down, double min_recall) {
+    const size_t heads = recall_up.size();
     std::vector<Tier> tiers(heads, kMid);
     std::vector<size_t> easy, rest;
     for (size_t h = 0; h < heads; ++h)
-      if (memory.recall_up[h] >= min_recall) easy.push_back(h);
+      if (recall_up[h] >= min_recall) easy.push_back(h);
     std::stable_sort(easy.begin(), easy.end(),
-                     [&](size_t a, size_t b) { return memory.recall_up[a] > memory.recall_up[b]; });
+                     [&](size_t a, size_t b) { return recall_up[a] > recall_up[b]; });
     easy.resize(std::min(easy.size(), heads / 2));
     for (const size_t h : easy) tiers[h] = kUp;
     for (size_t h = 0; h < heads; ++h)
       if (tiers[h] == kMid) rest.push_back(h);
-    std::stable_sort(rest.begin(), rest.end(), [&](size_t a, size_t b) {
-      return memory.recall_down[a] < memory.recall_down[b];
-    });
+    std::stable_sort(rest.begin(), rest.end(),
+                     [&](size_t a, size_t b) { return recall_down[a] < recall_down[b]; });
     for (size_t i = 0; i < easy.size(); ++i) tiers[rest[i]] = kDown;
     return tiers;
   }

@@ -14,6 +14,7 @@
 #include "lacuna/core/block_mask.h"
 #include "lacuna/core/site.h"
 #include "lacuna/core/state_io.h"
+#include "lacuna/core/team.h"
 #include "lacuna/core/token_order.h"
 #include "lacuna/core/video_grid.h"
 #include "lacuna/core/workspace.h"
@@ -42,6 +43,8 @@ class Params {
   int64_t get_int(std::string_view name, int64_t head = 0) const;
   bool per_head(std::string_view name) const;
   std::span<const double> values(std::string_view name) const;  // 1, or one per head
+  // Of heads [begin, end) alone, where `num_heads` have values.
+  Params of_heads(int64_t begin, int64_t end, int64_t num_heads) const;
   std::span<const ParamSpec> specs() const { return specs_; }
 
  private:
@@ -81,6 +84,7 @@ struct SelectArgs {
   float sm_scale = 0.0f;
   const Params& params;
   const Selection* fixed = nullptr;  // all heads, from a profile or a replay; read by `fixed` only
+  HeadShare share{};                 // which heads these are, where others lie in other processes
 
   int64_t seq_len() const { return grid.tokens() + text_tokens; }
 };
@@ -149,6 +153,9 @@ class Method {
   virtual int64_t held_bytes(const HoldArgs& args) const;
   // Of these what the State saves, at most: all that is held where every call selects anew.
   virtual int64_t state_bytes(const HoldArgs& /*args*/) const { return 0; }
+  // Whether what a head keeps depends on the other heads of the call: then heads that lie in other
+  // processes must select in the same calls.
+  virtual bool weighs_heads(const Params& /*params*/) const { return false; }
   // Throws Error when values that are each in range do not fit together.
   virtual void check(const Params& /*params*/) const {}
   virtual std::unique_ptr<State> make_state() const { return nullptr; }

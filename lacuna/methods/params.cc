@@ -66,4 +66,16 @@ std::span<const double> Params::values(std::string_view name) const {
   return values_[index(name)];
 }
 
+Params Params::of_heads(int64_t begin, int64_t end, int64_t num_heads) const {
+  Params taken = *this;
+  for (size_t i = 0; i < values_.size(); ++i) {
+    const std::vector<double>& all = values_[i];
+    if (all.size() <= 1) continue;
+    LACUNA_CHECK(static_cast<int64_t>(all.size()) == num_heads, "{}: {} values, expected 1 or {}",
+                 specs_[i].name, all.size(), num_heads);
+    taken.values_[i] = std::vector<double>(all.begin() + begin, all.begin() + end);
+  }
+  return taken;
+}
+
 }  // namespace lacuna

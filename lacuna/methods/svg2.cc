@@ -93,8 +93,8 @@ void partition(const SelectArgs& args, const Side& side) {
     std::string_view limit = "iterations";
     if (centroids.empty()) {
       centroids = Tensor(x.dtype, {side.clusters, x.shape[2]});
-      draw_centroids(args.backend, x, side.draws, static_cast<uint64_t>(head * side.clusters),
-                     centroids);
+      draw_centroids(args.backend, x, side.draws,
+                     static_cast<uint64_t>((args.share.first + head) * side.clusters), centroids);
       limit = "first_iterations";
     }
     const TensorView& held = centroids.view();

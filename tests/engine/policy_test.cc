@@ -291,5 +291,38 @@ TEST(Policy, DenseReasonsReachTheTrace) {
   EXPECT_EQ(attend(small, site_at(0), in).reason, "min-tokens");
 }
 
+TEST(Policy, OfSomeHeadsHasTheirValues) {
+  Rule rule;
+  rule.plan = parse_plan("xattention:stride=8");
+  rule.plan.params.set_per_head("top_p", {0.1, 0.2, 0.3, 0.4});
+  rule.plan.skip = parse_skip("recall:r=0.9");
+  rule.plan.skip.param = {0.5f, 0.6f, 0.7f, 0.8f};
+  Policy policy;
+  policy.add(rule);
+  const Plan taken = policy.of_heads(1, 3, 4).rules()[0].plan;
+  EXPECT_THAT(taken.params.values("top_p"), ElementsAre(0.2, 0.3));
+  EXPECT_THAT(taken.params.values("stride"), ElementsAre(8.0));
+  EXPECT_THAT(taken.skip.param, ElementsAre(0.6f, 0.7f));
+  EXPECT_THAT(test::error_of([&] { policy.of_heads(1, 3, 5); }),
+              HasSubstr("top_p: 4 values, expected 1 or 5"));
+}
+
+TEST(Policy, OfSomeHeadsHasTheirMasks) {
+  auto fixed = std::make_shared<Selection>();
+  fixed->q_layout = fixed->k_layout = BlockLayout::uniform(8, 4);
+  fixed->mask = BlockMask(3, 2, 2);
+  for (int64_t head = 0; head < 3; ++head)
+    for (int32_t qb = 0; qb < 2; ++qb) fixed->mask.set(head, qb, head == 2 ? 1 : 0);
+  Rule rule;
+  rule.plan = parse_plan("fixed");
+  rule.plan.fixed = fixed;
+  Policy policy;
+  policy.add(rule);
+  const Plan taken = policy.of_heads(2, 3, 3).rules()[0].plan;
+  ASSERT_EQ(taken.fixed->mask.num_heads(), 1);
+  EXPECT_TRUE(taken.fixed->mask.get(0, 0, 1));
+  EXPECT_FALSE(taken.fixed->mask.get(0, 0, 0));
+}
+
 }  // namespace
 }  // namespace lacuna::test

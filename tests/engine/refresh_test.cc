@@ -8,6 +8,7 @@
 #include <set>
 
 #include "tests/engine/fixtures.h"
+#include "tests/support/thread_team.h"
 
 namespace lacuna::test {
 namespace {
@@ -157,6 +158,32 @@ class Drift : public testing::Test {
 
 TEST_F(Drift, TheFirstCallSelectsAll) {
   EXPECT_EQ(step(), all_heads(kHeads));
+}
+
+TEST_F(Drift, TheGateCountsTheHeadsOfAllProcesses) {
+  // Of ten heads three move, all of them among the four of the first process: 75 % of its own, but
+  // 30 % of all, below the gate.
+  rule_.gate_low = 0.4, rule_.gate_high = 1.0;
+  in_team(2, [&](Team& team) {
+    const int64_t first = team.rank() == 0 ? 0 : 4, heads = team.rank() == 0 ? 4 : 6;
+    const auto backend = make_backend("ref");
+    Workspace workspace;
+    RefreshState state;
+    const Tensor q = copy_of(q_.view().slice(first, first + heads));
+    const Tensor k = copy_of(k_.view().slice(first, first + heads));
+    const HeadShare share{&team, first};
+    const auto decide = [&] {
+      const auto ids = state.decide(rule_, site_at(0), q, k, *backend, workspace, share);
+      const auto count = ids.size();
+      if (count > 0) state.selected();
+      return count;
+    };
+    EXPECT_EQ(decide(), static_cast<size_t>(heads));
+    if (team.rank() == 0) fill(q, 0, 3, 9.0f);
+    EXPECT_EQ(decide(), 0u);
+    if (team.rank() == 1) fill(q, 0, 1, 9.0f);  // the fourth: at the gate, nothing changes
+    EXPECT_EQ(decide(), team.rank() == 0 ? 3u : 1u);
+  });
 }
 
 TEST_F(Drift, TheBoundItselfReuses) {
