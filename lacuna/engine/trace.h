@@ -30,6 +30,8 @@ class Trace {
  public:
   void add(TraceEntry entry) { entries_.push_back(std::move(entry)); }
   void clear() { entries_.clear(); }
+  // Forgets the entries from `first` on.
+  void cut(size_t first) { entries_.resize(first); }
   const std::vector<TraceEntry>& entries() const { return entries_; }
   // Means over entries of one step, or of all steps when step < 0; 1 when there are none.
   double qk_density(int step = -1) const;

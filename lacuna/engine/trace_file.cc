@@ -17,7 +17,9 @@ constexpr size_t kMaxCalls = size_t{1} << 24;
 constexpr double kMaxMs = 1e15;
 constexpr double kMaxDensity = 1.0 + 1e-9;  // a mean is rounded
 
-TraceEntry read_call(const Json& json, const std::string& path, int num_rules) {
+}  // namespace
+
+TraceEntry parse_call(const Json& json, const std::string& path, int num_rules) {
   const JsonObject o(json, path,
                      {"step", "num_steps", "sigma", "layer", "num_layers", "branch", "expert",
                       "method", "reason", "rule", "num_heads", "heads_refreshed", "qk_density",
@@ -47,6 +49,8 @@ TraceEntry read_call(const Json& json, const std::string& path, int num_rules) {
   entry.mask_hash = parse_mask_hash(o.text("mask_hash", 16), o.path("mask_hash"));
   return entry;
 }
+
+namespace {
 
 RunHeader read_header(const JsonObject& top) {
   RunHeader header;
@@ -145,8 +149,8 @@ TraceFile load_trace(const std::filesystem::path& path) {
   trace.header = read_header(top);
   const Json& calls = top.array("calls", kMaxCalls);
   for (size_t i = 0; i < calls.size(); ++i)
-    trace.calls.push_back(read_call(calls[i], fmt::format("{}:calls[{}]", who, i),
-                                    static_cast<int>(trace.header.rules.size())));
+    trace.calls.push_back(parse_call(calls[i], fmt::format("{}:calls[{}]", who, i),
+                                     static_cast<int>(trace.header.rules.size())));
   return trace;
 }
 

@@ -14,6 +14,8 @@ namespace lacuna {
 
 // A call as the files have it: one JSON object.
 Json call_json(const TraceEntry& call);
+// The way back. Throws Error naming `path` where the JSON is no such object.
+TraceEntry parse_call(const Json& json, const std::string& path, int num_rules = kMaxIndex);
 
 // What a finished run was.
 struct RunHeader {
