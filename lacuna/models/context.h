@@ -10,6 +10,7 @@
 
 #include "lacuna/backend/backend.h"
 #include "lacuna/core/error.h"
+#include "lacuna/core/team.h"
 #include "lacuna/core/tensor.h"
 #include "lacuna/core/workspace.h"
 #include "lacuna/models/weights.h"
@@ -36,6 +37,7 @@ struct Context {
   DType compute;        // f32 or bf16: dtype of activations entering linears and attention
   Workspace workspace;  // of the backend's memory
   const std::atomic<bool>* cancel;  // looked at between layers; null = never cancelled
+  Team* team = nullptr;             // whose ranks share the tokens of a forward; null = alone
 
   // Throws Cancelled if asked to stop.
   void check_cancel() const {

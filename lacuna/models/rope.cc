@@ -34,22 +34,22 @@ AxisRope::Axis AxisRope::make_axis(int64_t channels, int64_t max_positions, doub
   return axis;
 }
 
-RopeTables AxisRope::tables(const VideoGrid& grid) const {
-  LACUNA_CHECK(grid.frames <= max_positions_ && grid.height <= max_positions_ &&
-                   grid.width <= max_positions_,
-               "rope: grid {} x {} x {}, expected at most {} on every axis", grid.frames,
-               grid.height, grid.width, max_positions_);
+RopeTables AxisRope::tables(const VideoGrid& box, int64_t first_frame, int64_t first_line) const {
+  const int64_t frames = first_frame + box.frames, height = first_line + box.height;
+  LACUNA_CHECK(frames <= max_positions_ && height <= max_positions_ && box.width <= max_positions_,
+               "rope: grid {} x {} x {}, expected at most {} on every axis", frames, height,
+               box.width, max_positions_);
   RopeTables tables;
-  tables.frames = grid.frames;
-  tables.height = grid.height;
-  tables.width = grid.width;
+  tables.frames = box.frames;
+  tables.height = box.height;
+  tables.width = box.width;
   tables.pairs_frames = frames_.pairs;
   tables.pairs_height = height_.pairs;
   tables.pairs_width = width_.pairs;
-  tables.cos_frames = frames_.cos.data();
-  tables.sin_frames = frames_.sin.data();
-  tables.cos_height = height_.cos.data();
-  tables.sin_height = height_.sin.data();
+  tables.cos_frames = frames_.cos.data() + first_frame * frames_.pairs;
+  tables.sin_frames = frames_.sin.data() + first_frame * frames_.pairs;
+  tables.cos_height = height_.cos.data() + first_line * height_.pairs;
+  tables.sin_height = height_.sin.data() + first_line * height_.pairs;
   tables.cos_width = width_.cos.data();
   tables.sin_width = width_.sin.data();
   return tables;

@@ -20,8 +20,9 @@ class AxisRope {
  public:
   // Each of `channels` even and 2 or more; max_positions >= 1.
   AxisRope(const RopeChannels& channels, int64_t max_positions, double theta);
-  // Points into this object. Throws Error when an axis is longer than max_positions.
-  RopeTables tables(const VideoGrid& grid) const;
+  // Of a box of tokens that begins at this frame and line. Points into this object. Throws Error
+  // when an axis is longer than max_positions.
+  RopeTables tables(const VideoGrid& box, int64_t first_frame = 0, int64_t first_line = 0) const;
 
  private:
   struct Axis {

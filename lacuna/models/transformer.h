@@ -51,6 +51,7 @@ struct TransformerSizes {
   // seen by cross-attention (Wan).
   bool joint_text = false;
   bool embedded_guidance = false;  // the guidance scale is an input of the network
+  bool shares_tokens = false;      // Context::team: its ranks can share a forward
   // The network's time runs from noise at 0 to data at 1000 and its output is data - noise (Mochi).
   bool reversed_time = false;
 

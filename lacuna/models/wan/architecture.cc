@@ -18,6 +18,7 @@ TransformerSizes WanArchitecture::sizes() const {
   sizes.patch = {config_.patch_t, config_.patch_h, config_.patch_w};
   sizes.text_dim = config_.text_dim;
   sizes.text_len = config_.text_len;
+  sizes.shares_tokens = true;
   return sizes;
 }
 

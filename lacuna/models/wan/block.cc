@@ -16,18 +16,18 @@ const float* modulation_row(const WanPass& pass, size_t time, int64_t row) {
 
 }  // namespace
 
-WanActivations WanActivations::take(Context& ctx, const WanConfig& config, int64_t tokens) {
+WanActivations WanActivations::take(Context& ctx, const WanConfig& config, int64_t rows) {
   const int64_t d = config.dim();
   Workspace& workspace = ctx.workspace;
   WanActivations act;
-  act.chunk_rows = rows_at_once(tokens);
-  act.residual = workspace.get("wan.residual", DType::f32, {tokens, d});
-  act.normed = workspace.get("wan.normed", ctx.compute, {tokens, d});
-  act.q = workspace.get("wan.q", ctx.compute, {tokens, d});
-  act.k = workspace.get("wan.k", ctx.compute, {tokens, d});
-  act.v = workspace.get("wan.v", ctx.compute, {tokens, d});
+  act.chunk_rows = rows_at_once(rows);
+  act.residual = workspace.get("wan.residual", DType::f32, {rows, d});
+  act.normed = workspace.get("wan.normed", ctx.compute, {rows, d});
+  act.q = workspace.get("wan.q", ctx.compute, {rows, d});
+  act.k = workspace.get("wan.k", ctx.compute, {rows, d});
+  act.v = workspace.get("wan.v", ctx.compute, {rows, d});
   act.patches = workspace.get("wan.patches", DType::f32,
-                              {tokens * std::max(config.patch_inputs(), config.patch_outputs())});
+                              {rows * std::max(config.patch_inputs(), config.patch_outputs())});
   act.modulation = workspace.host("wan.modulation", DType::f32, {kMaxTokenTimes, 6, d});
   const int64_t hidden = std::max(act.chunk_rows * config.ffn_dim * storage_bytes(ctx.compute, 1),
                                   act.chunk_rows * d * storage_bytes(DType::f32, 1));
@@ -123,21 +123,35 @@ void WanBlock::self_attention(WanPass& pass) const {
   self_.v.forward(ctx, act.normed, act.v);
   if (pass.tap != nullptr) {
     // The fused kernel below leaves no value between norm and rotation.
-    const Tensor normed_q(DType::f32, {pass.tokens(), pass.config.dim()});
+    const Tensor normed_q(DType::f32, {pass.rows(), pass.config.dim()});
     ctx.backend.rms_norm(act.q, self_.norm_q.as<float>(), eps_, NormSpan::row, nullptr, num_heads,
                          normed_q);
     pass.show(tap_name("attn1.norm_q"), normed_q);
   }
-  ctx.backend.rms_norm(act.q, self_.norm_q.as<float>(), eps_, NormSpan::row, &pass.rope, num_heads,
-                       act.q);
-  ctx.backend.rms_norm(act.k, self_.norm_k.as<float>(), eps_, NormSpan::row, &pass.rope, num_heads,
-                       act.k);
-  pass.engine.attend(pass.site, pass.grid, 0, heads_view(act.q, num_heads_, head_dim_),
-                     heads_view(act.k, num_heads_, head_dim_),
-                     heads_view(act.v, num_heads_, head_dim_),
-                     heads_view(act.normed, num_heads_, head_dim_));
+  for (const TokenShare::Box& box : pass.boxes) {
+    const TensorView q = act.q.slice(box.begin, box.end), k = act.k.slice(box.begin, box.end);
+    ctx.backend.rms_norm(q, self_.norm_q.as<float>(), eps_, NormSpan::row, &box.rope, num_heads, q);
+    ctx.backend.rms_norm(k, self_.norm_k.as<float>(), eps_, NormSpan::row, &box.rope, num_heads, k);
+  }
+  attend(pass);
   tap_linear(pass, "attn1", self_.out);
   add_gated(pass, self_.out, 2);
+}
+
+void WanBlock::attend(WanPass& pass) const {
+  const WanActivations& act = pass.act;
+  TensorView q = act.q, k = act.k, v = act.v, out = act.normed;
+  if (!pass.share.whole()) {
+    q = pass.share.to_heads(pass.ctx, act.q, "wan.q.heads");
+    k = pass.share.to_heads(pass.ctx, act.k, "wan.k.heads");
+    v = pass.share.to_heads(pass.ctx, act.v, "wan.v.heads");
+    out = pass.ctx.workspace.host("wan.out.heads", q.dtype, {q.shape[0], q.shape[1]});
+  }
+  const auto heads = [&](const TensorView& rows) {
+    return heads_view(rows, pass.share.heads(), head_dim_);
+  };
+  pass.engine.attend(pass.site, pass.grid, 0, heads(q), heads(k), heads(v), heads(out));
+  if (!pass.share.whole()) pass.share.to_tokens(pass.ctx, out, act.normed);
 }
 
 void WanBlock::cross_attention(WanPass& pass) const {
@@ -193,15 +207,15 @@ std::string WanBlock::tap_name(std::string_view name) const {
 
 void WanBlock::tap_linear(WanPass& pass, std::string_view name, const Linear& linear) const {
   if (pass.tap == nullptr) return;
-  const Tensor value(DType::f32, {pass.tokens(), pass.config.dim()});
+  const Tensor value(DType::f32, {pass.rows(), pass.config.dim()});
   linear.forward(pass.ctx, pass.act.normed, value);
   pass.show(tap_name(name), value);
 }
 
 void WanBlock::tap_feed_forward(WanPass& pass) const {
   if (pass.tap == nullptr) return;
-  const Tensor hidden(pass.ctx.compute, {pass.tokens(), pass.config.ffn_dim});
-  const Tensor value(DType::f32, {pass.tokens(), pass.config.dim()});
+  const Tensor hidden(pass.ctx.compute, {pass.rows(), pass.config.ffn_dim});
+  const Tensor value(DType::f32, {pass.rows(), pass.config.dim()});
   up_.forward(pass.ctx, pass.act.normed, hidden, Epilogue::gelu_tanh);
   down_.forward(pass.ctx, hidden, value);
   pass.show(tap_name("ffn"), value);

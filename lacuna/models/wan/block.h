@@ -11,18 +11,20 @@
 #include "lacuna/core/video_grid.h"
 #include "lacuna/engine/engine.h"
 #include "lacuna/models/context.h"
+#include "lacuna/models/token_share.h"
 #include "lacuna/models/wan/conditioning.h"
 #include "lacuna/models/wan/wan_config.h"
 
 namespace lacuna {
 
-// Tokens [begin, end) are at this timestep.
+// Tokens [begin, end) are at this timestep, counted in the grid or, within a forward, in own rows.
 struct TokenTime {
   int64_t begin = 0, end = 0;
   const TimeEmbedding* time = nullptr;
 };
 
-// Scratch of one forward, views into Context::workspace. See activation_bytes().
+// Scratch of one forward, views into Context::workspace, for N rows: the tokens, or this process's
+// share of them. See activation_bytes().
 struct WanActivations {
   TensorView residual;    // [N, d] f32
   TensorView normed;      // [N, d] compute: input of the linears, then the attention output
@@ -31,7 +33,7 @@ struct WanActivations {
   TensorView modulation;  // [kMaxTokenTimes, 6, d] f32, on the host
   TensorView hidden;      // raw bytes of the feed-forward and head chunks
   int64_t chunk_rows = 0;
-  static WanActivations take(Context& ctx, const WanConfig& config, int64_t tokens);
+  static WanActivations take(Context& ctx, const WanConfig& config, int64_t rows);
 };
 
 // Everything that is the same for all blocks of one forward.
@@ -41,13 +43,14 @@ struct WanPass {
   const WanConfig& config;
   Site site;  // layer is set per block
   VideoGrid grid;
-  RopeTables rope;
-  std::span<const TokenTime> times;
+  const TokenShare& share;
+  std::vector<TokenShare::Box> boxes;  // of the share
+  std::vector<TokenTime> times;        // of its rows
   const PreparedText& text;
   WanActivations act;
   const WanTap* tap = nullptr;
 
-  int64_t tokens() const { return grid.tokens(); }
+  int64_t rows() const { return share.tokens(); }
   // Hands a value to the tap, on the host; nothing without one.
   void show(std::string_view name, const TensorView& value) const;
 };
@@ -71,6 +74,8 @@ class WanBlock {
 
   void modulate(WanPass& pass) const;
   void self_attention(WanPass& pass) const;
+  // Of all tokens: q, k, v of pass.act -> pass.act.normed.
+  void attend(WanPass& pass) const;
   void cross_attention(WanPass& pass) const;
   void feed_forward(WanPass& pass) const;
   void feed_forward_rows(WanPass& pass, const TensorView& up, const TensorView& down, int64_t begin,

@@ -22,6 +22,17 @@ struct WanPrompt final : VideoTransformer::Prompt {
   PreparedText text;
 };
 
+// The ranges of a share's rows.
+std::vector<TokenTime> own_times(std::span<const TokenTime> times, const TokenShare& share) {
+  std::vector<TokenTime> own;
+  for (const TokenTime& range : times) {
+    const int64_t begin = std::max(range.begin, share.begin());
+    const int64_t end = std::min(range.end, share.end());
+    if (begin < end) own.push_back({begin - share.begin(), end - share.begin(), range.time});
+  }
+  return own;
+}
+
 }  // namespace
 
 WanDit::WanDit(const WanConfig& config, WeightReader& reader)
@@ -121,9 +132,18 @@ void WanDit::forward(Context& ctx, Engine& engine, const Site& site, const Tenso
                      std::span<const TokenTime> times, const PreparedText& text,
                      const TensorView& out, const WanTap* tap) const {
   const VideoGrid grid = check_inputs(ctx, engine, x, times, text, out);
-  WanPass pass{ctx,   engine, config_,
-               site,  grid,   rope_.tables(grid),
-               times, text,   WanActivations::take(ctx, config_, grid.tokens()),
+  LACUNA_CHECK(tap == nullptr || ctx.team == nullptr, "wan: taps of one process among several");
+  const TokenShare share(grid, config_.num_heads, ctx.team);
+  WanPass pass{ctx,
+               engine,
+               config_,
+               site,
+               grid,
+               share,
+               share.boxes(rope_),
+               own_times(times, share),
+               text,
+               WanActivations::take(ctx, config_, share.tokens()),
                tap};
   run(pass, x, 0, config_.num_layers, out);
 }
@@ -143,9 +163,18 @@ void WanDit::forward_part(Context& ctx, Engine& engine, const Site& site, const 
                    stream.shape[0] == grid.tokens() && stream.shape[1] == config_.dim(),
                "wan: residual {}, expected [{}, {}] f32 contiguous", stream.describe(),
                grid.tokens(), config_.dim());
-  WanPass pass{ctx,       engine, config_,
-               site,      grid,   rope_.tables(grid),
-               {&all, 1}, text,   WanActivations::take(ctx, config_, grid.tokens())};
+  LACUNA_CHECK(ctx.team == nullptr, "wan: part of a forward in one process among several");
+  const TokenShare share(grid, config_.num_heads, nullptr);
+  WanPass pass{ctx,
+               engine,
+               config_,
+               site,
+               grid,
+               share,
+               share.boxes(rope_),
+               {all},
+               text,
+               WanActivations::take(ctx, config_, grid.tokens())};
   pass.act.residual = stream;
   run(pass, x, part.begin, part.end, out);
 }
@@ -196,12 +225,18 @@ void WanDit::run(WanPass& pass, const TensorView& x, int64_t begin, int64_t end,
   if (end == config_.num_layers) head(pass, out);
 }
 
+TensorView WanDit::latent_rows(WanPass& pass, const TensorView& own) const {
+  if (pass.share.whole()) return pass.ctx.workspace.mirror("wan.patches.host", own);
+  return pass.ctx.workspace.host("wan.patches.host", DType::f32,
+                                 {pass.grid.tokens(), own.shape[1]});
+}
+
 void WanDit::embed_patches(WanPass& pass, const TensorView& x) const {
   const int64_t inputs = config_.patch_inputs();
-  const TensorView rows = pass.act.patches.reuse(DType::f32, {pass.tokens(), inputs});
-  const TensorView made = pass.ctx.workspace.mirror("wan.patches.host", rows);
+  const TensorView rows = pass.act.patches.reuse(DType::f32, {pass.rows(), inputs});
+  const TensorView made = latent_rows(pass, rows);
   patchify(x, patch(), made);
-  pass.ctx.backend.copy(made, rows);
+  pass.ctx.backend.copy(made.slice(pass.share.begin(), pass.share.end()), rows);
   pass.ctx.backend.linear(rows, patch_weight_.view().reshape({config_.dim(), inputs}),
                           patch_bias_.as<float>(), Epilogue::none, nullptr, pass.act.residual);
   pass.show("patch_embedding", pass.act.residual);
@@ -210,7 +245,7 @@ void WanDit::embed_patches(WanPass& pass, const TensorView& x) const {
 void WanDit::head(WanPass& pass, const TensorView& out) const {
   const int64_t d = config_.dim();
   const int64_t outputs = config_.patch_outputs();
-  const TensorView rows = pass.act.patches.reuse(DType::f32, {pass.tokens(), outputs});
+  const TensorView rows = pass.act.patches.reuse(DType::f32, {pass.rows(), outputs});
   float* shift = pass.act.modulation.as<float>();  // the blocks no longer need it
   float* scale = shift + d;
   const float* table = head_table_.as<float>();
@@ -230,8 +265,9 @@ void WanDit::head(WanPass& pass, const TensorView& out) const {
     }
   }
   pass.show("proj_out", rows);
-  const TensorView velocity = pass.ctx.workspace.mirror("wan.patches.host", rows);
-  pass.ctx.backend.copy(rows, velocity);
+  const TensorView velocity = latent_rows(pass, rows);
+  pass.ctx.backend.copy(rows, velocity.slice(pass.share.begin(), pass.share.end()));
+  if (!pass.share.whole()) pass.share.gather(velocity);
   unpatchify(velocity, patch(), PatchOrder::channel_fastest, out);
 }
 

@@ -42,7 +42,8 @@ class WanDit final : public VideoTransformer {
   std::vector<TimeEmbedding> embed_times(Context& ctx, std::span<const double> timesteps,
                                          const WanTap* tap = nullptr) const;
 
-  // Velocity (noise - data) of latent x.
+  // Velocity (noise - data) of latent x. Where ctx.team is set its ranks share the work: all of
+  // them call with the same x and get all of out; the engine sees this rank's heads (TokenShare).
   //   x   [in_channels, frames, height, width] f32 contiguous, on the host
   //   out [out_channels, frames, height, width] f32 contiguous, on the host
   // `site` gives step, sigma, branch and expert; layer and num_layers are filled in here. The
@@ -79,6 +80,8 @@ class WanDit final : public VideoTransformer {
   void embed_patches(WanPass& pass, const TensorView& x) const;
   void head(WanPass& pass, const TensorView& out) const;
   PatchSize patch() const { return {config_.patch_t, config_.patch_h, config_.patch_w}; }
+  // Rows of all tokens on the host, for latents; `own` are this share's, in backend memory.
+  TensorView latent_rows(WanPass& pass, const TensorView& own) const;
 
   WanConfig config_;
   AxisRope rope_;
