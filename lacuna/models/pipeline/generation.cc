@@ -16,6 +16,7 @@
 #include "lacuna/engine/presets.h"
 #include "lacuna/engine/profile.h"
 #include "lacuna/models/pipeline/first_frame.h"
+#include "lacuna/models/token_share.h"
 #include "lacuna/models/video/video_writer.h"
 
 namespace lacuna {
@@ -64,8 +65,8 @@ void note_profile_without_lora(const Model& model, const Request& request, const
 }
 
 // Gives the engine what it carried when the run stopped; nothing is carried past the last step.
-void restore_attention(Engine& engine, Model& model, const Request& request,
-                       const SamplingState& state) {
+void restore_attention(Engine& engine, Model& model, const Request& request, const WorkShare& share,
+                       SamplingState& state) {
   const bool finished = state.next_step == make_sampler(request.sampler)->num_steps();
   if (state.next_step == 0 || finished || !engine.policy().carries()) return;
   LACUNA_CHECK(!state.attention.empty(),
@@ -73,7 +74,31 @@ void restore_attention(Engine& engine, Model& model, const Request& request,
                "start again",
                request.profile.empty() ? request.attention : request.profile);
   const ProfileTarget target = profile_target(model, request);
-  engine.restore(state.attention, target.grid, model.text_tokens(request), target.num_heads);
+  state.attention = share.own(std::move(state.attention));
+  engine.restore(state.attention, target.grid, model.text_tokens(request),
+                 share.num_heads(target.num_heads));
+}
+
+// Values of a token in the latent, before or behind the network.
+int64_t latent_row(const TransformerSizes& sizes) {
+  return sizes.latent_channels * sizes.patch.volume();
+}
+
+// What several processes cannot do together.
+void check_share(const WorkShare& share, const Model& model, const Context& ctx,
+                 const Request& request, const GenerationHooks& hooks) {
+  LACUNA_CHECK(ctx.team == share.forward_team(),
+               "parallel: another team for forwards than for the run, expected the run's");
+  if (share.alone()) return;
+  LACUNA_CHECK(model.architecture().sizes().shares_tokens,
+               "parallel: {} in several processes, expected a Wan model or one process",
+               model.name());
+  LACUNA_CHECK(ctx.backend.device() == Device::cpu,
+               "parallel: backend {} in several processes, expected cpu or ref",
+               ctx.backend.name());
+  LACUNA_CHECK(!hooks.inputs && !hooks.selections && request.replay_masks.empty(),
+               "parallel: recording, saving or replaying attention in several processes, each of "
+               "which has some heads; expected one process");
 }
 
 int64_t bytes_of(const StateTensors& tensors) {
@@ -192,12 +217,14 @@ void sample_into_file(Context& ctx, Engine& engine, const SamplingInputs& inputs
                       SamplingState& state) {
   const int first_step = state.next_step;
   const auto save = [&] {
+    if (!inputs.share->is_root()) return;
     save_state(files.latents, inputs.request, state);
     if (hooks.saved) hooks.saved(state.next_step);
   };
   auto saved = Clock::now();
   const auto on_step = [&](const StepReport& report) {
-    if (seconds_since(saved) >= files.save_every) {
+    // Processes that are stopped together have no time left to save.
+    if (!inputs.share->alone() || seconds_since(saved) >= files.save_every) {
       save();
       saved = Clock::now();
     }
@@ -304,7 +331,7 @@ PromptEmbeddings embed_prompts(Model& model, Context& ctx, const Request& reques
 }
 
 MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tiling,
-                       bool moves_tokens) {
+                       bool moves_tokens, int ranks) {
   const auto latent = model.latent_shape(request.width, request.height, request.frames);
   const Architecture& network = model.architecture();
   const TransformerSizes sizes = network.sizes();
@@ -315,10 +342,12 @@ MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tilin
   MemoryPlan plan;
   const Model::LoraBytes lora = model.lora_bytes();
   plan.weights = model.held_transformer_bytes() + lora.held;
-  const int64_t tokens = model.grid(latent).tokens();
-  plan.activations = network.activation_bytes(tokens, compute) +
-                     network.prompt_bytes(compute) * (request.guided() ? 2 : 1) +
-                     passing.converted + lora.scratch;
+  const int64_t all_tokens = model.grid(latent).tokens();
+  const int64_t tokens = (all_tokens + ranks - 1) / ranks;
+  plan.activations =
+      network.activation_bytes(tokens, compute) +
+      TokenShare::scratch_bytes(all_tokens, sizes.dim(), latent_row(sizes), ranks, compute) +
+      network.prompt_bytes(compute) * (request.guided() ? 2 : 1) + passing.converted + lora.scratch;
   if (moves_tokens)
     plan.activations += storage_bytes(compute, 4 * sizes.stream_rows(tokens) * sizes.dim());
   plan.decoder =
@@ -398,48 +427,79 @@ void check_memory(const MemoryPlan& whole, const Backend& backend, int64_t max_m
                memory_size(plan.peak()), memory_size(limit), memory_advice(plan, limit));
 }
 
+namespace {
+
+// The plan of generate(), of all its processes on this machine.
+MemoryPlan memory_of_run(Model& model, const Context& ctx, const Request& request,
+                         const GenerationFiles& files, const Tiling& tiling, const Policy& policy,
+                         const WorkShare& share, bool encodes,
+                         const std::optional<SamplingState>& resume) {
+  const bool replays = !request.replay_masks.empty();  // of whatever the log holds
+  const int ranks = share.forward_ranks();
+  MemoryPlan memory = plan_memory(model, request, tiling, replays || policy.moves_tokens(), ranks);
+  if (replays || policy.compensates()) {
+    const TransformerSizes sizes = model.architecture().sizes();
+    const auto latent = model.latent_shape(request.width, request.height, request.frames);
+    memory.activations += storage_bytes(
+        ctx.compute, sizes.stream_rows(model.grid(latent).tokens()) * sizes.dim() / ranks);
+  }
+  memory.attention = attention_bytes(model, request, policy);
+  memory.loaded = model.made_bytes() + (resume ? bytes_of(resume->attention) : 0);
+  if (encodes)
+    memory.encoder = model.encoder().frame_bytes(request.height, request.width, DType::f32);
+  if (files.video.empty()) memory.decoder = 0;
+  const int processes = share.local_ranks();
+  memory.activations *= processes;
+  memory.attention *= processes;
+  if (model.is_synthetic()) memory.weights *= processes;  // those of files they share
+  return memory;
+}
+
+// An unwritable output is better known now than after an hour.
+void check_writable(const Request& request, const GenerationFiles& files) {
+  if (!files.video.empty())
+    open_video(files.video, {.width = request.width, .height = request.height, .fps = request.fps});
+  const AtomicFile writable(files.latents);
+}
+
+}  // namespace
+
 GenerationResult generate(Model& model, Context& ctx, const Request& request,
                           const GenerationFiles& files, const Tiling& tiling, int64_t max_memory,
                           const GenerationHooks& hooks, std::optional<SamplingState> resume) {
   const auto latent = model.latent_shape(request.width, request.height, request.frames);
   ctx.compute = compute_dtype(request);
-  Engine engine(ctx.backend, request_policy(model, request));
+  const WorkShare alone;
+  const WorkShare& share = hooks.share != nullptr ? *hooks.share : alone;
+  check_share(share, model, ctx, request, hooks);
+  const Policy policy = request_policy(model, request);
+  const int64_t num_heads = model.architecture().sizes().num_heads;
+  Engine engine(ctx.backend, share.policy(policy, num_heads));
+  engine.set_share(share.heads(num_heads));
   const int first_step = resume ? resume->next_step : 0;
   set_up(engine, model, request, hooks, first_step);
   check_content(request);
   note_profile_without_lora(model, request, hooks.note);
   const std::optional<Picture> picture = picture_to_encode(model, request, resume.has_value());
   if (max_memory > 0) ctx.backend.limit_memory(max_memory);
-  const bool replays = !request.replay_masks.empty();  // of whatever the log holds
-  MemoryPlan memory =
-      plan_memory(model, request, tiling, replays || engine.policy().moves_tokens());
-  if (replays || engine.policy().compensates())
-    memory.activations += storage_bytes(
-        ctx.compute, model.architecture().sizes().stream_rows(model.grid(latent).tokens()) *
-                         model.architecture().sizes().dim());
-  memory.attention = attention_bytes(model, request, engine.policy());
-  memory.loaded = model.made_bytes() + (resume ? bytes_of(resume->attention) : 0);
-  if (picture)
-    memory.encoder = model.encoder().frame_bytes(request.height, request.width, DType::f32);
-  if (files.video.empty()) memory.decoder = 0;
-  check_memory(memory, ctx.backend, max_memory, hooks.note);
-  if (resume) restore_attention(engine, model, request, *resume);
-  if (!files.video.empty()) {
-    // Opened and dropped: an unwritable output is better known now than after an hour.
-    open_video(files.video, {.width = request.width, .height = request.height, .fps = request.fps});
-  }
-  { const AtomicFile writable(files.latents); }
+  check_memory(
+      memory_of_run(model, ctx, request, files, tiling, policy, share, picture.has_value(), resume),
+      ctx.backend, max_memory, hooks.note);
+  if (resume) restore_attention(engine, model, request, share, *resume);
+  if (share.is_root()) check_writable(request, files);
 
   GenerationResult result;
   result.tokens = model.grid(latent).tokens();
-  for (const Rule& rule : engine.policy().rules()) result.rules.push_back(describe(rule));
+  for (const Rule& rule : policy.rules()) result.rules.push_back(describe(rule));
   if (hooks.plan_only) {
-    for (TraceEntry& call : plan_calls(model, request, engine.policy(), first_step))
+    for (TraceEntry& call : plan_calls(model, request, policy, first_step))
       result.trace.add(std::move(call));
     return result;
   }
   auto start = Clock::now();
-  const PromptEmbeddings prompts = embed_prompts(model, ctx, request, files.prompt_cache);
+  PromptEmbeddings prompts;
+  if (share.is_root()) prompts = embed_prompts(model, ctx, request, files.prompt_cache);
+  share.broadcast(prompts);
   ctx.workspace.release();
   result.text_seconds = seconds_since(start);
 
@@ -452,12 +512,16 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   start = Clock::now();
   const SamplingInputs inputs{
       [&](int expert) -> const VideoTransformer& { return model.transformer(expert); },
-      model.num_experts(), model.architecture().sizes(), request, prompts};
+      model.num_experts(),
+      model.architecture().sizes(),
+      request,
+      prompts,
+      &share};
   sample_into_file(ctx, engine, inputs, files, hooks, resumed, state);
   result.sample_seconds = seconds_since(start);
   result.trace = std::move(engine.trace());
 
-  if (!files.video.empty()) {
+  if (!files.video.empty() && share.is_root()) {
     // The decoder needs the room.
     engine.reset();
     ctx.workspace.release();

@@ -20,6 +20,7 @@
 #include "lacuna/models/pipeline/model.h"
 #include "lacuna/models/pipeline/request.h"
 #include "lacuna/models/pipeline/sampling.h"
+#include "lacuna/models/pipeline/work_share.h"
 
 namespace lacuna {
 
@@ -63,6 +64,7 @@ struct GenerationHooks {
   bool timed = false;  // see Engine::set_timed
   // Stop where step 0 would begin; the result's trace is what the policy asks for.
   bool plan_only = false;
+  const WorkShare* share = nullptr;  // of several processes; the context's team is that of forwards
 };
 
 // Bytes that a generation will hold at its largest, by part.
@@ -86,10 +88,10 @@ struct MemoryPlan {
 };
 
 // `moves_tokens`: attention may put tokens in another order, so that it holds q, k, v and out
-// twice. Without MemoryPlan::attention, which is attention_bytes(), and MemoryPlan::encoder, of
-// which a run that goes on has no need.
+// twice. Of each of `ranks` processes that share a forward. Without MemoryPlan::attention, which is
+// attention_bytes(), and MemoryPlan::encoder, of which a run that goes on has no need.
 MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tiling,
-                       bool moves_tokens);
+                       bool moves_tokens, int ranks = 1);
 // Bytes of masks, token orders and method states under `policy`, of all layers, guidance branches
 // and experts, with the copy that a stopped run goes on from.
 int64_t attention_bytes(Model& model, const Request& request, const Policy& policy);
@@ -115,6 +117,11 @@ struct GenerationResult {
 // request's policy_content), and notes prompts that the text encoder now reads differently. When
 // sampling throws, Cancelled or another, the latents file holds the last finished step; before the
 // first one an older file is left as it was.
+//
+// Where hooks.share is set its processes make the video together: all of them call with the same
+// arguments; the root alone reads prompts, writes (after every step) and decodes. Refused then:
+// other networks than Wan, a backend with memory of its own, hooks that see attention, masks of a
+// log.
 GenerationResult generate(Model& model, Context& ctx, const Request& request,
                           const GenerationFiles& files, const Tiling& tiling, int64_t max_memory,
                           const GenerationHooks& hooks,

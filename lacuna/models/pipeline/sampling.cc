@@ -11,6 +11,7 @@
 #include "lacuna/core/rng.h"
 #include "lacuna/core/safetensors.h"
 #include "lacuna/models/pipeline/first_frame.h"
+#include "lacuna/models/pipeline/work_share.h"
 
 namespace lacuna {
 namespace {
@@ -30,9 +31,14 @@ struct ExpertState {
   const VideoTransformer* network = nullptr;
   std::optional<ConstantWeights> constant;
   std::unique_ptr<VideoTransformer::Times> times;  // per step, then that of timestep 0
+  // Of the branches that this process runs.
   std::unique_ptr<VideoTransformer::Prompt> positive;
   std::unique_ptr<VideoTransformer::Prompt> negative;  // null without guidance
 };
+
+bool runs(const SamplingInputs& inputs, Branch branch) {
+  return inputs.share == nullptr || inputs.share->runs(branch);
+}
 
 ExpertState prepare_expert(Context& ctx, const SamplingInputs& inputs, const Sampler& sampler,
                            int expert) {
@@ -47,14 +53,15 @@ ExpertState prepare_expert(Context& ctx, const SamplingInputs& inputs, const Sam
   if (!inputs.request.image.empty()) timesteps.push_back(0.0);
   state.times =
       state.network->prepare_times(ctx, timesteps, inputs.request.embedded_guidance.value_or(0.0));
-  state.positive = state.network->prepare_prompt(ctx, inputs.prompts.positive);
-  if (inputs.request.guided())
+  if (runs(inputs, Branch::cond))
+    state.positive = state.network->prepare_prompt(ctx, inputs.prompts.positive);
+  if (inputs.request.guided() && runs(inputs, Branch::uncond))
     state.negative = state.network->prepare_prompt(ctx, inputs.prompts.negative);
   return state;
 }
 
 void snapshot(const Sampler& sampler, const Engine& engine, const TensorView& x, int next_step,
-              SamplingState& state) {
+              const WorkShare* share, SamplingState& state) {
   state.next_step = 0;  // until it is whole: memory may end here, and half a state is not saved
   std::memcpy(state.latents.as<float>(), x.data, static_cast<size_t>(x.numel()) * sizeof(float));
   state.sampler.clear();
@@ -62,7 +69,10 @@ void snapshot(const Sampler& sampler, const Engine& engine, const TensorView& x,
     state.sampler.emplace_back(s.name, copy_of(s.values));
   }
   state.attention.clear();
-  if (engine.policy().carries() && next_step < sampler.num_steps()) engine.save(state.attention);
+  if (engine.policy().carries() && next_step < sampler.num_steps()) {
+    engine.save(state.attention);
+    if (share != nullptr) share->gather(state.attention);
+  }
   state.next_step = next_step;
 }
 
@@ -153,7 +163,8 @@ void Denoiser::conditional(Engine& engine, const TensorView& velocity, const Lay
     s.expert = {};  // the old embeddings and promises go before the other network comes
     s.expert = prepare_expert(s.ctx, s.inputs, *s.sampler, wanted);
   }
-  s.forward(engine, Branch::cond, *s.expert.positive, part, velocity);
+  if (runs(s.inputs, Branch::cond))
+    s.forward(engine, Branch::cond, *s.expert.positive, part, velocity);
 }
 
 void Denoiser::finish(Engine& engine, const TensorView& velocity) {
@@ -161,8 +172,12 @@ void Denoiser::finish(Engine& engine, const TensorView& velocity) {
   const int step = s.step();
   const Request& request = s.inputs.request;
   const double guidance = s.expert.expert == 1 ? request.guidance_low : request.guidance;
-  if (guidance != 1.0 && s.expert.negative != nullptr) {
+  const bool guided = guidance != 1.0;
+  if (guided && runs(s.inputs, Branch::uncond))
     s.forward(engine, Branch::uncond, *s.expert.negative, nullptr, s.unguided);
+  if (s.inputs.share != nullptr)
+    s.inputs.share->exchange(velocity, guided ? &s.unguided.view() : nullptr);
+  if (guided) {
     const float g = static_cast<float>(guidance);
     float* v = velocity.as<float>();
     const float* u = s.unguided.as<float>();
@@ -175,7 +190,7 @@ void Denoiser::finish(Engine& engine, const TensorView& velocity) {
                  "sampling: not a finite number after step {}; try --dtype f32 or a lower shift",
                  step);
   }
-  snapshot(*s.sampler, engine, s.x, step + 1, s.state);
+  snapshot(*s.sampler, engine, s.x, step + 1, s.inputs.share, s.state);
 }
 
 void sample(Context& ctx, Engine& engine, const SamplingInputs& inputs, SamplingState& state,
@@ -187,8 +202,10 @@ void sample(Context& ctx, Engine& engine, const SamplingInputs& inputs, Sampling
   while (state.next_step < denoiser.num_steps()) {
     const auto start = Clock::now();
     const int step = state.next_step;
+    const size_t calls = engine.trace().entries().size();
     denoiser.conditional(engine, velocity);
     denoiser.finish(engine, velocity);
+    if (inputs.share != nullptr) inputs.share->share_trace(engine.trace(), calls);
     if (on_step) {
       on_step({step, denoiser.num_steps(),
                std::chrono::duration<double>(Clock::now() - start).count(),

@@ -30,6 +30,8 @@ struct SamplingState {
   uint64_t prompts = 0;  // hash of the embeddings it runs under; 0 = not known
 };
 
+class WorkShare;
+
 struct StepReport {
   int step, num_steps;
   double seconds;
@@ -48,6 +50,7 @@ struct SamplingInputs {
   TransformerSizes sizes;
   const Request& request;
   const PromptEmbeddings& prompts;
+  const WorkShare* share = nullptr;  // among several processes, which all sample; null = alone
 };
 
 // Which of `num_experts` networks runs a step of this sampler: 0 = only or high-noise.
@@ -68,7 +71,8 @@ class Denoiser {
   // Which network runs a step.
   int expert(int step) const;
   // The conditional branch of step state.next_step: layers of `part` (VideoTransformer::forward),
-  // or the whole forward, into velocity [channels, frames, height, width] f32.
+  // or the whole forward, into velocity [channels, frames, height, width] f32. Nothing in a process
+  // whose share is the other branch: its velocity comes in finish().
   void conditional(Engine& engine, const TensorView& velocity, const LayerPart* part = nullptr);
   // The rest of that step from the conditional velocity, which it changes: guidance and sampler.
   // Throws Error when a latent is no longer a finite number.
