@@ -12,6 +12,7 @@
 #include "cli/command.h"
 #include "cli/interrupt.h"
 #include "cli/options.h"
+#include "cli/processes.h"
 #include "cli/say.h"
 #include "lacuna/core/error.h"
 #include "lacuna/core/metrics.h"
@@ -64,7 +65,11 @@ Row run_one(const BenchOptions& o, Model& model, Backend& backend, const std::st
   files.latents = latents;
   GenerationHooks hooks;
   hooks.timed = true;
+  const WorkShare share(processes(), request.guided());
+  ctx.team = share.forward_team();
+  hooks.share = &share;
   Row row{attention, generate(model, ctx, request, files, {}, 0, hooks), 0.0};
+  if (!share.is_root()) return row;
   Tensor result = std::move(load_state(latents).state.latents);
   if (reference.empty()) {
     reference = std::move(result);
@@ -132,6 +137,7 @@ BenchOptions with_size(BenchOptions o, const Model& model) {
 }
 
 void run_bench(const BenchOptions& given) {
+  const bool speaks = processes() == nullptr || processes()->is_root();
   const auto backend = given.machine.open();
   const auto model = given.model.open();
   const BenchOptions o = with_size(given, *model);
@@ -139,7 +145,7 @@ void run_bench(const BenchOptions& given) {
   for (const std::string& attention : o.attention)
     request_policy(*model, bench_request(o, *model, attention));
   const ScratchFile latents;
-  if (!o.json) {
+  if (!o.json && speaks) {
     say("{} on {}, {}x{}, {} frames, {} steps, guidance {}\n", one_line(model->title()),
         backend->description(), *o.width, *o.height, *o.frames, o.steps, o.guidance);
     fmt::print("{:<34} {:>9} {:>11} {:>11} {:>8} {:>8} {:>9} {:>10}\n", "attention", "forward s",
@@ -156,7 +162,7 @@ void run_bench(const BenchOptions& given) {
   Tensor reference;
   for (const std::string& attention : o.attention) {
     rows.push_back(run_one(o, *model, *backend, attention, latents.path, reference));
-    print(o, rows.back(), rows.front());
+    if (speaks) print(o, rows.back(), rows.front());
   }
 }
 

@@ -13,6 +13,7 @@
 #include "cli/options.h"
 #include "cli/output_files.h"
 #include "cli/peer_options.h"
+#include "cli/processes.h"
 #include "cli/progress.h"
 #include "cli/remake.h"
 #include "cli/request_options.h"
@@ -334,7 +335,9 @@ Request starting_request(const GenerateOptions& o, const Model& model,
 }
 
 std::string resuming_command(const GenerateOptions& o, const fs::path& latents) {
-  return fmt::format("lacuna generate --resume {}, the same --model{} and the same --output",
+  const Team* team = processes();
+  return fmt::format("{}lacuna generate --resume {}, the same --model{} and the same --output",
+                     team != nullptr ? fmt::format("mpirun -n {} ", team->size()) : "",
                      latents.string(), o.model.has_lora() ? ", the same LoRA" : "");
 }
 
@@ -347,7 +350,10 @@ std::string way_back(const GenerateOptions& o, const fs::path& latents, int step
   return fmt::format("; {} of {} steps are kept; go on with: {}", steps, num_steps, command);
 }
 
-void run_generate(const GenerateOptions& o) {
+void run_generate(const GenerateOptions& given) {
+  GenerateOptions o = given;
+  Team* const team = processes();
+  if (team != nullptr && !team->is_root()) o.quiet = true, o.json = false;  // one speaks for all
   const Tiling tiling = o.decode.tiling();
   const auto backend = o.machine.open();
   const GenerationFiles files = make_files(o);
@@ -364,8 +370,12 @@ void run_generate(const GenerateOptions& o) {
   ctx.cancel = &interrupt_flag();
   std::optional<ProgressBar> sampling, decoding;
   GenerationHooks hooks;
+  const WorkShare share(team, request.guided());
+  ctx.team = share.forward_team();
+  hooks.share = &share;
   if (!o.quiet) {
     hooks.note = say_note;
+    if (!share.alone()) hooks.note(describe(share));
     if (const std::string line = o.peer.note(); !line.empty()) hooks.note(line);
     note_start(o, *model, *backend, request, files.latents, left_step,
                resume ? resume->next_step : 0, hooks.note);
@@ -412,7 +422,7 @@ void run_generate(const GenerateOptions& o) {
   }
   sampling.reset(), decoding.reset();
   const fs::path& made = o.no_decode ? files.latents : files.video;
-  audit.save(result, *model, request, *backend, made);
+  if (share.is_root()) audit.save(result, *model, request, *backend, made);
   if (recorder && !o.audit.dry_run) recorder->save(o.record);
   if (!o.quiet || o.json) print_summary(o, request, result, made);
 }

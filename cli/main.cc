@@ -10,6 +10,7 @@
 
 #include "cli/command.h"
 #include "cli/interrupt.h"
+#include "cli/processes.h"
 #include "cli/say.h"
 #include "lacuna/core/error.h"
 #include "lacuna/models/context.h"
@@ -82,26 +83,37 @@ int with_output_written(int status) {
   return 1;
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  lacuna::cli::watch_interrupts();
+int run_to_status(int argc, char** argv) {
   try {
+    lacuna::cli::join_processes(argc, argv);
     return with_output_written(run(argc, argv));
   } catch (const lacuna::cli::Interrupted& interrupted) {
+    lacuna::cli::let_root_speak();
     lacuna::cli::say_note(interrupted.message);
     return lacuna::cli::kExitInterrupted;
   } catch (const lacuna::cli::UsageError& error) {
+    lacuna::cli::let_root_speak();
     say_error(error.what());
     return 2;
   } catch (const lacuna::Cancelled&) {  // of a command that has nothing to keep
+    lacuna::cli::let_root_speak();
     std::fprintf(stderr, "stopped\n");
     return lacuna::cli::kExitInterrupted;
   } catch (const std::bad_alloc&) {
     std::fprintf(stderr,
                  "lacuna: out of memory; try fewer frames, a smaller size or --dtype bf16\n");
   } catch (const std::exception& error) {
+    lacuna::cli::let_root_speak();
     say_error(error.what());
   }
   return 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  lacuna::cli::watch_interrupts();
+  const int status = run_to_status(argc, argv);
+  lacuna::cli::leave_processes(status);
+  return status;
 }
