@@ -90,9 +90,10 @@ void check_share(const WorkShare& share, const Model& model, const Context& ctx,
   LACUNA_CHECK(ctx.team == share.forward_team(),
                "parallel: another team for forwards than for the run, expected the run's");
   if (share.alone()) return;
-  LACUNA_CHECK(model.architecture().sizes().shares_tokens,
-               "parallel: {} in several processes, expected a Wan model or one process",
-               model.name());
+  LACUNA_CHECK(share.forward_ranks() == 1 || model.architecture().sizes().shares_tokens,
+               "parallel: {} processes for one forward of {}, which only Wan's networks share; "
+               "expected one process, or two with guidance",
+               share.forward_ranks(), model.name());
   LACUNA_CHECK(ctx.backend.device() == Device::cpu,
                "parallel: backend {} in several processes, expected cpu or ref",
                ctx.backend.name());

@@ -120,8 +120,8 @@ struct GenerationResult {
 //
 // Where hooks.share is set its processes make the video together: all of them call with the same
 // arguments; the root alone reads prompts, writes (after every step) and decodes. Refused then:
-// other networks than Wan, a backend with memory of its own, hooks that see attention, masks of a
-// log.
+// networks that cannot share a forward where one is to be shared, a backend with memory of its own,
+// hooks that see attention, masks of a log.
 GenerationResult generate(Model& model, Context& ctx, const Request& request,
                           const GenerationFiles& files, const Tiling& tiling, int64_t max_memory,
                           const GenerationHooks& hooks,

@@ -66,7 +66,7 @@ TEST_F(WorkShareTest, TheBytesOfOneProcess) {
       const Request r = request_of(attention, guidance);
       const GenerationResult alone = make(r, nullptr);
       const std::vector<float> expected = latents();
-      for (const int ranks : {2, 3, 4}) {
+      for (const int ranks : guidance == 1.0 ? std::vector{3} : std::vector{2, 4}) {
         GenerationResult all;
         in_team(ranks, [&](Team& team) {
           GenerationResult own = make(r, &team);
@@ -86,6 +86,15 @@ TEST_F(WorkShareTest, TheBytesOfOneProcess) {
       }
     }
   }
+}
+
+TEST_F(WorkShareTest, BranchesOfAnyFamily) {
+  Request r = request_of("xattention:block=16,stride=4,top_p=0.6", 4.0);
+  r.width = r.height = 64, r.frames = 7;
+  make(r, nullptr, {}, {}, "mochi-tiny");
+  const std::vector<float> expected = latents();
+  in_team(2, [&](Team& team) { make(r, &team, {}, {}, "mochi-tiny"); });
+  EXPECT_EQ(latents(), expected);
 }
 
 TEST_F(WorkShareTest, GoesOnFromWhatAllOfThemCarried) {
@@ -149,7 +158,7 @@ TEST_F(WorkShareTest, WhatOneProcessCannotSeeIsRefused) {
   EXPECT_THAT(test::error_of([&] {
                 in_team(2, [&](Team& team) { make(mochi, &team, {}, {}, "mochi-tiny"); });
               }),
-              HasSubstr("expected a Wan model or one process"));
+              HasSubstr("which only Wan's networks share"));
   const Request both = request_of("adaspa:block=16,density=0.5,refresh=drift", 1.0);
   EXPECT_THAT(test::error_of([&] { in_team(2, [&](Team& team) { make(both, &team); }); }),
               HasSubstr("adaspa weighs heads against each other"));
