@@ -19,6 +19,7 @@ using testing::HasSubstr;
 
 enum class Mistake {
   none,
+  no_init_fence,     // a barrier handed to TMA before its initialisation is known there
   no_wait,           // wgmma before the load's barrier
   wrong_parity,      // waits for the phase that has not begun
   no_wgmma_fence,    // first product without it
@@ -55,7 +56,7 @@ struct Kernel {
     if (thread_id() == 0) {
       mbarrier_init(&s.full, 1);
       mbarrier_init(&s.free_, 4);
-      mbarrier_init_fence();
+      if (!is(Mistake::no_init_fence)) mbarrier_init_fence();
     }
     sync_block();
     if (thread_id() == 0) produce();
@@ -164,6 +165,7 @@ struct Expected {
 
 TEST(Emulator, NamesTheMistake) {
   const Expected table[] = {
+      {Mistake::no_init_fence, "without fence.mbarrier_init"},
       {Mistake::no_wait, "wgmma reads shared row"},
       {Mistake::wrong_parity, "wgmma reads shared row"},
       {Mistake::no_wgmma_fence, "without wgmma.fence"},
@@ -198,6 +200,8 @@ TEST(Emulator, RefusesTensorMapsThatTheDriverWould) {
   EXPECT_NE(emulator::make_tensor_map(x + 1, 64, 8, 1, 64, 512, &map), "");
   EXPECT_NE(emulator::make_tensor_map(x, 64, 8, 1, 65, 512, &map), "");
   EXPECT_NE(emulator::make_tensor_map(x, 64, 0, 1, 64, 512, &map), "");
+  EXPECT_NE(emulator::make_tensor_map(x, 64, 8, 1, 64, 0, &map), "");
+  EXPECT_NE(emulator::make_tensor_map(x, 64, 8, 1, 64, int64_t{1} << 39, &map), "");
   EXPECT_EQ(emulator::make_tensor_map(x, 64, 8, 1, 64, 512, &map), "");
 }
 

@@ -255,6 +255,10 @@ MBarrier& Block::mbarrier(const uint64_t* b) {
   return mbarriers_[at];
 }
 
+void Block::fence_mbarriers() {
+  for (auto& [at, barrier] : mbarriers_) barrier.fenced = true;
+}
+
 void Block::settle(MBarrier& barrier) {
   if (!barrier.live) fault("mbarrier used before its initialisation");
   if (barrier.pending < 0) fault("mbarrier: more arrivals than it was made for");

@@ -7,7 +7,8 @@
 // byte counts that never match; plain stores that reach TMA without fence.proxy.async; accumulators
 // or A registers touched while wgmma is in flight, or without wgmma.fence before it; warps and
 // warpgroups that do not act together; misaligned tiles; shared memory left busy at the end; writes
-// past the block's share of it; global memory that is not the device's.
+// past the block's share of it; mbarriers that TMA gets unfenced; global memory that is not the
+// device's.
 // Swizzle and descriptor distances are decoded as the hardware does, so a mismatch between what
 // TMA writes and wgmma reads gives wrong numbers.
 // What it cannot find: memory order between plain accesses, registers, bank conflicts, speed, and
@@ -46,7 +47,7 @@ struct Barrier {
 };
 
 struct MBarrier {
-  bool live = false;
+  bool live = false, fenced = false;
   int64_t count = 0, pending = 0, bytes = 0;
   uint32_t phase = 0;  // completed phases
 };
@@ -151,6 +152,7 @@ class Block {
   int shared_bytes() const { return shared_bytes_; }
   Row& row(uint32_t address) { return rows[address / kRowBytes]; }
   MBarrier& mbarrier(const uint64_t* b);
+  void fence_mbarriers();
   void settle(MBarrier& barrier);
   void check_readable(uint32_t address, const char* who, bool every_phase);
   void run_store(int64_t id);

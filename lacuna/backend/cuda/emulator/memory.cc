@@ -52,6 +52,9 @@ std::string make_tensor_map(const void* base, int64_t channels, int64_t tokens, 
   if (reinterpret_cast<uintptr_t>(base) % 16 != 0) return "tensor map: base not 16-byte aligned";
   if (token_stride * 2 % 16 != 0 || head_stride * 2 % 16 != 0)
     return "tensor map: strides not multiples of 16 bytes";
+  for (const int64_t stride : {token_stride, head_stride})
+    if (stride < 1 || stride >= int64_t{1} << 39)
+      return "tensor map: strides outside 1 to 2^40 bytes";
   if (channels < 1 || tokens < 1 || heads < 1) return "tensor map: an empty dimension";
   const Geometry g{static_cast<unsigned char*>(const_cast<void*>(base)),
                    {channels, tokens, heads},
@@ -93,7 +96,10 @@ using emulator::kRowBytes;
 void mbarrier_init(uint64_t* b, uint32_t arrivals) {
   emulator::MBarrier& barrier = block().mbarrier(b);
   if (barrier.live) block().fault("mbarrier initialised twice");
-  barrier = {true, arrivals, arrivals, 0, 0};
+  barrier = {.live = true, .count = arrivals, .pending = arrivals};
+}
+void mbarrier_init_fence() {
+  block().fence_mbarriers();
 }
 void mbarrier_arrive(uint64_t* b) {
   emulator::MBarrier& barrier = block().mbarrier(b);
@@ -121,6 +127,7 @@ void tma_load(void* to, const TensorMap* map, uint64_t* full, int channel, int t
   emulator::check_box(address);
   const auto barrier_at = static_cast<int32_t>(shared_address(full));
   emulator::MBarrier& barrier = b.mbarrier(full);
+  if (!barrier.fenced) b.fault("TMA load on an mbarrier without fence.mbarrier_init");
   ++b.loads;
   for (int r = 0; r < emulator::kBoxRows; ++r) {
     emulator::Row& row = b.row(address + r * kRowBytes);

@@ -125,7 +125,7 @@ void mma(float* d, const uint32_t* a, uint32_t b0, uint32_t b1, Bf16);
 void mma(float* d, const uint32_t* a, uint32_t b0, uint32_t b1, F16);
 
 void mbarrier_init(uint64_t* b, uint32_t arrivals);
-inline void mbarrier_init_fence() {}
+void mbarrier_init_fence();
 void mbarrier_arrive(uint64_t* b);
 void mbarrier_arrive_expect(uint64_t* b, uint32_t bytes);
 void mbarrier_wait(uint64_t* b, uint32_t parity);
