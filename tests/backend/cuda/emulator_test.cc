@@ -6,6 +6,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
+#include <limits>
 #include <vector>
 
 #include "lacuna/backend/cuda/emulator/ptx_emulated.h"
@@ -203,6 +206,22 @@ TEST(Emulator, RefusesTensorMapsThatTheDriverWould) {
   EXPECT_NE(emulator::make_tensor_map(x, 64, 8, 1, 64, 0, &map), "");
   EXPECT_NE(emulator::make_tensor_map(x, 64, 8, 1, 64, int64_t{1} << 39, &map), "");
   EXPECT_EQ(emulator::make_tensor_map(x, 64, 8, 1, 64, 512, &map), "");
+}
+
+// So that tolerances meet such errors here first.
+TEST(Emulator, IsAsFarOffAsAGpuMayBe) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  for (float x = -125.5f; x < 100.0f; x += 0.37f) {
+    const float share = exp2_approx(x) / std::exp2(x) - 1.0f;
+    EXPECT_NEAR(std::abs(share), 0x1p-22f, 0x1p-23f) << x;
+    const float y = exp2_approx(x), limit = std::max(1.0f, std::abs(std::log2(y))) * 0x1.5p-22f;
+    EXPECT_LE(std::abs(log2_approx(y) - std::log2(y)), limit) << y;
+  }
+  EXPECT_EQ(exp2_approx(0.0f), 1.0f);
+  EXPECT_EQ(exp2_approx(-kInfinity), 0.0f);
+  EXPECT_EQ(exp2_approx(-127.0f), 0.0f) << "subnormal";
+  EXPECT_EQ(log2_approx(0x1p-130f), -kInfinity);
+  EXPECT_TRUE(std::isnan(exp2_approx(std::nanf(""))));
 }
 
 }  // namespace

@@ -8,7 +8,7 @@
 // or A registers touched while wgmma is in flight, or without wgmma.fence before it; warps and
 // warpgroups that do not act together; misaligned tiles; shared memory left busy at the end; writes
 // past the block's share of it; mbarriers that TMA gets unfenced; global memory that is not the
-// device's.
+// device's. Exponentials, logarithms and sums of tensor cores are as far off as a GPU may be.
 // Swizzle and descriptor distances are decoded as the hardware does, so a mismatch between what
 // TMA writes and wgmma reads gives wrong numbers.
 // What it cannot find: memory order between plain accesses, registers, bank conflicts, speed, and

@@ -48,12 +48,10 @@ inline int32_t atomic_add(int32_t* p, int32_t x) {
   return old;
 }
 
-inline float exp2_approx(float x) {
-  return std::exp2(x);
-}
-inline float log2_approx(float x) {
-  return std::log2(x);
-}
+// Off by what the PTX manual allows, up or down by the bits of the input: 2^-22 of the result, for
+// logarithms of 0.5 to 2 of 1. Subnormal inputs and results are zeros.
+float exp2_approx(float x);
+float log2_approx(float x);
 // The number of two, if only one is.
 inline float max_of(float a, float b) {
   return std::fmax(a, b);

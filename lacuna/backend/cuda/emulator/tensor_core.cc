@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
 
 #include "lacuna/backend/cuda/emulator/block.h"
@@ -20,6 +21,18 @@ constexpr uint32_t kPoison = 0x7fa0dead;  // a NaN nobody computes
 float to_float(uint16_t bits, bool half) {
   if (half) return _cvtsh_ss(bits);
   return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+}
+
+// 2^-22 up or down, the same for the same input.
+float allowed_error(float x) {
+  return (std::bit_cast<uint32_t>(x) * 0x9e3779b1u) >> 31 != 0 ? 0x1p-22f : -0x1p-22f;
+}
+
+// To f32 towards zero: the manual leaves the rounding of sums open, and tensor cores cut.
+float cut(double x) {
+  const auto y = static_cast<float>(x);
+  return std::abs(double{y}) > std::abs(x) ? std::bit_cast<float>(std::bit_cast<uint32_t>(y) - 1)
+                                           : y;
 }
 
 // wgmma operand: 128-byte swizzle, distances from the descriptor (PTX manual, matrix descriptor).
@@ -170,7 +183,7 @@ void execute(const Product& p, int first_thread) {
     for (int c = 0; c < p.n; ++c) {
       float& d = value[(r / 16) * 32 + (r % 8) * 4 + (c % 8) / 2]
                       [(c / 8) * 4 + ((r % 16) / 8) * 2 + (c & 1)];
-      d = p.accumulate ? d + sum[c] : sum[c];
+      d = cut(p.accumulate ? double{d} + double{sum[c]} : double{sum[c]});
     }
   }
 }
@@ -269,8 +282,10 @@ void mma_16x8x16(float* d, const uint32_t* a, uint32_t b0, uint32_t b1, bool hal
       for (int k = 0; k < 16; ++k)
         for (int c = 0; c < 8; ++c) sum[r][c] += left[r][k] * right[k][c];
     for (int l = 0; l < 32; ++l)
-      for (int i = 0; i < 4; ++i)
-        static_cast<float*>(warp.out[l])[i] += sum[l / 4 + 8 * (i >> 1)][2 * (l % 4) + (i & 1)];
+      for (int i = 0; i < 4; ++i) {
+        float& d0 = static_cast<float*>(warp.out[l])[i];
+        d0 = cut(double{d0} + double{sum[l / 4 + 8 * (i >> 1)][2 * (l % 4) + (i & 1)]});
+      }
   });
 }
 
@@ -278,6 +293,17 @@ void mma_16x8x16(float* d, const uint32_t* a, uint32_t b0, uint32_t b1, bool hal
 }  // namespace emulator
 
 using emulator::block;
+
+float exp2_approx(float x) {
+  if (std::fpclassify(x) == FP_SUBNORMAL || x == 0.0f) return 1.0f;
+  const float y = std::exp2(x) * (1.0f + emulator::allowed_error(x));
+  return std::fpclassify(y) == FP_SUBNORMAL ? 0.0f : y;
+}
+float log2_approx(float x) {
+  if (std::fpclassify(x) == FP_SUBNORMAL) x = std::copysign(0.0f, x);
+  const float y = std::log2(x), error = emulator::allowed_error(x);
+  return x > 0.5f && x < 2.0f ? y + error : y * (1.0f + error);
+}
 
 float to_float(uint16_t bits, F16) {
   return emulator::to_float(bits, true);
