@@ -266,12 +266,16 @@ class Sm90Consumer {
   // S = Q K^T. K-major operands: 8-row groups are 1,024 bytes apart, 16 channels are 32 bytes
   // inside the swizzle atom; the leading distance is not used by this layout.
   LACUNA_DEVICE void issue_scores(int stage) {
+    constexpr uint32_t kColumn = kTileKeys * 128;
+    static_assert(sizeof(s_.q[0]) == kColumn && sizeof(s_.k[0][0]) == kColumn);
+    const uint64_t q = wgmma_descriptor(&s_.q[0][half_ * kHalfRows][0], 16, 1024);
+    const uint64_t k = wgmma_descriptor(&s_.k[stage][0][0][0], 16, 1024);
     wgmma_fence();
     LACUNA_UNROLL
-    for (int c = 0; c < kDim / 64; ++c) LACUNA_UNROLL
-    for (int x = 0; x < 4; ++x)
-      wgmma_shared(s_acc_, wgmma_descriptor(&s_.q[c][half_ * kHalfRows][x * 16], 16, 1024),
-                   wgmma_descriptor(&s_.k[stage][c][0][x * 16], 16, 1024), (c | x) != 0, T());
+    for (uint32_t c = 0; c < kDim / 64; ++c) LACUNA_UNROLL
+    for (uint32_t x = 0; x < 4; ++x)
+      wgmma_shared(s_acc_, wgmma_behind(q, c * kColumn + x * 32),
+                   wgmma_behind(k, c * kColumn + x * 32), (c | x) != 0, T());
     wgmma_commit();
   }
 
@@ -279,11 +283,11 @@ class Sm90Consumer {
   // 8 keys 1,024 bytes (stride).
   LACUNA_DEVICE void issue_values(uint32_t tile) {
     const int stage = ring_use(tile).index;
+    const uint64_t v = wgmma_descriptor(&s_.v[stage][0][0][0], kTileKeys * 128, 1024);
     wgmma_fence();
     LACUNA_UNROLL
-    for (int x = 0; x < kTileKeys / 16; ++x)
-      wgmma_registers(o_, packed_ + 4 * x,
-                      wgmma_descriptor(&s_.v[stage][0][x * 16][0], kTileKeys * 128, 1024), T());
+    for (uint32_t x = 0; x < kTileKeys / 16; ++x)
+      wgmma_registers(o_, packed_ + 4 * x, wgmma_behind(v, x * 16 * 128), T());
     wgmma_commit();
   }
 

@@ -312,6 +312,12 @@ LACUNA_DEVICE uint64_t wgmma_descriptor(const void* p, uint32_t leading, uint32_
          (static_cast<uint64_t>(stride >> 4) << 32) | (uint64_t{1} << 62);
 }
 
+// The operand that lies `bytes` behind. Two descriptors made anew are twelve instructions in front
+// of their product, two of these are four.
+LACUNA_DEVICE uint64_t wgmma_behind(uint64_t descriptor, uint32_t bytes) {
+  return (descriptor >> 32 << 32) | (static_cast<uint32_t>(descriptor) + (bytes >> 4));
+}
+
 #define LACUNA_F4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define LACUNA_F16(d, i) \
   LACUNA_F4(d, i), LACUNA_F4(d, i + 4), LACUNA_F4(d, i + 8), LACUNA_F4(d, i + 12)

@@ -154,6 +154,9 @@ void wgmma_wait() {
 template <int kCount>
 void wgmma_landed(float (&)[kCount]) {}
 uint64_t wgmma_descriptor(const void* p, uint32_t leading, uint32_t stride);
+inline uint64_t wgmma_behind(uint64_t descriptor, uint32_t bytes) {
+  return descriptor + (bytes >> 4);
+}
 void wgmma_shared(float (&d)[64], uint64_t a, uint64_t b, int accumulate, Bf16);
 void wgmma_shared(float (&d)[64], uint64_t a, uint64_t b, int accumulate, F16);
 void wgmma_registers(float (&d)[64], const uint32_t* a, uint64_t b, Bf16);
