@@ -54,6 +54,7 @@ struct RopeTables {
 struct ConvParams {
   int32_t stride_t = 1, stride_h = 1, stride_w = 1;
   int32_t pad_top = 0, pad_bottom = 0, pad_left = 0, pad_right = 0;
+  bool relu = false;  // of the result, with bias and residual: what is below 0 becomes 0
 };
 
 // Where things lie. Backend memory is what allocate() gives. A TensorView argument of any op may

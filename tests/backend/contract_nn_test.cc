@@ -277,7 +277,7 @@ TEST_P(NnContract, Conv3d) {
   int turn = 0;
   for (const Case& s : cases)
     for (DType dtype : {DType::f32, DType::bf16})
-      for (int mix = 0; mix < 4; ++mix) {
+      for (int mix = 0; mix < 8; ++mix) {
         const Tensor x = random_tensor(dtype, {s.t, s.h, s.w, s.c_in}, ++turn);
         const Tensor w = random_tensor(dtype, {s.c_out, s.c_in, s.kt, s.kh, s.kw}, 2);
         const std::vector<float> bias = random_floats(s.c_out, 3, 5.0);
@@ -289,8 +289,10 @@ TEST_P(NnContract, Conv3d) {
         const TensorView residual_view = residual;
         const float* b = mix & 1 ? bias.data() : nullptr;
         const TensorView* r = mix & 2 ? &residual_view : nullptr;
-        ref_->conv3d(x, w, b, s.conv, r, expected);
-        backend_->conv3d(x, w, b, s.conv, r, out);
+        ConvParams conv = s.conv;
+        conv.relu = (mix & 4) != 0;
+        ref_->conv3d(x, w, b, conv, r, expected);
+        backend_->conv3d(x, w, b, conv, r, out);
         EXPECT_TRUE(
             close(out, expected, network(dtype), fmt::format("case {} mix {}", &s - cases, mix)));
       }

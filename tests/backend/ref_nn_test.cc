@@ -283,6 +283,7 @@ TEST_P(RefNn, Conv3d) {
        false},
       {5, 2, 2, 4, 3, 3, 1, 1, {.stride_t = 2}, true, false},
       {2, 4, 5, 2, 3, 2, 3, 2, {.pad_top = 2, .pad_left = 1}, true, false},
+      {1, 4, 5, 2, 3, 1, 3, 3, {.pad_top = 1, .relu = true}, true, true},
   };
   for (const ConvSpec& s : specs) {
     const Tensor x = random_tensor(GetParam(), {s.t, s.h, s.w, s.c_in}, 1);
@@ -311,7 +312,7 @@ TEST_P(RefNn, Conv3d) {
                            get(w, (((o * s.c_in + c) * s.kt + a) * s.kh + b) * s.kw + e);
                   }
             if (s.residual) sum += get(residual, static_cast<int64_t>(expected.size()));
-            expected.push_back(sum);
+            expected.push_back(s.conv.relu ? std::max(sum, 0.0) : sum);
           }
     const TensorView residual_view = residual;
     backend_->conv3d(x, w, s.bias ? bias.data() : nullptr, s.conv,

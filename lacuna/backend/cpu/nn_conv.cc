@@ -107,6 +107,7 @@ void make_plan(Conv& c) {
   s.dst = c.stage ? DType::f32 : c.out.dtype;
   s.bias = c.bias != nullptr;
   s.accumulate = c.residual != nullptr;
+  s.relu = c.conv.relu;
   c.plan = c.dnn.conv(s);
 }
 
@@ -219,7 +220,8 @@ void conv3d(OneDnn& dnn, const TensorView& x, const TensorView& w, const float* 
   const bool unit = w.shape[2] == 1 && w.shape[3] == 1 && w.shape[4] == 1 && conv.stride_t == 1 &&
                     conv.stride_h == 1 && conv.stride_w == 1;
   const bool padded = (conv.pad_top | conv.pad_bottom | conv.pad_left | conv.pad_right) != 0;
-  if (unit && !padded) return pointwise(c);
+  // A product has no such end.
+  if (unit && !padded && !conv.relu) return pointwise(c);
   c.widen = c.stage = x.dtype == DType::bf16 && !dnn.native_bf16();
   choose_bands(c);
   make_plan(c);

@@ -185,11 +185,10 @@ ConvPlan::ConvPlan(const dnnl::engine& engine, const ConvSpec& spec)
                         : Desc(kind, direct, src_, weights, dst_, strides, left, right);
   dnnl::primitive_attr attr;
   attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-  if (spec.accumulate) {
-    dnnl::post_ops ops;
-    ops.append_sum(1.0f);
-    attr.set_post_ops(ops);
-  }
+  dnnl::post_ops ops;
+  if (spec.accumulate) ops.append_sum(1.0f);
+  if (spec.relu) ops.append_eltwise(1.0f, dnnl::algorithm::eltwise_relu, 0.0f, 0.0f);
+  attr.set_post_ops(ops);
   const dnnl::convolution_forward::primitive_desc pd(desc, attr, engine_);
   primitive_ = dnnl::convolution_forward(pd);
   weights_ = pd.weights_desc();
@@ -277,7 +276,7 @@ std::shared_ptr<const ConvPlan> OneDnn::conv(const ConvSpec& s) {
                    s.pad_left,
                    static_cast<int64_t>(s.dtype),
                    static_cast<int64_t>(s.dst),
-                   2 * s.bias + s.accumulate};
+                   4 * s.relu + 2 * s.bias + s.accumulate};
   return find_or_make(convs_, key, [&] { return std::make_shared<const ConvPlan>(engine_, s); });
 }
 

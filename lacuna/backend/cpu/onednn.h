@@ -77,6 +77,7 @@ struct ConvSpec {
   DType dst = DType::f32;
   bool bias = false;        // f32 [c_out]
   bool accumulate = false;  // add to dst
+  bool relu = false;        // of what is stored
 };
 
 class ConvPlan {

@@ -105,7 +105,7 @@ void conv3d(Device& device, Resident& weights, const TensorView& x, const Tensor
   g.out_stride = g.base_stride = w.shape[0];
   g.bias = biases.data();
   g.n = static_cast<int32_t>(w.shape[0]), g.k = static_cast<int32_t>(row);
-  g.bf16 = g.out_bf16 = is_bf16(x);
+  g.bf16 = g.out_bf16 = is_bf16(x), g.relu = conv.relu;
   for (int64_t begin = 0; begin < positions; begin += step) {
     const int64_t count = std::min(step, positions - begin);
     if (!direct) {

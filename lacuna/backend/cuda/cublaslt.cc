@@ -121,7 +121,7 @@ class CublasLt final : public MatrixLibrary {
                       (g.base == nullptr ? 0
                        : g.base == g.out ? 8
                                          : 16) |
-                      static_cast<int>(g.activation) << 5;
+                      static_cast<int>(g.activation) << 5 | (g.relu ? 128 : 0);
     return {g.m,
             g.n,
             g.k,
@@ -133,6 +133,15 @@ class CublasLt final : public MatrixLibrary {
             {alignment(g.x), alignment(g.w), alignment(g.out),
              alignment(g.base == nullptr ? g.out : g.base),
              alignment(g.bias == nullptr ? g.out : g.bias)}};
+  }
+
+  // Applied to the sum with the base.
+  static cublasLtEpilogue_t epilogue_of(const Gemm& g) {
+    const bool bias = g.bias != nullptr;
+    if (g.activation == Activation::gelu_tanh)
+      return bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
+    if (g.relu) return bias ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_RELU;
+    return bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
   }
 
   Plan& plan_of(const Gemm& g) {
@@ -160,10 +169,7 @@ class CublasLt final : public MatrixLibrary {
     check(
         api_.set_matmul(plan->matmul, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof(transposed)),
         "transposition");
-    const bool gelu = g.activation == Activation::gelu_tanh;
-    const cublasLtEpilogue_t epilogue =
-        g.bias != nullptr ? (gelu ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_BIAS)
-                          : (gelu ? CUBLASLT_EPILOGUE_GELU : CUBLASLT_EPILOGUE_DEFAULT);
+    const cublasLtEpilogue_t epilogue = epilogue_of(g);
     check(api_.set_matmul(plan->matmul, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof(epilogue)),
           "epilogue");
     set_bias(*plan, g);

@@ -81,8 +81,8 @@ class Device {
   }
 
   // A product as a library of matrix products can finish it: no gate, activation none or gelu_tanh
-  // (then no base), out f32 or of x's type, bias of out's type, k above 0. False, and nothing
-  // done, where there is no library or it refuses: gemm.h has kernels for the rest.
+  // (then no base and no relu), out f32 or of x's type, bias of out's type, k above 0. False, and
+  // nothing done, where there is no library or it refuses: gemm.h has kernels for the rest.
   virtual bool gemm(const Gemm& gemm) = 0;
 
   // [heads, tokens, channels] of 16-bit elements, boxes of 64 tokens x 64 channels, 128-byte

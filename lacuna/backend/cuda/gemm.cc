@@ -36,8 +36,8 @@ Gemm rows_of(const Gemm& g, int32_t begin, int32_t count) {
 bool library_can(const Gemm& g) {
   const bool types = g.bf16 || !g.out_bf16;
   // How exact its tanh is, nobody says: enough for bf16, perhaps not for f32.
-  const bool end = g.activation == Activation::none ||
-                   (g.activation == Activation::gelu_tanh && g.base == nullptr && g.out_bf16);
+  const bool end = g.activation == Activation::none || (g.activation == Activation::gelu_tanh &&
+                                                        g.base == nullptr && !g.relu && g.out_bf16);
   return types && end && g.gate == nullptr && g.k > 0;
 }
 
@@ -70,7 +70,7 @@ bool by_parts(Device& device, const Gemm& g, int64_t part_bytes) {
     plain.out_stride = quads * 4;
     plain.out_bf16 = false;
     plain.base = nullptr, plain.bias = nullptr, plain.gate = nullptr;
-    plain.activation = Activation::none;
+    plain.activation = Activation::none, plain.relu = false;
     // A refusal depends on the shape: only the first part has the choice.
     if (!device.gemm(plain)) {
       if (begin > 0) own_gemm(device, rows_of(g, begin, g.m - begin));

@@ -15,15 +15,17 @@
 
 namespace lacuna::cuda {
 
-// out = base + gate * act(product + bias), one element.
+// out = base + gate * act(product + bias), then relu; one element.
 LACUNA_DEVICE float finished(const Gemm& g, int64_t row, int column, float y) {
   if (g.bias != nullptr) y += load_element<F32>(g.bias, column);
   if (g.activation == Activation::gelu_tanh) y = gelu_tanh(y);
   if (g.activation == Activation::silu) y = silu(y);
   if (g.gate != nullptr) y *= load_element<F32>(g.gate, column);
-  if (g.base == nullptr) return y;
-  const int64_t at = row * g.base_stride + column;
-  return y + (g.out_bf16 ? load_element<Bf16>(g.base, at) : load_element<F32>(g.base, at));
+  if (g.base != nullptr) {
+    const int64_t at = row * g.base_stride + column;
+    y += g.out_bf16 ? load_element<Bf16>(g.base, at) : load_element<F32>(g.base, at);
+  }
+  return g.relu && y < 0.0f ? 0.0f : y;
 }
 
 LACUNA_DEVICE void store_out(const Gemm& g, int64_t row, int column, float product) {

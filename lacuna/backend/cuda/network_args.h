@@ -10,8 +10,9 @@ namespace lacuna::cuda {
 
 enum class Activation : uint8_t { none, gelu_tanh, silu };
 
-// out = base + gate * act(x w^T + bias): x [m, k], w [n, k] of one type, out and base [m, n] of one
-// type, rows strided; f32 accumulation. base may be out itself.
+// out = base + gate * act(x w^T + bias), or 0 where relu and that is below: x [m, k], w [n, k] of
+// one type, out and base [m, n] of one type, rows strided; f32 accumulation. base may be out
+// itself.
 struct Gemm {
   const void* x;
   const void* w;
@@ -23,6 +24,7 @@ struct Gemm {
   int32_t m, n, k;
   bool bf16, out_bf16, bias_bf16;
   Activation activation;
+  bool relu;
 };
 
 // The rest of a Gemm, given its product in f32.

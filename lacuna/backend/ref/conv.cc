@@ -57,8 +57,10 @@ void conv3d(const TensorView& x, const TensorView& w, const float* bias, const C
               sum[o] += dot(pixel, tap + o * kt * kh * kw * in.c, in.c);
           }
       const int64_t at = ((t * to.h + y) * to.w + z) * to.c;
-      for (int64_t o = 0; o < to.c; ++o)
-        writer(out).set(at + o, sum[o] + (residual != nullptr ? reader(*residual)[at + o] : 0.0f));
+      for (int64_t o = 0; o < to.c; ++o) {
+        const double y = sum[o] + (residual != nullptr ? reader(*residual)[at + o] : 0.0f);
+        writer(out).set(at + o, conv.relu && y < 0.0 ? 0.0 : y);
+      }
     }
   });
 }

@@ -114,7 +114,7 @@ TEST_P(CudaNetwork, ProductsOfOurOwnAndInParts) {
 }
 
 TEST_P(CudaNetwork, ConvolutionsInParts) {
-  const ConvParams conv{.stride_w = 2, .pad_top = 1, .pad_left = 1, .pad_right = 1};
+  const ConvParams conv{.stride_w = 2, .pad_top = 1, .pad_left = 1, .pad_right = 1, .relu = true};
   for (int64_t c_in : {8, 3})
     for (DType dtype : {DType::f32, DType::bf16}) {
       const Tensor x = random_tensor(dtype, {5, 7, 40, c_in}, 1);

@@ -26,7 +26,7 @@ void check_asked(const Gemm& g) {
   LACUNA_CHECK(g.gate == nullptr && g.k > 0 && (g.bf16 || !g.out_bf16) &&
                    (g.bias == nullptr || g.bias_bf16 == g.out_bf16) &&
                    (g.activation == Activation::none ||
-                    (g.activation == Activation::gelu_tanh && g.base == nullptr)),
+                    (g.activation == Activation::gelu_tanh && g.base == nullptr && !g.relu)),
                "emulator: a product that no library can finish");
 }
 
@@ -35,6 +35,7 @@ void finish(const Gemm& g, int64_t i, int64_t j, float sum) {
   if (g.bias != nullptr) sum += element(g.bias, g.bias_bf16, j);
   if (g.activation == Activation::gelu_tanh)
     sum = 0.5f * sum * (1.0f + std::tanh(0.79788456f * (sum + 0.044715f * sum * sum * sum)));
+  if (g.relu) sum = std::max(sum, 0.0f);
   if (g.out_bf16) {
     static_cast<BFloat16*>(g.out)[i * g.out_stride + j] = BFloat16(sum);
   } else {
