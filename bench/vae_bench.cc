@@ -13,6 +13,7 @@
 #include "lacuna/core/error.h"
 #include "lacuna/core/rng.h"
 #include "lacuna/core/threads.h"
+#include "lacuna/models/vae/taehv_decoder.h"
 #include "lacuna/models/vae/wan_decoder.h"
 
 namespace lacuna::bench {
@@ -34,6 +35,15 @@ std::unique_ptr<VideoDecoder> open_decoder(const std::string& preset, WeightSour
   };
   if (preset == "mochi") return of_class("AutoencoderKLMochi");
   if (preset == "hunyuan") return of_class("AutoencoderKLHunyuanVideo");
+  // The tiny ones, at their published sizes.
+  const auto taehv = [&](int64_t channels, int64_t patch, int64_t frames) {
+    TaehvConfig config{.latent_channels = channels, .patch_size = patch};
+    config.time_factors.back() = frames;
+    return std::make_unique<TaehvDecoder>(config, source);
+  };
+  if (preset == "taew2_1" || preset == "taehv") return taehv(16, 1, 2);
+  if (preset == "taew2_2") return taehv(48, 2, 2);
+  if (preset == "taem1") return taehv(12, 1, 3);
   return std::make_unique<WanDecoder>(vae_preset(preset), source);
 }
 
@@ -101,7 +111,8 @@ void run(const Options& options) {
 int main(int argc, char** argv) {
   lacuna::bench::Options options;
   CLI::App app("Times the decoder of a VAE with made-up weights");
-  app.add_option("--preset", options.preset, "wan2.1, wan2.2, tiny, mochi, hunyuan")
+  app.add_option("--preset", options.preset,
+                 "wan2.1, wan2.2, tiny, mochi, hunyuan, taew2_1, taew2_2, taehv, taem1")
       ->capture_default_str();
   app.add_option("--backend", options.backend, "ref, cpu");
   app.add_option("--dtype", options.dtype, "weights and compute")

@@ -28,6 +28,7 @@
 #include "lacuna/models/text/umt5.h"
 #include "lacuna/models/vae/hunyuan_config.h"
 #include "lacuna/models/vae/mochi_config.h"
+#include "lacuna/models/vae/taehv_config.h"
 #include "lacuna/models/vae/vae_config.h"
 #include "lacuna/models/wan/wan_config.h"
 
@@ -123,7 +124,7 @@ bool try_json(std::span<const uint8_t> input) {
   if (input.empty()) return false;
   const std::string_view text(reinterpret_cast<const char*>(input.data()) + 1, input.size() - 1);
   return accepted([&] {
-    switch (input[0] % 10) {
+    switch (input[0] % 11) {
       case 0:
         for (const std::string& name : shard_files(text, "index")) {
           require(std::filesystem::path(name).filename() == name, "a shard name is no path");
@@ -152,6 +153,9 @@ bool try_json(std::span<const uint8_t> input) {
         break;
       case 9:
         hunyuan_config_from_json(text, "config").validate();
+        break;
+      case 10:
+        parse_taehv_config(text, "config");
         break;
       default:
         umt5_config_from_json(text, "config").validate();

@@ -45,6 +45,7 @@ set(LACUNA_PARSER_SOURCES
   lacuna/models/text/unicode_form.cc
   lacuna/models/vae/hunyuan_config.cc
   lacuna/models/vae/mochi_config.cc
+  lacuna/models/vae/taehv_config.cc
   lacuna/models/vae/vae_config.cc
   lacuna/models/wan/wan_config.cc
   lacuna/models/wan/wan_config_read.cc)

@@ -174,12 +174,8 @@ Feature Upsample::forward(Context& ctx, Stream& stream, const Feature& x,
   }
   for (int i = 0; i < 4; ++i) {
     const int dy = i / 2, dx = i % 2;
-    ConvParams params;
-    params.pad_top = 1 - dy;
-    params.pad_bottom = dy;
-    params.pad_left = 1 - dx;
-    params.pad_right = dx;
-    ctx.backend.conv3d(wide.view, ctx.weight(phases[i]), bias.as<float>(), params, nullptr, phase);
+    ctx.backend.conv3d(wide.view, ctx.weight(phases[i]), bias.as<float>(), phase_padding(dy, dx),
+                       nullptr, phase);
     dup.channels = &dup_channels[i];
     interleave_phase(ctx.backend, phase, dy, dx, kept, block_input == nullptr ? nullptr : &dup,
                      out.view);

@@ -113,6 +113,12 @@ Upsample load_upsample(WeightReader& reader, const std::string& name, int64_t c,
                        bool temporal, int64_t dup_in);
 Downsample load_downsample(WeightReader& reader, const std::string& name, int64_t c, bool temporal);
 
+// Sums of the 3x3 taps of weight [c_out, c_in, 3, 3] f32 that read the same cell of a map before
+// its sides are doubled, for rows and columns of one parity each: [c_out, c_in, 1, 2, 2] f32.
+Tensor phase_weight(const Tensor& weight, int row_parity, int column_parity);
+// The padding with which these make a map of its own size.
+ConvParams phase_padding(int row_parity, int column_parity);
+
 // Dense attention of one head: q, out [n, c], k, v [m, c]; rows may be strided.
 void attend_one_head(Context& ctx, const TensorView& q, const TensorView& k, const TensorView& v,
                      const TensorView& out);

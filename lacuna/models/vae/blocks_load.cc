@@ -6,10 +6,8 @@
 #include "lacuna/models/vae/blocks.h"
 
 namespace lacuna {
-namespace {
 
-// Sums of the 3x3 taps that read the same cell of the small map: for output parity 0 the two cells
-// are {-1}, {0, +1}; for parity 1 they are {-1, 0}, {+1}.
+// For output parity 0 the two cells are {-1}, {0, +1}; for parity 1 they are {-1, 0}, {+1}.
 Tensor phase_weight(const Tensor& weight, int row_parity, int column_parity) {
   const int64_t filters = weight.view().shape[0] * weight.view().shape[1];
   Tensor out = Tensor::zeros(DType::f32, {weight.view().shape[0], weight.view().shape[1], 1, 2, 2});
@@ -25,6 +23,17 @@ Tensor phase_weight(const Tensor& weight, int row_parity, int column_parity) {
   }
   return out;
 }
+
+ConvParams phase_padding(int row_parity, int column_parity) {
+  ConvParams params;
+  params.pad_top = 1 - row_parity;
+  params.pad_bottom = row_parity;
+  params.pad_left = 1 - column_parity;
+  params.pad_right = column_parity;
+  return params;
+}
+
+namespace {
 
 // Channels that DupUp3D reads for row and column offsets dy, dx: output channel c
 // with frame offset a is the repeated input channel (c * cell + a * 4 + dy * 2 + dx) / repeats.

@@ -9,13 +9,14 @@
 #include "lacuna/models/vae/hunyuan_decoder.h"
 #include "lacuna/models/vae/linear_autoencoder.h"
 #include "lacuna/models/vae/mochi_decoder.h"
+#include "lacuna/models/vae/taehv_decoder.h"
 #include "lacuna/models/vae/wan_decoder.h"
 #include "lacuna/models/vae/wan_encoder.h"
 
 namespace lacuna {
 namespace {
 
-enum class VaeClass { wan, linear, mochi, hunyuan };
+enum class VaeClass { wan, linear, mochi, hunyuan, taehv };
 
 VaeClass vae_class(std::string_view config_json, std::string_view where) {
   const nlohmann::json json = parse_vae_object(config_json, where);
@@ -27,9 +28,10 @@ VaeClass vae_class(std::string_view config_json, std::string_view where) {
   if (*name == "LinearVideoAutoencoder") return VaeClass::linear;
   if (*name == "AutoencoderKLMochi") return VaeClass::mochi;
   if (*name == "AutoencoderKLHunyuanVideo") return VaeClass::hunyuan;
+  if (*name == "TAEHV") return VaeClass::taehv;
   fail("{}: class {}, expected AutoencoderKLWan, AutoencoderKLMochi, {}", where,
        name->get<std::string>().substr(0, 80),
-       "AutoencoderKLHunyuanVideo or LinearVideoAutoencoder");
+       "AutoencoderKLHunyuanVideo, LinearVideoAutoencoder or TAEHV");
 }
 
 }  // namespace
@@ -74,6 +76,8 @@ std::unique_ptr<VideoDecoder> make_video_decoder(std::string_view config_json,
     case VaeClass::linear:
       return std::make_unique<LinearVideoAutoencoder>(parse_linear_config(config_json, where),
                                                       source);
+    case VaeClass::taehv:
+      return std::make_unique<TaehvDecoder>(parse_taehv_config(config_json, where), source);
     default:
       return std::make_unique<WanDecoder>(parse_vae_config(config_json, where), source);
   }

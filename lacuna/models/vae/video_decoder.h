@@ -92,9 +92,10 @@ Tensor decode_video(const VideoDecoder& decoder, Context& ctx, const TensorView&
                     const DecodeOptions& options = {});
 
 // The autoencoder that a vae/config.json describes: _class_name AutoencoderKLWan (also when
-// absent), LinearVideoAutoencoder or, decoders only, AutoencoderKLMochi and
-// AutoencoderKLHunyuanVideo. `where` names the config in messages. The source must outlive the
-// result. Throws Error on an unknown class, a bad config or missing tensors.
+// absent), LinearVideoAutoencoder or, decoders only, AutoencoderKLMochi,
+// AutoencoderKLHunyuanVideo and TAEHV (our name for what has no config of its own). `where` names
+// the config in messages. The source must outlive the result. Throws Error on an unknown class, a
+// bad config or missing tensors.
 std::unique_ptr<VideoDecoder> make_video_decoder(std::string_view config_json,
                                                  std::string_view where, WeightSource& source);
 std::unique_ptr<VideoEncoder> make_video_encoder(std::string_view config_json,
