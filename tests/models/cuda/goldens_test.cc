@@ -63,8 +63,9 @@ TEST(CudaGoldens, JointTransformersOnTheEmulator) {
 
 TEST(CudaGoldens, TextEncoderAndDecodersOnTheEmulator) {
   constexpr std::string_view kNames[] = {"umt5-valid18", "vae21-decode-1frame",
-                                         "hunyuan-vae-decode-1frame", "mochi-vae-decode-1frame"};
-  verify_all(only(kNames), *emulated(), DType::f32, 4);
+                                         "hunyuan-vae-decode-1frame", "mochi-vae-decode-1frame",
+                                         "taehv-1frame"};
+  verify_all(only(kNames), *emulated(), DType::f32, 5);
 }
 
 class CudaGoldensOnGpu : public ::testing::TestWithParam<DType> {};
