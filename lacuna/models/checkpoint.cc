@@ -241,6 +241,7 @@ void place_parts(std::vector<CheckpointPart> parts, Checkpoint& checkpoint) {
   for (CheckpointPart& part : others) {
     CheckpointPart& place = is_text_encoder(part.tensors)          ? checkpoint.text_encoder
                             : is_pooled_text_encoder(part.tensors) ? checkpoint.pooled_encoder
+                            : is_tiny_decoder(part.tensors)        ? checkpoint.tiny_decoder
                                                                    : checkpoint.vae;
     const std::string_view name = part_name(part.tensors);
     LACUNA_CHECK(placed.insert(name).second, "{} and {}: two {} candidates, expected one",
@@ -251,11 +252,16 @@ void place_parts(std::vector<CheckpointPart> parts, Checkpoint& checkpoint) {
 
 // --- layouts -------------------------------------------------------------------------------------
 
+constexpr const char* kConvert =
+    "import sys, torch, safetensors.torch as s; "
+    "s.save_file(torch.load(sys.argv[1], weights_only=True), sys.argv[2])";
+
 void refuse_pickle(const fs::path& path) {
   fail(
-      "{}: a pickled PyTorch file, which can run code when loaded; convert it to safetensors, or "
-      "take a repackaged .safetensors or .gguf file, and give that as well",
-      path.string());
+      "{}: a pickled PyTorch file, which can run code when loaded; convert it to safetensors "
+      "(python3 -c \"{}\" IN OUT), or take a repackaged .safetensors or .gguf file, and give that "
+      "as well",
+      path.string(), kConvert);
 }
 
 // The weights of one diffusers subfolder: the index if there is one, else the plain name, else the
@@ -322,7 +328,11 @@ std::vector<fs::path> read_original(const fs::path& root, Checkpoint& checkpoint
   const std::vector<fs::path> files = list_files(root);
   const std::vector<FileGroup> groups = group_files(files);
   std::vector<CheckpointPart> parts;
-  for (const FileGroup& group : groups) parts.push_back(make_part(group, has_folder_name(group)));
+  for (const FileGroup& group : groups) {
+    CheckpointPart part = make_part(group, has_folder_name(group));
+    // It changes every picture: to lie there is not to be asked for.
+    if (!is_tiny_decoder(part.tensors)) parts.push_back(std::move(part));
+  }
   // config.json at the root is the transformer's, unless the folder holds a single other part.
   for (CheckpointPart& part : parts) {
     if (is_transformer(part.tensors) || parts.size() == 1) read_config(part, root / "config.json");
@@ -500,7 +510,7 @@ std::string list_parts(const Checkpoint& checkpoint) {
   std::vector<std::string> list;
   for (const CheckpointPart* part :
        {&checkpoint.transformer, &checkpoint.transformer_2, &checkpoint.vae,
-        &checkpoint.text_encoder, &checkpoint.pooled_encoder}) {
+        &checkpoint.tiny_decoder, &checkpoint.text_encoder, &checkpoint.pooled_encoder}) {
     if (!part->empty())
       list.push_back(fmt::format("{} {}", part_name(part->tensors), part->files.front().string()));
   }
@@ -520,7 +530,7 @@ std::vector<fs::path> checkpoint_files(const Checkpoint& checkpoint) {
   std::set<fs::path> files;
   for (const CheckpointPart* part :
        {&checkpoint.transformer, &checkpoint.transformer_2, &checkpoint.vae,
-        &checkpoint.text_encoder, &checkpoint.pooled_encoder}) {
+        &checkpoint.tiny_decoder, &checkpoint.text_encoder, &checkpoint.pooled_encoder}) {
     files.insert(part->files.begin(), part->files.end());
     if (part->config) files.insert(part->config_file);
     for (const fs::path& file : part->files)

@@ -39,6 +39,7 @@ struct Checkpoint {
   CheckpointPart transformer;    // the only or high-noise network
   CheckpointPart transformer_2;  // the low-noise network of a two-expert model
   CheckpointPart vae;
+  CheckpointPart tiny_decoder;  // makes the picture instead; only of a file that was given
   CheckpointPart text_encoder;
   CheckpointPart pooled_encoder;  // the second text encoder, one row per prompt (HunyuanVideo)
   // tokenizer.json or spiece.model; or the text encoder's own file when it embeds one (GGUF

@@ -26,15 +26,20 @@ bool is_pooled_text_encoder(TensorSet set) {
   return set == TensorSet::clip_text;
 }
 
+bool is_tiny_decoder(TensorSet set) {
+  return set == TensorSet::taehv;
+}
+
 bool is_vae(TensorSet set) {
   return set != TensorSet::unknown && !is_transformer(set) && !is_text_encoder(set) &&
-         !is_pooled_text_encoder(set);
+         !is_pooled_text_encoder(set) && !is_tiny_decoder(set);
 }
 
 std::string_view part_name(TensorSet set) {
   return is_transformer(set)           ? "transformer"
          : is_text_encoder(set)        ? "text encoder"
          : is_pooled_text_encoder(set) ? "pooled text encoder"
+         : is_tiny_decoder(set)        ? "tiny decoder"
                                        : "VAE";
 }
 
@@ -127,6 +132,10 @@ TensorSet classify_tensors(std::span<const std::string> names) {
   if (has("enc.blk.0.attn_q.weight")) return TensorSet::umt5_gguf;
   if (has("blocks.0.attn.q.weight") && has("token_embedding.weight")) {
     return TensorSet::umt5_original;
+  }
+  // Those of pictures have no matrices over time.
+  if (has("decoder.3.conv.0.weight") && has("decoder.7.conv.weight") && has("decoder.22.weight")) {
+    return TensorSet::taehv;
   }
   if (has("basis") && has("mean") && has("scale")) return TensorSet::linear_vae;
   // Before Llama, which a model of both would end in as well.

@@ -23,6 +23,7 @@ enum class TensorSet : uint8_t {
   vae_mochi,
   vae_hunyuan,
   linear_vae,
+  taehv,
   umt5_hugging_face,  // also T5
   umt5_original,
   umt5_gguf,
@@ -35,9 +36,10 @@ TensorSet classify_tensors(std::span<const std::string> names);
 
 bool is_transformer(TensorSet set);
 bool is_vae(TensorSet set);
+bool is_tiny_decoder(TensorSet set);         // what decodes instead of a VAE
 bool is_text_encoder(TensorSet set);         // the one that gives a row per token
 bool is_pooled_text_encoder(TensorSet set);  // the one that gives a row per prompt
-// "transformer", "VAE", "text encoder", "pooled text encoder".
+// "transformer", "VAE", "tiny decoder", "text encoder", "pooled text encoder".
 std::string_view part_name(TensorSet set);
 
 // Throws Error naming `who`, the tensor and what it means where the set looks like one that this

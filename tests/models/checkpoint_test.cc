@@ -31,6 +31,7 @@ const Names kVae22 = {"decoder.mid_block.resnets.0.norm1.gamma",
                       "decoder.up_blocks.0.upsampler.resample.1.weight"};
 const Names kVae22Original = {"decoder.middle.0.residual.0.gamma",
                               "decoder.upsamples.0.upsamples.0.residual.0.gamma"};
+const Names kTaehv = {"decoder.3.conv.0.weight", "decoder.7.conv.weight", "decoder.22.weight"};
 const Names kT5 = {"encoder.block.0.layer.0.SelfAttention.q.weight", "shared.weight"};
 const Names kT5Original = {"blocks.0.attn.q.weight", "token_embedding.weight"};
 const Names kT5Gguf = {"enc.blk.0.attn_q.weight", "token_embd.weight"};
@@ -202,6 +203,30 @@ TEST_F(CheckpointTest, AFileReplacesThePartOfAFolder) {
   EXPECT_TRUE(c.transformer_2.empty());
 }
 
+// It decodes, the VAE still encodes; and only where it was asked for.
+TEST_F(CheckpointTest, ATinyDecoderStandsBesideTheVae) {
+  const auto transformer = weights("wan.safetensors", kDitOriginal);
+  const auto vae = weights("Wan2.1_VAE.safetensors", kVae21Original);
+  const auto tiny = weights("taew2_1.safetensors", kTaehv);
+  Checkpoint c = find({transformer, tiny, vae});
+  EXPECT_THAT(c.vae.files, ElementsAre(vae));
+  EXPECT_THAT(c.tiny_decoder.files, ElementsAre(tiny));
+  EXPECT_THAT(checkpoint_files(c), UnorderedElementsAre(transformer, vae, tiny));
+  EXPECT_THAT(list_parts(c), HasSubstr("tiny decoder " + tiny.string()));
+  EXPECT_TRUE(find({transformer, tiny}).vae.empty());
+  c = find({root_});
+  EXPECT_THAT(c.vae.files, ElementsAre(vae));
+  EXPECT_TRUE(c.tiny_decoder.empty()) << "it only lies there";
+  EXPECT_THAT(find({root_, tiny}).tiny_decoder.files, ElementsAre(tiny));
+  EXPECT_THAT(error_of({transformer, tiny, weights("taehv.safetensors", kTaehv)}),
+              HasSubstr("two tiny decoder candidates"));
+  EXPECT_THAT(error_of({transformer, text("taew2_1.pth", "")}),
+              HasSubstr("s.save_file(torch.load("));
+  text("folder/model_index.json", "{}");
+  weights("folder/vae/diffusion_pytorch_model.safetensors", kTaehv);
+  EXPECT_THAT(error_of({root_ / "folder"}), HasSubstr("not those of a vae"));
+}
+
 TEST_F(CheckpointTest, IndexesOfPicklesDoNotHideTheSafetensors) {
   text("model_index.json", "{}");
   const auto dit =
@@ -349,6 +374,11 @@ TEST(ClassifyTensors, KnowsEveryNaming) {
   EXPECT_EQ(classify_tensors(kVae21Original), TensorSet::vae21_original);
   EXPECT_EQ(classify_tensors(kVae22), TensorSet::vae22_diffusers);
   EXPECT_EQ(classify_tensors(kVae22Original), TensorSet::vae22_original);
+  EXPECT_EQ(classify_tensors(kTaehv), TensorSet::taehv);
+  // TAESD, of pictures: what would be a matrix over time is a block.
+  EXPECT_EQ(classify_tensors(Names{"decoder.1.weight", "decoder.3.conv.0.weight",
+                                   "decoder.7.weight", "decoder.18.weight"}),
+            TensorSet::unknown);
   EXPECT_EQ(classify_tensors(kT5), TensorSet::umt5_hugging_face);
   EXPECT_EQ(classify_tensors(kT5Original), TensorSet::umt5_original);
   EXPECT_EQ(classify_tensors(kT5Gguf), TensorSet::umt5_gguf);

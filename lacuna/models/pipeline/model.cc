@@ -13,6 +13,7 @@
 #include "lacuna/models/text/hunyuan_encoder.h"
 #include "lacuna/models/text/prompt.h"
 #include "lacuna/models/text/text_encoder.h"
+#include "lacuna/models/vae/taehv_decoder.h"
 #include "lacuna/models/vae/wan_decoder.h"
 #include "lacuna/models/vae/wan_encoder.h"
 #include "lacuna/models/wan/wan_config.h"
@@ -336,44 +337,57 @@ void Model::release_transformer() {
   network_.reset();
 }
 
-const VideoDecoder& Model::decoder() {
-  if (decoder_ != nullptr) return *decoder_;
+fs::path Model::tiny_decoder() const {
+  return checkpoint_.tiny_decoder.empty() ? fs::path() : checkpoint_.tiny_decoder.files.front();
+}
+
+WeightSource& Model::vae_weights() {
+  if (vae_source_ != nullptr) return *vae_source_;
   if (is_synthetic()) {
     vae_source_ = hash_weights("w:", storage_);
-    const Family& family = identify_family(*architecture_, num_experts_);
-    if (family.vae.starts_with('{')) {
-      decoder_ = make_video_decoder(family.vae, name_, *vae_source_);
-    } else {
-      decoder_ = std::make_unique<WanDecoder>(
-          synthetic_vae(family, architecture_->sizes().latent_channels), *vae_source_);
-    }
-    return *decoder_;
-  }
-  const CheckpointPart& part = checkpoint_.vae;
-  LACUNA_CHECK(!part.empty(), "model: no video decoder beside {}; give its file with --vae",
-               list_parts(checkpoint_));
-  vae_source_ = open_weights(part.files);
-  if (part.config) {
-    decoder_ = make_video_decoder(part.config_text, part.config_file.string(), *vae_source_);
   } else {
-    decoder_ = decoder_of_file(part, *vae_source_);
+    LACUNA_CHECK(!checkpoint_.vae.empty(), "model: no VAE beside {}; give its file with --vae",
+                 list_parts(checkpoint_));
+    vae_source_ = open_weights(checkpoint_.vae.files);
+  }
+  return *vae_source_;
+}
+
+const VideoDecoder& Model::decoder() {
+  if (decoder_ != nullptr) return *decoder_;
+  const CheckpointPart& part = checkpoint_.vae;
+  const Family& family = identify_family(*architecture_, num_experts_);
+  if (const fs::path tiny = tiny_decoder(); !tiny.empty()) {
+    tiny_source_ = open_weights(checkpoint_.tiny_decoder.files);
+    decoder_ = std::make_unique<TaehvDecoder>(infer_taehv_config(*tiny_source_, tiny.string()),
+                                              *tiny_source_);
+  } else if (is_synthetic() && family.vae.starts_with('{')) {
+    decoder_ = make_video_decoder(family.vae, name_, vae_weights());
+  } else if (is_synthetic()) {
+    decoder_ = std::make_unique<WanDecoder>(
+        synthetic_vae(family, architecture_->sizes().latent_channels), vae_weights());
+  } else if (part.config) {
+    decoder_ = make_video_decoder(part.config_text, part.config_file.string(), vae_weights());
+  } else {
+    WeightSource& source = vae_weights();  // first: it says what is missing
+    decoder_ = decoder_of_file(part, source);
   }
   return *decoder_;
 }
 
 const VideoEncoder& Model::encoder() {
   if (encoder_ != nullptr) return *encoder_;
-  decoder();  // opens the source of both
+  WeightSource& source = vae_weights();
   const CheckpointPart& part = checkpoint_.vae;
   if (is_synthetic()) {
     encoder_ =
         std::make_unique<WanEncoder>(synthetic_vae(identify_family(*architecture_, num_experts_),
                                                    architecture_->sizes().latent_channels),
-                                     *vae_source_);
+                                     source);
   } else if (part.config) {
-    encoder_ = make_video_encoder(part.config_text, part.config_file.string(), *vae_source_);
+    encoder_ = make_video_encoder(part.config_text, part.config_file.string(), source);
   } else {
-    encoder_ = std::make_unique<WanEncoder>(preset_of_file(part), *vae_source_);
+    encoder_ = std::make_unique<WanEncoder>(preset_of_file(part), source);
   }
   return *encoder_;
 }

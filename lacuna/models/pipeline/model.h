@@ -71,6 +71,8 @@ class Model {
   // Whether it was trained to go on from a first frame: where model_index.json says
   // expand_timesteps, else the family; its tokens are of one latent frame.
   bool takes_image() const { return takes_image_ && architecture_->sizes().patch.t == 1; }
+  // The file of what decodes instead of the VAE, a TAEHV; empty without.
+  std::filesystem::path tiny_decoder() const;
   int64_t transformer_bytes() const;  // as stored, one expert
   // The same as held: 8-bit floats with a scale grow when they are loaded.
   int64_t held_transformer_bytes() const { return transformer_bytes() + added_bytes_; }
@@ -112,6 +114,7 @@ class Model {
  private:
   Model() = default;
   const Family& take_family_defaults();
+  WeightSource& vae_weights();  // Throws Error where there is no VAE
   int64_t count_tokens(const std::string& prompt) const;
   void read_pipeline_settings();
   std::vector<ScaledLora> loras_of(int expert) const;
@@ -137,7 +140,7 @@ class Model {
 
   struct Network;
   std::unique_ptr<Network> network_;
-  std::unique_ptr<WeightSource> vae_source_;
+  std::unique_ptr<WeightSource> vae_source_, tiny_source_;
   std::unique_ptr<VideoDecoder> decoder_;
   std::unique_ptr<VideoEncoder> encoder_;
 };
