@@ -35,12 +35,14 @@ void run_decode(const DecodeOptions& o) {
   const auto model = o.model.open(outputs);
   LoadedState loaded = load_state(o.latents);
   if (o.fps) loaded.request.fps = *o.fps;
+  loaded.request.tae = model->tiny_decoder().string();
   if (loaded.state.next_step < loaded.request.sampler.num_steps) {
     say_note(fmt::format("note: stopped at step {} of {}; this is a preview",
                          loaded.state.next_step, loaded.request.sampler.num_steps));
   }
-  // Families share decoders, so another model may be meant; one of other weights may not.
-  if (loaded.request.model != model->identity())
+  // Families share decoders, so another model may be meant; one of other weights may not. Beside a
+  // tiny decoder nothing of the model takes part.
+  if (loaded.request.model != model->identity() && loaded.request.tae.empty())
     say_note(fmt::format("note: made with {}, decoding with {}; another one: --model",
                          loaded.request.model, model->identity()));
   Context ctx{*backend};

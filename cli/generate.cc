@@ -301,6 +301,7 @@ void note_start(const GenerateOptions& o, const Model& model, const Backend& bac
                    request.width, request.height, request.frames, num_steps));
   if (model.is_synthetic()) note("made-up weights: the picture means nothing");
   if (!model.assumption().empty()) note(model.assumption());
+  if (!request.tae.empty()) note(fmt::format("decoder: {}, fast and less exact", request.tae));
   if (!request.guided() && !o.request.negative_prompt.value_or("").empty())
     note("note: with guidance 1 nothing reads the negative prompt; see --guidance");
   if (left_step > 0)
@@ -331,6 +332,7 @@ Request starting_request(const GenerateOptions& o, const Model& model,
   check_same_lora(o, model, loaded.request);
   check_resumed(o, model, loaded.request);
   resume = std::move(loaded.state);
+  loaded.request.tae = model.tiny_decoder().string();  // of this run: latents are without it
   return std::move(loaded.request);
 }
 

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// lacuna info: what a checkpoint or LoRA is and what it costs, or how a clip was made.
+// lacuna info: what a checkpoint, tiny decoder or LoRA is and what it costs, or how a clip was
+// made.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
@@ -21,6 +23,8 @@
 #include "lacuna/core/error.h"
 #include "lacuna/core/safetensors.h"
 #include "lacuna/models/pipeline/networks.h"
+#include "lacuna/models/tensor_set.h"
+#include "lacuna/models/vae/taehv_config.h"
 #include "lacuna/models/wan/lora.h"
 
 namespace lacuna::cli {
@@ -46,6 +50,7 @@ nlohmann::ordered_json describe(Model& model) {
   json["name"] = model.title();
   json["fingerprint"] = fmt::format("{:016x}", model.fingerprint());
   json["licence"] = d.license;
+  if (!model.tiny_decoder().empty()) json["tiny_decoder"] = model.tiny_decoder().string();
   json["parameters"] = model.architecture().num_parameters();
   json["experts"] = model.num_experts();
   json["stored_bytes_per_expert"] = model.transformer_bytes();
@@ -106,6 +111,8 @@ void print(const nlohmann::ordered_json& j) {
       j["layers"].get<int>(), j["width"].get<int>(), j["heads"].get<int>(),
       j["head_dim"].get<int>(), j["ffn_dim"].get<int>(),
       significant(j["parameters"].get<double>() / 1e6));
+  if (j.contains("tiny_decoder"))
+    say("  decoder      {}, TAEHV\n", one_line(j["tiny_decoder"].get<std::string>()));
   fmt::print("  stored       {}{}\n", format_bytes(j["stored_bytes_per_expert"].get<double>()),
              j["experts"] == 2 ? " for each of two experts" : "");
   const auto& d = j["defaults"];
@@ -184,6 +191,50 @@ std::vector<std::string> families_of(const LoraFile& file) {
   return names;
 }
 
+// The source of a tiny decoder's tensors; null where the path is none.
+std::unique_ptr<WeightSource> open_tiny_decoder(const std::filesystem::path& path) {
+  std::error_code none;
+  if (!std::filesystem::is_regular_file(path, none)) return nullptr;
+  try {
+    auto source = open_weights({path});
+    return is_tiny_decoder(classify_tensors(source->names())) ? std::move(source) : nullptr;
+  } catch (const Error&) {
+    return nullptr;  // what opens it as a model says what it lacks
+  }
+}
+
+nlohmann::ordered_json describe(const std::string& path, WeightSource& source) {
+  const TaehvConfig config = infer_taehv_config(source, path);
+  int64_t parameters = 0;
+  for (const std::string& name : source.names())
+    if (name.starts_with("decoder.")) parameters += source.raw(name).numel();
+  nlohmann::ordered_json json;
+  json["tiny_decoder"] = path;
+  json["licence"] = "MIT (weights by madebyollin; check the card of others)";
+  json["latent_channels"] = config.latent_channels;
+  json["pixels_per_cell"] = {config.temporal_factor(), config.spatial_factor(),
+                             config.spatial_factor()};
+  json["parameters"] = parameters;
+  json["fits"] = nlohmann::ordered_json::array();
+  for (const std::string_view preset : preset_names())
+    if (preset.find("tiny") == preset.npos &&
+        preset_architecture(preset)->sizes().latent_channels == config.latent_channels)
+      json["fits"].push_back(preset);
+  return json;
+}
+
+void print_tiny_decoder(const nlohmann::ordered_json& j) {
+  say("{}\n  tiny decoder TAEHV, {} latent channels, {} frames of {} x {} pixels a cell, {} M "
+      "parameters\n",
+      one_line(j["tiny_decoder"].get<std::string>()), j["latent_channels"].get<int64_t>(),
+      j["pixels_per_cell"][0].get<int64_t>(), j["pixels_per_cell"][1].get<int64_t>(),
+      j["pixels_per_cell"][2].get<int64_t>(), significant(j["parameters"].get<double>() / 1e6));
+  say("  licence      {}\n  fits         {}\n", j["licence"].get<std::string>(),
+      j["fits"].empty() ? "no released model"
+                        : fmt::format("by its channels, of which its weights know one: {}",
+                                      fmt::join(j["fits"].get<std::vector<std::string>>(), ", ")));
+}
+
 nlohmann::ordered_json describe(const LoraFile& file) {
   int64_t pairs = 0, diffs = 0, least = INT64_MAX, most = 0;
   std::set<int64_t> widths;
@@ -240,6 +291,10 @@ void run_info(const InfoOptions& o) {
       const auto json = describe(LoraFile(path));
       return o.json ? print_json(json) : print_lora(json);
     }
+    if (const auto source = open_tiny_decoder(path)) {
+      const auto json = describe(path, *source);
+      return o.json ? print_json(json) : print_tiny_decoder(json);
+    }
     if (const auto made = made_by(path)) return print(o, *made);
     LACUNA_CHECK(!is_for_inspect(path),
                  "info: {}, expected a checkpoint, a clip or a latents file; traces, mask logs, "
@@ -265,8 +320,9 @@ void add_info(CLI::App& app) {
   auto options = std::make_shared<InfoOptions>();
   options->model.add_to(*command);
   command
-      ->add_option("checkpoint", options->model.paths,
-                   "Folder or files, same as --model; or one LoRA, clip or latents file")
+      ->add_option(
+          "checkpoint", options->model.paths,
+          "Folder or files, same as --model; or one LoRA, tiny decoder, clip or latents file")
       ->check(names_a_file())
       ->multi_option_policy(CLI::MultiOptionPolicy::Throw);
   command->add_flag("--json", options->json, "As one JSON object");

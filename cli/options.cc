@@ -51,6 +51,11 @@ void ModelOptions::add_to(CLI::App& command) {
       ->check(names_a_file());
   group->add_option("--vae", vae, "Single file of the video decoder")->check(names_a_file());
   group
+      ->add_option("--tae,--taesd", tae,
+                   "Tiny decoder that makes the picture instead, fast and less exact: taew2_1 "
+                   "(Wan2.1, A14B), taew2_2 (5B), taehv (HunyuanVideo) or taem1 (Mochi)")
+      ->check(names_a_file());
+  group
       ->add_option("--t5xxl,--text-encoder", text_encoder,
                    "Single file of the text encoder: UMT5, T5 (Mochi), Llama (HunyuanVideo)")
       ->check(names_a_file());
@@ -124,12 +129,16 @@ std::unique_ptr<Model> ModelOptions::open(const std::vector<NamedFile>& outputs)
   for (const std::string& extra : {vae, text_encoder, pooled_encoder}) {
     if (!extra.empty()) files.emplace_back(extra);
   }
-  if (!synthetic.empty() && !files.empty())
+  if (!synthetic.empty() && !(files.empty() && tae.empty()))
     throw UsageError("--synthetic: takes no checkpoint files beside it");
   if (files.empty() && synthetic.empty()) files.push_back(default_model());
+  if (!tae.empty()) files.emplace_back(tae);
   auto model = synthetic.empty()
                    ? Model::open(files)
                    : Model::synthetic(synthetic, dtype == "f32" ? DType::f32 : DType::bf16);
+  if (!tae.empty() && model->tiny_decoder().empty())
+    throw UsageError(
+        fmt::format("--tae: {} holds none, expected a TAEHV; a full VAE is --vae", tae));
   add_loras(*model);
   std::vector<NamedFile> inputs;
   for (const auto& read : {files, model->files()})

@@ -115,6 +115,7 @@ std::string command_of(const Request& request) {
       continue;
     command += fmt::format(" {} {}", option, quoted(word));
   }
+  if (!request.tae.empty()) command += fmt::format(" --tae {}", quoted(request.tae));
   if (!request.sampler.timesteps.empty())
     command += fmt::format(" --timesteps {}", fmt::join(request.sampler.timesteps, ","));
   if (!request.sampler.warp_timesteps) command += " --timesteps-shifted";

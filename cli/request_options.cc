@@ -197,6 +197,7 @@ Request RequestOptions::make(const Model& model) const {
   Request r;
   r.model = model.identity();
   name_lora(model, r);
+  r.tae = model.tiny_decoder().string();
   r.negative_prompt = negative_prompt.value_or(d.negative_prompt);
   r.width = width.value_or(d.width);
   r.height = height.value_or(d.height);

@@ -18,6 +18,7 @@ void visit_fields(Request& r, Visit visit) {
   visit("lora_high", r.lora_high);
   visit("lora_low", r.lora_low);
   visit("lora_content", r.lora_content);
+  visit("tae", r.tae);
   visit("prompt", r.prompt);
   visit("negative_prompt", r.negative_prompt);
   visit("image", r.image);
@@ -59,7 +60,7 @@ std::string Request::to_json() const {
     }
   });
   for (const char* key :
-       {"lora", "lora_high", "lora_low", "lora_content", "image_content", "policy_content"})
+       {"lora", "lora_high", "lora_low", "lora_content", "tae", "image_content", "policy_content"})
     if (json[key].empty() || json[key] == "") json.erase(key);
   json["sampler"] = sampler_name(sampler.kind);
   json["sigma_convention"] = convention_name(sampler.convention);
@@ -79,8 +80,8 @@ Request Request::from_json(const std::string& text, const std::string& who) {
       // there are.
       const std::string_view name = key;
       const bool optional = name == "replay_masks" || name == "policy_content" ||
-                            name == "embedded_guidance" || name.starts_with("lora") ||
-                            name.starts_with("image");
+                            name == "embedded_guidance" || name == "tae" ||
+                            name.starts_with("lora") || name.starts_with("image");
       if (optional && !json.contains(key)) return;
       if constexpr (std::is_same_v<std::decay_t<decltype(value)>, std::optional<double>>)
         value = json.at(key).get<double>();

@@ -19,6 +19,7 @@ struct Request {
   std::string lora_content;  // hash of what they change; empty without
   std::string prompt;
   std::string negative_prompt;
+  std::string tae;                // file name of the tiny decoder that makes the picture, if any
   std::string image;              // file name of the picture that is frame 0; empty = text to video
   std::string image_content;      // hash of that file; empty = none or not known
   int width = 832, height = 480;  // pixels

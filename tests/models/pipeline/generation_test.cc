@@ -573,6 +573,8 @@ TEST(Request, RoundTripsThroughJson) {
   EXPECT_EQ(r.to_json().find("image_content"), std::string::npos) << "only where there is one";
   r.image = "first.png", r.image_content = "0123456789abcdef";
   EXPECT_EQ(Request::from_json(r.to_json()).image, r.image);
+  r.tae = "taew2_1.safetensors";
+  EXPECT_EQ(Request::from_json(r.to_json()).tae, r.tae);
   EXPECT_EQ(Request::from_json(r.to_json()).image_content, r.image_content);
   EXPECT_THROW(Request::from_json("{}"), Error);
   EXPECT_THROW(Request::from_json("[1]"), Error);
