@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lacuna/models/text/hunyuan_encoder.h"
 
+#include <fmt/format.h>
+
 #include <utility>
 
 #include "lacuna/core/error.h"
+#include "lacuna/core/rng.h"
 #include "lacuna/models/text/clip_text.h"
 #include "lacuna/models/text/hunyuan_prompt.h"
 #include "lacuna/models/text/llama_text.h"
@@ -70,13 +73,18 @@ PromptEmbedding HunyuanTextEncoder::embed(Context& ctx, std::string_view prompt,
   const std::vector<int32_t> clip_ids =
       clip_tokenizer_.encode_with_special(prompt, clip_config.max_tokens);
 
+  constexpr auto kTemplate = static_cast<size_t>(kHunyuanTemplateTokens);
+  const auto own_ids = std::span(ids).subspan(kTemplate);
   std::string identity;
-  if (!files_.cache.empty())
-    identity =
-        encoder_identity(files_.llama, files_.llama_config, ctx.compute, ctx.backend.rounding());
+  if (!files_.cache.empty()) {
+    // Every row has seen the template, whose ids are the tokenizer's.
+    const auto seen = std::as_bytes(std::span(ids).first(kTemplate));
+    identity = fmt::format(
+        "{} {:016x}",
+        encoder_identity(files_.llama, files_.llama_config, ctx.compute, ctx.backend.rounding()),
+        fnv1a64({reinterpret_cast<const char*>(seen.data()), seen.size()}));
+  }
   const PromptCache cache(files_.cache, identity);
-  // What follows the template, which is the same for all prompts.
-  const auto own_ids = std::span(ids).subspan(static_cast<size_t>(kHunyuanTemplateTokens));
   if (auto found = cache.find(own_ids, sizes.text_dim))
     return {*std::move(found), clip.encode(ctx, clip_ids)};
 

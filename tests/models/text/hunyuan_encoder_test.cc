@@ -188,6 +188,16 @@ TEST_F(HunyuanEncoder, AnotherLlamaIsNotTakenFromTheCache) {
   EXPECT_EQ(entries().size(), 3u);
 }
 
+// Its ids of the prompt are the same, those of the template are not.
+TEST_F(HunyuanEncoder, AnotherTemplateIsNotTakenFromTheCache) {
+  const PromptEmbedding first = embed(files());
+  mark_entry();
+  save(folder_ / "llama.json", fitting_tokenizer(7));
+  const PromptEmbedding other = embed(files());
+  EXPECT_FALSE(marked(other));
+  EXPECT_FALSE(same(other.tokens, first.tokens));
+}
+
 TEST_F(HunyuanEncoder, ADamagedEntryIsMadeAgain) {
   const PromptEmbedding first = embed(files());
   const fs::path entry = entries().at(0);
