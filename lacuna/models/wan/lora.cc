@@ -4,7 +4,9 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <optional>
 #include <system_error>
@@ -145,6 +147,29 @@ float alpha_value(const TensorView& view, const fs::path& path, std::string_view
   LACUNA_CHECK(std::isfinite(alpha), "{}: {} is {}, expected a finite number", path.string(), name,
                alpha);
   return alpha;
+}
+
+// Whether some element has all the bits of `exponent`, which makes it infinity or NaN.
+template <typename Bits>
+bool any_with(const TensorView& view, Bits exponent) {
+  constexpr int64_t kPiece = 4096;  // a loop of known length becomes vectors
+  const auto* from = static_cast<const std::byte*>(view.data);
+  std::array<Bits, kPiece> piece{};
+  for (int64_t begin = 0; begin < view.numel(); begin += kPiece) {
+    const int64_t count = std::min(kPiece, view.numel() - begin);
+    std::memcpy(piece.data(), from + begin * static_cast<int64_t>(sizeof(Bits)),
+                static_cast<size_t>(count) * sizeof(Bits));
+    Bits found = 0;  // a short last piece ends with elements of the one before, or zeros
+    for (const Bits bits : piece) found |= static_cast<Bits>((bits & exponent) == exponent);
+    if (found != 0) return true;
+  }
+  return false;
+}
+
+// view: f32, f16 or bf16, at any address.
+bool is_finite(const TensorView& view) {
+  if (view.dtype == DType::f32) return !any_with<uint32_t>(view, 0x7f800000);
+  return !any_with<uint16_t>(view, view.dtype == DType::f16 ? 0x7c00 : 0x7f80);
 }
 
 void check_pair(const LoraFile::Change& change, const fs::path& path) {
@@ -297,6 +322,8 @@ LoraFile::LoraFile(const fs::path& path) : file_(path) {
     if (role == Role::alpha) {
       fresh = alphas.emplace(target, alpha_value(view, path, name)).second;
     } else {
+      LACUNA_CHECK(is_finite(view), "{}: {} holds infinity or NaN, expected finite numbers",
+                   path.string(), name);
       Change& change = changes_[target];
       TensorView& place = role == Role::down ? change.down
                           : role == Role::up ? change.up

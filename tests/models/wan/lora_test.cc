@@ -41,6 +41,14 @@ class LoraWriter {
     scalar.as<float>()[0] = value;
     return put(name, std::move(scalar));
   }
+  // Its last element, if the dtype has such a value.
+  LoraWriter& last(const std::string& name, float value) {
+    Tensor& tensor = tensors_.at(name);
+    const Tensor values = converted(tensor, DType::f32);
+    values.as<float>()[values.numel() - 1] = value;
+    tensor = converted(values, tensor.view().dtype);
+    return *this;
+  }
   LoraWriter& metadata(const std::string& text) {
     metadata_["lora_adapter_metadata"] = text;
     return *this;
@@ -227,6 +235,28 @@ TEST(Lora, AlphasAreFiniteNumbers) {
         R"({"use_dora": true})", R"({"transformer.use_rslora": true})",
         R"({"alpha_pattern": {"blocks.0": 2}})", R"({"a.lora_alpha": 1, "b.lora_alpha": 2})"})
     EXPECT_THAT(pair().metadata(text).error(), HasSubstr("lora_adapter_metadata")) << text;
+}
+
+TEST(Lora, ValuesAreFiniteNumbers) {
+  const std::string down = "blocks.0.attn1.to_q.lora_A.weight";
+  const std::string up = "blocks.0.attn1.to_q.lora_B.weight";
+  const std::string diff = "blocks.0.norm2.diff_b";
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    const auto file = [&] {
+      LoraWriter writer;
+      writer.add(down, {4, 127}, dtype).add(up, {128, 4}, dtype).add(diff, {3}, dtype);
+      return writer;
+    };
+    for (const std::string& name : {down, up, diff}) {
+      for (const float value : {kInfinity, -kInfinity, std::nanf("")}) {
+        EXPECT_EQ(file().last(name, value).error(),
+                  name + " holds infinity or NaN, expected finite numbers");
+      }
+      for (const float value : {65504.0f, -65504.0f, 6e-8f})
+        EXPECT_EQ(error_of([&] { LoraFile read(file().last(name, value).write()); }), "");
+    }
+  }
 }
 
 TEST(Lora, FilesThatAreNoSafetensorsAreErrors) {
