@@ -39,9 +39,15 @@ struct Size {
   int frames, height, width;
   bool operator==(const Size&) const = default;
 };
-// Sizes people ask for, after the model's own; those it cannot make are left out.
-constexpr Size kSizes[] = {
-    {17, 480, 832}, {33, 480, 832}, {81, 480, 832}, {81, 720, 1280}, {121, 704, 1280}};
+
+// Sizes to choose from, beside the model's own: of Wan those that people ask for; of the others
+// those that their authors recommend, after what a CPU may be asked for.
+std::vector<Size> sizes_of(std::string_view family) {
+  if (family == "mochi") return {{31, 480, 848}, {85, 480, 848}, {163, 480, 848}};
+  if (family == "hunyuan")
+    return {{33, 320, 544}, {129, 544, 960}, {129, 720, 720}, {129, 960, 960}, {129, 720, 1280}};
+  return {{17, 480, 832}, {33, 480, 832}, {81, 480, 832}, {81, 720, 1280}, {121, 704, 1280}};
+}
 
 nlohmann::ordered_json describe(Model& model) {
   const TransformerSizes c = model.architecture().sizes();
@@ -69,7 +75,7 @@ nlohmann::ordered_json describe(Model& model) {
   if (d.embedded_guidance) json["defaults"]["embedded_guidance"] = *d.embedded_guidance;
   json["sizes"] = nlohmann::ordered_json::array();
   std::vector<Size> sizes = {{d.frames, d.height, d.width}};
-  for (const Size& s : kSizes) {
+  for (const Size& s : sizes_of(model.architecture().family())) {
     if (s != sizes.front()) sizes.push_back(s);
   }
   for (const Size& s : sizes) {

@@ -52,6 +52,14 @@ class JointTest(CliTest):
         self.assertIn("nothing reads the negative prompt", lacuna("generate", *words).stderr)
         self.assertNotIn("nothing reads", lacuna("generate", *words, "--guidance", "2").stderr)
 
+    def test_info_lists_the_sizes_of_the_family(self):
+        expected = {"mochi-1": ["163x480x848", "31x480x848", "85x480x848"],
+                    "hunyuanvideo": ["129x720x1280", "33x320x544", "129x544x960", "129x720x720", "129x960x960"],
+                    "wan2.1-1.3b": ["81x480x832", "17x480x832", "33x480x832", "81x720x1280", "121x704x1280"]}
+        for preset, sizes in expected.items():
+            listed = json.loads(lacuna("info", "--synthetic", preset, "--json").stdout)["sizes"]
+            self.assertEqual([row["size"] for row in listed], sizes)
+
     def test_help_names_every_preset(self):
         text = " ".join(lacuna("generate", "--help").stdout.split())
         for preset in ("wan2.2-a14b", "mochi-1", "mochi-tiny", "hunyuanvideo", "hunyuanvideo-tiny"):
