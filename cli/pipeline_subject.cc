@@ -39,7 +39,9 @@ PipelineSubject::PipelineSubject(Model& model, Context& ctx, const Request& requ
 }
 
 std::string PipelineSubject::describe() const {
-  Json json = Json::parse(request_.to_json());
+  Request request = request_;  // lora_content says what they are, wherever the files lie
+  request.lora = request.lora_high = request.lora_low = {};
+  Json json = Json::parse(request.to_json());
   json["prompts"] = prompts_;
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);  // prompts are any bytes
 }

@@ -444,21 +444,6 @@ class GenerateTest(CliTest):
         sizes = json.loads(lacuna("info", "--synthetic", "wan2.1-1.3b", "--json").stdout)["sizes"]
         self.assertIn(32760, [s["tokens"] for s in sizes])
 
-    def lora(self, name, width=256, rank=4, scale=0.05, extra=()):
-        """LoRA in f32 of the first layer's q of the tiny model."""
-        stem = "diffusion_model.blocks.0.self_attn.q"
-        tensors = {f"{stem}.lora_down.weight": (rank, width), f"{stem}.lora_up.weight": (width, rank), **dict(extra)}
-        header, data = {}, b""
-        for tensor, shape in tensors.items():
-            count = shape[0] * shape[-1] if len(shape) > 1 else shape[0]
-            values = struct.pack(f"<{count}f", *(scale * (i * 7919 % 13 - 6) for i in range(count)))
-            header[tensor] = {"dtype": "F32", "shape": shape, "data_offsets": [len(data), len(data) + len(values)]}
-            data += values
-        text = json.dumps(header).encode()
-        path = self.dir / name
-        path.write_bytes(struct.pack("<Q", len(text)) + text + data)
-        return path
-
     def test_lora_changes_the_video_and_is_told(self):
         style = self.lora("it's a style.safetensors")
         def made(name, *words):

@@ -88,6 +88,19 @@ class LooksTest(CliTest):
         for kind in ("profile", "measurements"):
             self.assertEqual((self.dir / f"part.{kind}.json").read_bytes(), (self.dir / f"whole.{kind}.json").read_bytes())
 
+    def test_a_calibration_knows_its_lora_by_content(self):
+        style = self.lora("style.safetensors")
+        def args(file):
+            return self.calibrate("haste", "--host", "xattention:block=16,stride=4", "--candidates", "0.3,0.6,1", "--lora", file)
+        self.assertEqual(stopped(args(style), 30, signal.SIGINT).returncode, 130)
+        moved = style.rename(self.dir / "moved.safetensors")
+        self.lora("style.safetensors", scale=0.1)
+        for file in (style, f"{moved}:0.5"):
+            self.assertRegex(lacuna(*args(file)).stderr, "other settings")
+        made = lacuna(*args(moved))
+        self.assertEqual(made.returncode, 0, made.stderr)
+        self.assertIn("going on from", made.stderr)
+
     def test_every_prompt_of_a_calibration_has_its_own_seed(self):
         """Seed + 1 for the second prompt, also where a sampler draws again after every step."""
         def heads(name, prompts, seed):
