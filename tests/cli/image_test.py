@@ -105,6 +105,7 @@ class ImageTest(CliTest):
         self.fails(1, "generate", *self.words, "-i", self.dir / "words.png", *out, says="words.png is no picture", leaves=left)
         self.fails(1, "generate", *self.words, "-i", self.dir / "none.png", *out, says="none.png", leaves=left)
         self.fails(1, "generate", *self.words, "-i", self.dir / "none.png", "--dry-run", *out, says="none.png", leaves=left)
+        self.fails(1, "generate", *self.words, "--frames", 1, "-i", self.picture, *out, says="1 frames, expected more", leaves=left)
         self.fails(2, "generate", *self.words, "-i", "", *out, says="empty, expected the name of a file", leaves=left)
         self.fails(2, "generate", *self.words, "-i", self.picture, "--latents", self.picture, *out, says="--image", leaves=left)
         calibrate = ["calibrate", "--method", "haste", "--prompts", SHAPES / "README.md", "-o", self.dir / "p.json"]

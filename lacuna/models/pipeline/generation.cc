@@ -482,6 +482,9 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   check_content(request);
   note_profile_without_lora(model, request, hooks.note);
   const std::optional<Picture> picture = picture_to_encode(model, request, resume.has_value());
+  LACUNA_CHECK(!picture || latent.frames > 1,
+               "image: a video of {} frames, expected more; the first is the picture itself",
+               request.frames);
   if (max_memory > 0) ctx.backend.limit_memory(max_memory);
   check_memory(
       memory_of_run(model, ctx, request, files, tiling, policy, share, picture.has_value(), resume),

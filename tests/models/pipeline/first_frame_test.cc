@@ -149,10 +149,13 @@ TEST_F(FirstFrameTest, ItsTokensAreAtTimestepZeroInBothBranches) {
   EXPECT_LE(compare(latents, x).rel_l2, 1e-6);
 }
 
-TEST_F(FirstFrameTest, OneFrameIsThePicture) {
+TEST_F(FirstFrameTest, RefusesAVideoOfThePictureAlone) {
   Request r = request();
   r.frames = 1;
-  EXPECT_TRUE(same_bytes(make(r, "one"), encoded(r)));
+  EXPECT_EQ(error_of([&] { make(r, "one"); }),
+            "image: a video of 1 frames, expected more; the first is the picture itself");
+  r.image = r.image_content = "";
+  EXPECT_NO_THROW(make(r, "one"));
 }
 
 TEST_F(FirstFrameTest, SameBytesForAnyThreadsAndMemory) {
@@ -242,7 +245,7 @@ TEST_F(FirstFrameTest, ThePlanCountsTheEncoder) {
 
   Request r = request();
   r.width = r.height = 512;
-  r.frames = 1;
+  r.frames = 5;
   const int64_t needs = model_->encoder().frame_bytes(512, 512, DType::f32);
   EXPECT_GT(needs, 512 * 512 * 4);
   GenerationHooks hooks;
