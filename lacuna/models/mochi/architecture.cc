@@ -22,30 +22,6 @@ TransformerSizes MochiArchitecture::sizes() const {
   return sizes;
 }
 
-VideoGrid MochiArchitecture::grid(int64_t frames, int64_t height, int64_t width) const {
-  return config_.grid(frames, height, width);
-}
-
-int64_t MochiArchitecture::num_parameters() const {
-  return config_.num_parameters();
-}
-
-ForwardFlops MochiArchitecture::flops(int64_t video_tokens, int64_t text_tokens) const {
-  return config_.flops(video_tokens, text_tokens);
-}
-
-int64_t MochiArchitecture::activation_bytes(int64_t video_tokens, DType compute) const {
-  return mochi_activation_bytes(config_, video_tokens, compute);
-}
-
-int64_t MochiArchitecture::prompt_bytes(DType) const {
-  return mochi_prompt_bytes(config_);
-}
-
-PassingWeights MochiArchitecture::passing_weights(DType compute, double stored, bool lora) const {
-  return mochi_passing_weights(config_, compute, stored, lora);
-}
-
 std::unique_ptr<VideoTransformer> MochiArchitecture::load(WeightReader& reader) const {
   return std::make_unique<MochiDit>(config_, reader);
 }

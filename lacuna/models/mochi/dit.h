@@ -26,12 +26,20 @@ class MochiArchitecture final : public Architecture {
   const MochiConfig& config() const { return config_; }
   std::string_view family() const override { return "mochi"; }
   TransformerSizes sizes() const override;
-  VideoGrid grid(int64_t frames, int64_t height, int64_t width) const override;
-  int64_t num_parameters() const override;
-  ForwardFlops flops(int64_t video_tokens, int64_t text_tokens) const override;
-  int64_t activation_bytes(int64_t video_tokens, DType compute) const override;
-  int64_t prompt_bytes(DType compute) const override;
-  PassingWeights passing_weights(DType compute, double stored, bool lora) const override;
+  VideoGrid grid(int64_t frames, int64_t height, int64_t width) const override {
+    return config_.grid(frames, height, width);
+  }
+  int64_t num_parameters() const override { return config_.num_parameters(); }
+  ForwardFlops flops(int64_t video_tokens, int64_t text_tokens) const override {
+    return config_.flops(video_tokens, text_tokens);
+  }
+  int64_t activation_bytes(int64_t video_tokens, DType compute) const override {
+    return mochi_activation_bytes(config_, video_tokens, compute);
+  }
+  int64_t prompt_bytes(DType) const override { return mochi_prompt_bytes(config_); }
+  PassingWeights passing_weights(DType compute, double stored, bool lora) const override {
+    return mochi_passing_weights(config_, compute, stored, lora);
+  }
   std::unique_ptr<VideoTransformer> load(WeightReader& reader) const override;
 
  private:
