@@ -25,6 +25,19 @@ Linear read_scaled_linear(WeightReader& reader, const std::string& name, int64_t
   return {w.stored, Tensor(), w.scale};
 }
 
+void GatedFeedForward::add_to(Context& ctx, float eps, Epilogue activation,
+                              const TensorView& x) const {
+  const int64_t n = x.shape[0], width = gate.out_features();
+  const TensorView u = ctx.workspace.get("text.u", ctx.compute, {n, x.shape[1]});
+  ctx.backend.rms_norm(x, norm.as<float>(), eps, NormSpan::row, nullptr, 0, u);
+  const TensorView gates = ctx.workspace.get("text.gate", ctx.compute, {n, width});
+  const TensorView ups = ctx.workspace.get("text.up", ctx.compute, {n, width});
+  gate.forward(ctx, u, gates);
+  up.forward(ctx, u, ups);
+  ctx.backend.gated_product(activation, gates, ups, gates);
+  down.forward(ctx, gates, x, Epilogue::residual);
+}
+
 Tensor embed_tokens(Context& ctx, const ScaledView& table, std::span<const int32_t> ids) {
   const TensorView& stored = table.stored;
   const int64_t dim = stored.shape[1];

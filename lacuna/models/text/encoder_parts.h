@@ -22,6 +22,15 @@ void check_token_ids(std::string_view who, std::span<const int32_t> ids, int64_t
 // The matrix called `name`.weight [out, in], no bias, with the scale of 8-bit floats beside it.
 Linear read_scaled_linear(WeightReader& reader, const std::string& name, int64_t out, int64_t in);
 
+// The feed-forward of T5 and Llama: x += down(activation(gate u) * up u) of u, x normed by rows.
+struct GatedFeedForward {
+  Tensor norm;  // [dim] f32
+  Linear gate, up, down;
+
+  // x [n, dim] f32, in place. Scratch: "text.u", "text.gate", "text.up" of the workspace.
+  void add_to(Context& ctx, float eps, Epilogue activation, const TensorView& x) const;
+};
+
 // Rows `ids` of a table [vocabulary, dim] of any dtype, made f32 one by one, because a table is
 // gigabytes and a prompt touches a few hundred rows: [ids.size(), dim] f32 in the backend's memory.
 Tensor embed_tokens(Context& ctx, const ScaledView& table, std::span<const int32_t> ids);

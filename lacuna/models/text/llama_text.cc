@@ -7,7 +7,6 @@
 
 #include "lacuna/core/error.h"
 #include "lacuna/models/layers.h"
-#include "lacuna/models/text/encoder_parts.h"
 
 namespace lacuna {
 
@@ -36,10 +35,10 @@ LlamaTextEncoder::LlamaTextEncoder(const LlamaConfig& config, WeightSource& sour
     layer.k = linear(p + "self_attn.k_proj", kv, d);
     layer.v = linear(p + "self_attn.v_proj", kv, d);
     layer.o = linear(p + "self_attn.o_proj", d, inner);
-    layer.ffn_norm = reader.f32(p + "post_attention_layernorm.weight", {d});
-    layer.gate = linear(p + "mlp.gate_proj", f, d);
-    layer.up = linear(p + "mlp.up_proj", f, d);
-    layer.down = linear(p + "mlp.down_proj", d, f);
+    layer.feed_forward.norm = reader.f32(p + "post_attention_layernorm.weight", {d});
+    layer.feed_forward.gate = linear(p + "mlp.gate_proj", f, d);
+    layer.feed_forward.up = linear(p + "mlp.up_proj", f, d);
+    layer.feed_forward.down = linear(p + "mlp.down_proj", d, f);
     layers_.push_back(std::move(layer));
   }
   reader.finish("llama");
@@ -97,7 +96,7 @@ TensorView LlamaTextEncoder::rotated(Context& ctx, const Linear& linear, const T
 void LlamaTextEncoder::attend(Context& ctx, const Layer& layer, const Positions& positions,
                               const TensorView& x) const {
   const int64_t n = x.shape[0], kv_heads = config_.num_kv_heads, head_dim = config_.head_dim;
-  const TensorView u = ctx.workspace.get("llama.u", ctx.compute, {n, config_.dim});
+  const TensorView u = ctx.workspace.get("text.u", ctx.compute, {n, config_.dim});
   ctx.backend.rms_norm(x, layer.attn_norm.as<float>(), config_.eps, NormSpan::row, nullptr, 0, u);
   const TensorView q = rotated(ctx, layer.q, u, positions, "llama.q");
   const TensorView k = rotated(ctx, layer.k, u, positions, "llama.k");
@@ -124,18 +123,6 @@ void LlamaTextEncoder::attend(Context& ctx, const Layer& layer, const Positions&
   layer.o.forward(ctx, out, x, Epilogue::residual);
 }
 
-void LlamaTextEncoder::feed_forward(Context& ctx, const Layer& layer, const TensorView& x) const {
-  const int64_t n = x.shape[0];
-  const TensorView u = ctx.workspace.get("llama.u", ctx.compute, {n, config_.dim});
-  ctx.backend.rms_norm(x, layer.ffn_norm.as<float>(), config_.eps, NormSpan::row, nullptr, 0, u);
-  const TensorView gate = ctx.workspace.get("llama.gate", ctx.compute, {n, config_.ffn_dim});
-  const TensorView up = ctx.workspace.get("llama.up", ctx.compute, {n, config_.ffn_dim});
-  layer.gate.forward(ctx, u, gate);
-  layer.up.forward(ctx, u, up);
-  ctx.backend.gated_product(Epilogue::silu, gate, up, gate);
-  layer.down.forward(ctx, gate, x, Epilogue::residual);
-}
-
 Tensor LlamaTextEncoder::encode(Context& ctx, std::span<const int32_t> ids,
                                 int64_t first_row) const {
   check_token_ids("llama", ids, kMaxTokens, config_.vocab_size);
@@ -147,7 +134,7 @@ Tensor LlamaTextEncoder::encode(Context& ctx, std::span<const int32_t> ids,
   for (const Layer& layer : layers_) {
     ctx.check_cancel();  // a layer of 8 billion parameters is a second of reading
     attend(ctx, layer, at, x);
-    feed_forward(ctx, layer, x);
+    layer.feed_forward.add_to(ctx, config_.eps, Epilogue::silu, x);
   }
   Tensor out(DType::f32, {n - first_row, config_.dim});
   ctx.backend.copy(x.view().slice(first_row, n), out);

@@ -11,6 +11,7 @@
 
 #include "lacuna/core/tensor.h"
 #include "lacuna/models/context.h"
+#include "lacuna/models/text/encoder_parts.h"
 #include "lacuna/models/weights.h"
 
 namespace lacuna {
@@ -78,9 +79,9 @@ class LlamaTextEncoder {
 
  private:
   struct Layer {
-    Tensor attn_norm, ffn_norm;  // [dim] f32
+    Tensor attn_norm;  // [dim] f32
     Linear q, k, v, o;
-    Linear gate, up, down;
+    GatedFeedForward feed_forward;
   };
   // What positions decide, for all layers.
   struct Positions {
@@ -93,7 +94,6 @@ class LlamaTextEncoder {
                      const Positions& positions, std::string_view slot) const;
   void attend(Context& ctx, const Layer& layer, const Positions& positions,
               const TensorView& x) const;
-  void feed_forward(Context& ctx, const Layer& layer, const TensorView& x) const;
 
   LlamaConfig config_;
   bool adjacent_pairs_;   // of channels that rotate together, else channel c and c + head_dim / 2

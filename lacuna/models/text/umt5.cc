@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include "lacuna/models/layers.h"
-#include "lacuna/models/text/encoder_parts.h"
 
 namespace lacuna {
 namespace {
@@ -58,10 +57,10 @@ Umt5Encoder::Umt5Encoder(const Umt5Config& config, WeightSource& source, const U
     layer.k = linear(p + "attn.k", inner, d);
     layer.v = linear(p + "attn.v", inner, d);
     layer.o = linear(p + "attn.o", d, inner);
-    layer.ffn_norm = reader.f32(p + "norm2.weight", {d});
-    layer.gate = linear(p + "ffn.gate.0", f, d);
-    layer.up = linear(p + "ffn.fc1", f, d);
-    layer.down = linear(p + "ffn.fc2", d, f);
+    layer.feed_forward.norm = reader.f32(p + "norm2.weight", {d});
+    layer.feed_forward.gate = linear(p + "ffn.gate.0", f, d);
+    layer.feed_forward.up = linear(p + "ffn.fc1", f, d);
+    layer.feed_forward.down = linear(p + "ffn.fc2", d, f);
     layers_.push_back(std::move(layer));
   }
   final_norm_ = reader.f32("norm.weight", {d});
@@ -72,7 +71,7 @@ Umt5Encoder::Umt5Encoder(const Umt5Config& config, WeightSource& source, const U
 void Umt5Encoder::attend(Context& ctx, const Layer& layer, const TensorView& bias,
                          const TensorView& x) const {
   const int64_t n = x.shape[0], inner = config_.inner_dim();
-  const TensorView u = ctx.workspace.get("umt5.u", ctx.compute, {n, config_.dim});
+  const TensorView u = ctx.workspace.get("text.u", ctx.compute, {n, config_.dim});
   ctx.backend.rms_norm(x, layer.attn_norm.as<float>(), config_.eps, NormSpan::row, nullptr, 0, u);
   const TensorView q = ctx.workspace.get("umt5.q", ctx.compute, {n, inner});
   const TensorView k = ctx.workspace.get("umt5.k", ctx.compute, {n, inner});
@@ -94,18 +93,6 @@ void Umt5Encoder::attend(Context& ctx, const Layer& layer, const TensorView& bia
   layer.o.forward(ctx, out, x, Epilogue::residual);
 }
 
-void Umt5Encoder::feed_forward(Context& ctx, const Layer& layer, const TensorView& x) const {
-  const int64_t n = x.shape[0];
-  const TensorView u = ctx.workspace.get("umt5.u", ctx.compute, {n, config_.dim});
-  ctx.backend.rms_norm(x, layer.ffn_norm.as<float>(), config_.eps, NormSpan::row, nullptr, 0, u);
-  const TensorView gate = ctx.workspace.get("umt5.gate", ctx.compute, {n, config_.ffn_dim});
-  const TensorView up = ctx.workspace.get("umt5.up", ctx.compute, {n, config_.ffn_dim});
-  layer.gate.forward(ctx, u, gate);
-  layer.up.forward(ctx, u, up);
-  ctx.backend.gated_product(Epilogue::gelu_tanh, gate, up, gate);
-  layer.down.forward(ctx, gate, x, Epilogue::residual);
-}
-
 Tensor Umt5Encoder::encode(Context& ctx, std::span<const int32_t> ids) const {
   check_token_ids("umt5", ids, kMaxTokens, config_.vocab_size);
   // The residual stream, f32: f16 overflows in wo, bf16 loses 3 digits.
@@ -116,7 +103,7 @@ Tensor Umt5Encoder::encode(Context& ctx, std::span<const int32_t> ids) const {
     if (!layer.bias.empty())
       bias = bias_diagonals(ctx, layer.bias, config_.num_heads, x.view().shape[0]);
     attend(ctx, layer, bias, x);
-    feed_forward(ctx, layer, x);
+    layer.feed_forward.add_to(ctx, config_.eps, Epilogue::gelu_tanh, x);
   }
   Tensor out(DType::f32, {static_cast<int64_t>(ids.size()), config_.dim});
   ctx.backend.rms_norm(x, final_norm_.as<float>(), config_.eps, NormSpan::row, nullptr, 0, out);

@@ -13,6 +13,7 @@
 
 #include "lacuna/core/tensor.h"
 #include "lacuna/models/context.h"
+#include "lacuna/models/text/encoder_parts.h"
 #include "lacuna/models/weights.h"
 
 namespace lacuna {
@@ -93,15 +94,14 @@ class Umt5Encoder {
 
  private:
   struct Layer {
-    Tensor attn_norm, ffn_norm;  // [dim] f32
-    Tensor bias;                 // [kUmt5Buckets, num_heads] f32, empty if layer 0 has it
+    Tensor attn_norm;  // [dim] f32
+    Tensor bias;       // [kUmt5Buckets, num_heads] f32, empty if layer 0 has it
     Linear q, k, v, o;
-    Linear gate, up, down;
+    GatedFeedForward feed_forward;
   };
 
   // bias [num_heads, 2 n - 1]: by distance, key minus query
   void attend(Context& ctx, const Layer& layer, const TensorView& bias, const TensorView& x) const;
-  void feed_forward(Context& ctx, const Layer& layer, const TensorView& x) const;
 
   Umt5Config config_;
   ScaledView embedding_;  // [vocab_size, dim]
