@@ -9,7 +9,10 @@ differ from every other one of its size, or it says nothing about what it is the
 Of the first case of each family also: a run that is stopped and resumed gives the same bytes; attention with a mask that
 keeps everything gives what dense attention gives.
 
-Needs what pipelines.py needs, without peft. Usage: joint_pipelines.py [--lacuna FILE] [--work DIR] [CASE ...]
+With --attention METHOD both sides are sparse, the pipeline through lacuna.diffusers (docs/python.md), and must run the same
+method at the same density in every call.
+
+Needs what pipelines.py needs, without peft. Usage: joint_pipelines.py [--lacuna FILE] [--work DIR] [--attention METHOD] [CASE ...]
 """
 import argparse
 import json
@@ -179,16 +182,21 @@ def command(lacuna, model, case, latents, *options):
 def relative(ours, theirs):
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
 
-def compare(name, case, folder, lacuna):
+def compare(name, case, folder, lacuna, attention):
     """What was measured, and diffusers' latents [channels, frames, height, width]."""
     pipeline = build(name, case, folder)
-    latents = diffusers_run(pipeline, case, "latent").float().numpy()
-    frames = diffusers_run(pipeline, case, "np")
-    out, file = folder / f"{name}-%04d.png", folder / f"{name}.latents.safetensors"
-    subprocess.run(command(lacuna, folder / name, case, file, "-o", out, "-q"), check=True)
+    with pipelines.sparse(pipeline, attention) as patch:
+        latents = diffusers_run(pipeline, case, "latent").float().numpy()
+    with pipelines.sparse(pipeline, attention):
+        frames = diffusers_run(pipeline, case, "np")
+    out, file, trace = folder / f"{name}-%04d.png", folder / f"{name}.latents.safetensors", folder / f"{name}.trace.json"
+    options = ["--attention", attention, "--trace", trace] if attention is not None else []
+    subprocess.run(command(lacuna, folder / name, case, file, "-o", out, "-q", *options), check=True)
     result = {"case": name, "latents_rel_l2": relative(pipelines.load_file(file)["latents"], latents),
               "frames": len(frames), "frames_max_levels": pipelines.levels_apart(out, frames)}
-    return result | {"ok": result["latents_rel_l2"] <= LIMIT and result["frames_max_levels"] <= LEVELS}, latents
+    ran, same = pipelines.compare_calls(patch, trace) if attention is not None else ({}, True)
+    ok = same and result["latents_rel_l2"] <= LIMIT and result["frames_max_levels"] <= LEVELS
+    return result | ran | {"ok": ok}, latents
 
 def resumed(name, folder, lacuna):
     """Whether a run that is interrupted goes on to the bytes of one that is not."""
@@ -229,6 +237,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lacuna", default="build/release/lacuna")
     parser.add_argument("--work", default="out/parity", type=pathlib.Path)
+    parser.add_argument("--attention", help="compare sparse runs, e.g. haste:block=16,stride=8,top_p=0.6")
     parser.add_argument("cases", nargs="*", metavar="CASE", help="one of: " + ", ".join(CASES) + " (default: all)")
     args = parser.parse_args()
     unknown = [name for name in args.cases if name not in CASES]
@@ -239,7 +248,7 @@ def main():
     results, made = [], {}
     for name in args.cases or CASES:
         begin = time.perf_counter()
-        result, latents = compare(name, request(name), args.work, args.lacuna)
+        result, latents = compare(name, request(name), args.work, args.lacuna, args.attention)
         alike = [other for other, theirs in made.items()
                  if theirs.shape == latents.shape and relative(latents, theirs) < 1e-3]
         if alike:
@@ -247,7 +256,7 @@ def main():
         made[name] = latents
         results.append(result | {"s": round(time.perf_counter() - begin, 1)})
         print(json.dumps(results[-1]), flush=True)
-        if name in ("mochi", "hunyuan"):
+        if name in ("mochi", "hunyuan") and args.attention is None:
             for extra in (resumed(name, args.work, args.lacuna), masked(name, args.work, args.lacuna, latents)):
                 results.append(extra)
                 print(json.dumps(extra), flush=True)
