@@ -30,7 +30,7 @@ from diffusers import (AutoencoderKLHunyuanVideo, AutoencoderKLMochi, FlowMatchE
 from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (CLIPTextConfig, CLIPTextModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast, T5Config,
-                          T5EncoderModel)
+                          T5EncoderModel, T5Tokenizer)
 
 import bpe_fixture
 import pipelines
@@ -52,6 +52,7 @@ CASES = {
     "mochi-long": {"prompt": LONG, "negative": LONG[::-1]},
     "mochi-negative-empty": {"negative": ""},
     "mochi-zeros": {"negative": "", "force_zeros": True},
+    "mochi-spiece": {"prompt": "  A \uff33mall\u3000red  ball near \u00bd of the gra\u017fs ", "spiece": True},
     "mochi-shifted": {"scheduler": {"shift": 3.0}},
     "hunyuan": {},
     "hunyuan-tall": {"height": 112, "width": 48, "frames": 25, "steps": 5},
@@ -99,8 +100,9 @@ def llama_tokenizer():
 def clip_tokenizer(folder):
     return bpe_fixture.clip(str(folder), 500, [PROMPT, NEGATIVE, LONG] * 20)
 
-def mochi(folder, **_):
-    tokenizer = pipelines.train_tokenizer(folder)
+def mochi(folder, spiece, **_):
+    # From spiece.model transformers takes T5's ids whatever the file says.
+    tokenizer = pipelines.train_tokenizer(folder, **({"bos_id": -1, "unk_id": 2} if spiece else {}))
     tokenizer.model_max_length = 256
     text = T5EncoderModel(T5Config(vocab_size=len(tokenizer) + 8, d_model=64, d_kv=16, num_heads=4, d_ff=128,
                                    num_layers=2, feed_forward_proj="gated-gelu", tie_word_embeddings=False))
@@ -112,7 +114,7 @@ def mochi(folder, **_):
     return MochiPipeline(FlowMatchEulerDiscreteScheduler(invert_sigmas=True), pipelines.randomize(vae, 2),
                          pipelines.randomize(text, 1), tokenizer, pipelines.randomize(transformer, 3))
 
-def hunyuan(folder, guidance_embeds):
+def hunyuan(folder, guidance_embeds, **_):
     tokenizer, tokenizer_2 = llama_tokenizer(), clip_tokenizer(folder)
     text = LlamaModel(LlamaConfig(
         vocab_size=len(tokenizer) + 8, hidden_size=64, intermediate_size=160, num_hidden_layers=4,
@@ -136,14 +138,14 @@ def request(name):
     is_mochi = name.startswith("mochi")
     case = {"prompt": PROMPT, "negative": NEGATIVE, "height": 64, "width": 96, "frames": 13 if is_mochi else 9, "steps": 4,
             "guidance": 4.5 if is_mochi else 1.0, "embedded": None if is_mochi else 6.0, "scheduler": {},
-            "force_zeros": False, "guidance_embeds": True} | CASES[name]
+            "force_zeros": False, "spiece": False, "guidance_embeds": True} | CASES[name]
     if not case["guidance_embeds"]:
         case["embedded"] = None
     return case
 
 def build(name, case, folder):
     """The pipeline of a case, saved in folder / name."""
-    pipeline = (mochi if name.startswith("mochi") else hunyuan)(folder, guidance_embeds=case["guidance_embeds"])
+    pipeline = (mochi if name.startswith("mochi") else hunyuan)(folder, guidance_embeds=case["guidance_embeds"], spiece=case["spiece"])
     if case["scheduler"]:
         pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, **case["scheduler"])
     if case["force_zeros"]:
@@ -151,6 +153,10 @@ def build(name, case, folder):
     model = folder / name
     shutil.rmtree(model, ignore_errors=True)
     pipeline.save_pretrained(model)
+    if case["spiece"]:  # as older repositories have it
+        (model / "tokenizer" / "tokenizer.json").unlink()
+        shutil.copy(folder / "spiece.model", model / "tokenizer")
+        pipeline.tokenizer = T5Tokenizer.from_pretrained(model / "tokenizer")
     if name == "hunyuan":  # as the public repository has it
         (model / "tokenizer_2" / "tokenizer.json").unlink()
         for file in ("vocab.json", "merges.txt"):

@@ -35,7 +35,7 @@ NEGATIVE = "blurry, low quality"
 SEED, STEPS, GUIDANCE, SHIFT = 42, 4, 5.0, 5.0
 
 
-def train_tokenizer(folder):
+def train_tokenizer(folder, bos_id=2, unk_id=3):
     """A T5-style Unigram tokenizer trained on text made here; returns it as transformers loads it."""
     import sentencepiece as spm
     words = "a the small red blue ball square rolls moves over wet grass near stops blurry low quality cafe amp".split()
@@ -44,7 +44,7 @@ def train_tokenizer(folder):
     text.write_text("\n".join(" ".join(rng.choice(words, 8)) for _ in range(2000)), encoding="utf-8")
     spm.SentencePieceTrainer.train(
         input=str(text), model_prefix=str(folder / "spiece"), vocab_size=120, model_type="unigram",
-        normalization_rule_name="nmt_nfkc", pad_id=0, eos_id=1, bos_id=2, unk_id=3,
+        normalization_rule_name="nmt_nfkc", pad_id=0, eos_id=1, bos_id=bos_id, unk_id=unk_id,
         hard_vocab_limit=False, minloglevel=2)
     model = spm.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
     vocab = [(model.id_to_piece(i), model.get_score(i)) for i in range(model.vocab_size())]
