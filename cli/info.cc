@@ -320,8 +320,8 @@ void run_info(const InfoOptions& o) {
 }  // namespace
 
 void add_info(CLI::App& app) {
-  auto* command =
-      app.add_subcommand("info", "What a checkpoint is and costs to run, or how a clip was made");
+  auto* command = app.add_subcommand(
+      "info", "What a checkpoint or LoRA is and costs to run, or how a clip was made");
   command->group("Commands");
   auto options = std::make_shared<InfoOptions>();
   options->model.add_to(*command);
