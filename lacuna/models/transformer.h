@@ -47,6 +47,7 @@ struct TransformerSizes {
   int64_t text_dim = 0;    // of PromptEmbedding::tokens
   int64_t text_len = 0;    // most rows of it
   int64_t pooled_dim = 0;  // of PromptEmbedding::pooled; 0 = none
+  int64_t image_dim = 0;   // of the rows that an image encoder makes of pictures; 0 = none
   // Text tokens follow the video tokens in self-attention (Mochi, HunyuanVideo); else the prompt is
   // seen by cross-attention (Wan).
   bool joint_text = false;

@@ -31,6 +31,14 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view kSyntheticExperts[] = {"w:", "w2:"};
+constexpr int64_t kSyntheticRows = 257;  // of a picture: ViT-H's
+
+// What a synthetic model takes for the output of an encoder.
+Tensor hashed(const std::string& name, std::initializer_list<int64_t> shape) {
+  Tensor values(DType::f32, shape);
+  fill_hash(name, 0.0, 0.3, {values.as<float>(), static_cast<size_t>(values.numel())});
+  return values;
+}
 
 uint64_t fingerprint_of(WeightSource& source) {
   TensorMap tensors;
@@ -413,11 +421,6 @@ PromptEmbedding Model::embed_prompt(Context& ctx, const std::string& prompt,
   const TransformerSizes sizes = architecture_->sizes();
   if (drops_empty_prompt_ && prompt.empty()) return {};
   if (is_synthetic()) {
-    const auto hashed = [](const std::string& name, std::initializer_list<int64_t> shape) {
-      Tensor values(DType::f32, shape);
-      fill_hash(name, 0.0, 0.3, {values.as<float>(), static_cast<size_t>(values.numel())});
-      return values;
-    };
     const std::string text = clean_prompt(prompt);
     PromptEmbedding made{hashed("prompt:" + text, {count_tokens(prompt), sizes.text_dim}), {}};
     if (sizes.pooled_dim > 0) made.pooled = hashed("pooled:" + text, {sizes.pooled_dim});
@@ -427,6 +430,25 @@ PromptEmbedding Model::embed_prompt(Context& ctx, const std::string& prompt,
     return HunyuanTextEncoder(hunyuan_files(checkpoint_, cache)).embed(ctx, prompt, sizes);
   const TextEncoder encoder(encoder_files(checkpoint_, architecture_->family(), cache));
   return {encoder.embed(ctx, prompt, sizes.text_dim, sizes.text_len), {}};
+}
+
+bool Model::has_image_encoder() const {
+  return is_synthetic() && architecture_->sizes().image_dim > 0;
+}
+
+int64_t Model::image_encoder_bytes(int64_t pictures) const {
+  if (!has_image_encoder()) return 0;
+  return storage_bytes(DType::f32, pictures * kSyntheticRows * architecture_->sizes().image_dim);
+}
+
+Tensor Model::embed_pictures(Context&, std::span<const Picture> pictures) {
+  const int64_t dim = architecture_->sizes().image_dim;
+  LACUNA_CHECK(has_image_encoder(), "model: no image encoder beside {}", list_parts(checkpoint_));
+  std::string name = "pictures:";
+  for (const Picture& picture : pictures)
+    name += fmt::format("{:016x}", fnv1a64({reinterpret_cast<const char*>(picture.rgb.data()),
+                                            picture.rgb.size()}));
+  return hashed(name, {static_cast<int64_t>(pictures.size()) * kSyntheticRows, dim});
 }
 
 }  // namespace lacuna

@@ -17,6 +17,7 @@
 #include "lacuna/models/pipeline/request.h"
 #include "lacuna/models/transformer.h"
 #include "lacuna/models/vae/video_decoder.h"
+#include "lacuna/models/video/picture.h"
 #include "lacuna/models/wan/lora.h"
 
 namespace lacuna {
@@ -108,6 +109,19 @@ class Model {
   // where model_index.json says force_zeros_for_empty_prompt (Mochi).
   PromptEmbedding embed_prompt(Context& ctx, const std::string& prompt,
                                const std::filesystem::path& cache);
+
+  // Whether pictures can be embedded: CLIP's vision encoder is a part of this checkpoint, or made
+  // up for a synthetic network that takes its rows (TransformerSizes::image_dim).
+  bool has_image_encoder() const;
+  // Scratch and rows of embed_pictures() for this many pictures, weights aside, in bytes; 0 without
+  // an encoder. Throws Error as embed_pictures() where the encoder is not one.
+  int64_t image_encoder_bytes(int64_t pictures) const;
+  // What the network sees of whole pictures, as read: penultimate hidden states of CLIP's vision
+  // encoder, one picture after another, [pictures * rows, image_dim] f32 on the host (257 rows of
+  // 1280 for ViT-H). In f32 whatever ctx.compute is, as upstream encodes. Weights are closed and
+  // scratch is dropped before it returns. Throws Error without an encoder, or when it is of another
+  // width than the network expects.
+  Tensor embed_pictures(Context& ctx, std::span<const Picture> pictures);
 
  private:
   Model() = default;
