@@ -19,7 +19,8 @@ WanConfig wan_config_of(const CheckpointPart& part, const WeightSource& source) 
   const auto rename = wan_rename(detect_wan_names(source));
   if (!part.config) return infer_wan_config(source, rename);
   const std::string who = part.config_file.string();
-  const WanConfig config = wan_config_from_json(part.config_text, who);
+  WanConfig config = wan_config_from_json(part.config_text, who);
+  read_image_sizes(source, rename, who, config);
   const std::string beyond =
       rename(fmt::format("blocks.{}.attn1.norm_q.weight", config.num_layers));
   LACUNA_CHECK(!source.has(beyond),

@@ -94,6 +94,10 @@ Outputs run_wan_dit(const GoldenJson& spec, Backend& backend, DType compute) {
   input(inputs.at("x")), input(inputs.at("context"));  // bounds
   c.text_name = inputs.at("context").at("hash");
   c.text_rows = c.text_len = batchless_dim(inputs.at("context"), 0);
+  if (inputs.contains("image")) {
+    c.image_name = inputs.at("image").at("hash");
+    c.image_rows = input(inputs.at("image")).view().shape[0];
+  }
   for (const GoldenJson& range : inputs.at("timesteps")) {
     c.times.push_back({range.at("tokens").get<int64_t>(), range.at("timestep").get<double>()});
   }
