@@ -55,6 +55,7 @@ nlohmann::ordered_json describe(Model& model) {
   json["width"] = c.dim();
   json["ffn_dim"] = c.ffn_dim;
   json["patch"] = {c.patch.t, c.patch.h, c.patch.w};
+  if (c.image_dim > 0) json["image_encoder"] = model.has_image_encoder();
   json["defaults"] = {{"size", fmt::format("{}x{}", d.width, d.height)},
                       {"frames", d.frames},
                       {"fps", d.fps},
@@ -108,6 +109,11 @@ void print(const nlohmann::ordered_json& j) {
       significant(j["parameters"].get<double>() / 1e6));
   fmt::print("  stored       {}{}\n", format_bytes(j["stored_bytes_per_expert"].get<double>()),
              j["experts"] == 2 ? " for each of two experts" : "");
+  if (j.contains("image_encoder"))
+    fmt::print("  pictures     {}\n", j["image_encoder"].get<bool>()
+                                          ? "seen through an image encoder, which is here"
+                                          : "need an image encoder: --image-encoder, such as "
+                                            "clip_vision_h.safetensors");
   const auto& d = j["defaults"];
   const std::string embedded =
       d.contains("embedded_guidance")

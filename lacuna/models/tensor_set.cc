@@ -26,15 +26,20 @@ bool is_pooled_text_encoder(TensorSet set) {
   return set == TensorSet::clip_text;
 }
 
+bool is_image_encoder(TensorSet set) {
+  return set == TensorSet::clip_vision;
+}
+
 bool is_vae(TensorSet set) {
   return set != TensorSet::unknown && !is_transformer(set) && !is_text_encoder(set) &&
-         !is_pooled_text_encoder(set);
+         !is_pooled_text_encoder(set) && !is_image_encoder(set);
 }
 
 std::string_view part_name(TensorSet set) {
   return is_transformer(set)           ? "transformer"
          : is_text_encoder(set)        ? "text encoder"
          : is_pooled_text_encoder(set) ? "pooled text encoder"
+         : is_image_encoder(set)       ? "image encoder"
                                        : "VAE";
 }
 
@@ -129,8 +134,11 @@ TensorSet classify_tensors(std::span<const std::string> names) {
     return TensorSet::umt5_original;
   }
   if (has("basis") && has("mean") && has("scale")) return TensorSet::linear_vae;
-  // Before Llama, which a model of both would end in as well.
+  // Before Llama, which a model of both would end in as well. A whole CLIP counts as its text half.
   if (ends("embeddings.token_embedding.weight")) return TensorSet::clip_text;
+  if (ends("embeddings.class_embedding") && ends("pre_layrnorm.weight")) {
+    return TensorSet::clip_vision;
+  }
   if (ends("layers.0.self_attn.q_proj.weight") && ends("layers.0.mlp.gate_proj.weight")) {
     return TensorSet::llama;
   }

@@ -7,6 +7,7 @@
 
 #include "lacuna/core/error.h"
 #include "lacuna/core/rng.h"
+#include "lacuna/models/image/image_encoder.h"
 #include "lacuna/models/pipeline/family.h"
 #include "lacuna/models/pipeline/model_defaults.h"
 #include "lacuna/models/pipeline/networks.h"
@@ -94,6 +95,21 @@ HunyuanEncoderFiles hunyuan_files(const Checkpoint& checkpoint, const fs::path& 
           .cache = cache};
 }
 
+// Of a network that takes rows of `dim`.
+ImageEncoder image_encoder_of(const Checkpoint& checkpoint, int64_t dim) {
+  check_encoder(checkpoint, checkpoint.image_encoder,
+                "image encoder (CLIP's, such as clip_vision_h.safetensors)", "--image-encoder");
+  ImageEncoder encoder({.weights = checkpoint.image_encoder.files,
+                        .config_json = checkpoint.image_encoder.config_text,
+                        .processor_json = checkpoint.image_processor_text,
+                        .processor_file = checkpoint.image_processor.string()});
+  LACUNA_CHECK(encoder.config().dim == dim,
+               "image encoder: {} wide, the video transformer expects {}; they do not belong "
+               "together",
+               encoder.config().dim, dim);
+  return encoder;
+}
+
 // Of a Wan VAE without a config.
 VaeConfig preset_of_file(const CheckpointPart& part) {
   const bool is22 =
@@ -135,8 +151,8 @@ std::unique_ptr<Model> Model::open(std::span<const fs::path> paths) {
   std::unique_ptr<Model> model(new Model());
   model->checkpoint_ = find_checkpoint(paths);
   const CheckpointPart& part = model->checkpoint_.transformer;
-  LACUNA_CHECK(!part.empty(), "model: no diffusion transformer in {}",
-               model->checkpoint_.root.string());
+  LACUNA_CHECK(!part.empty(), "model: no diffusion transformer beside {}",
+               list_parts(model->checkpoint_));
   const auto source = open_network(part);
   model->architecture_ = read_architecture(part, *source);
   model->num_experts_ = model->checkpoint_.transformer_2.empty() ? 1 : 2;
@@ -433,22 +449,31 @@ PromptEmbedding Model::embed_prompt(Context& ctx, const std::string& prompt,
 }
 
 bool Model::has_image_encoder() const {
-  return is_synthetic() && architecture_->sizes().image_dim > 0;
+  return is_synthetic() ? architecture_->sizes().image_dim > 0 : !checkpoint_.image_encoder.empty();
 }
 
 int64_t Model::image_encoder_bytes(int64_t pictures) const {
-  if (!has_image_encoder()) return 0;
-  return storage_bytes(DType::f32, pictures * kSyntheticRows * architecture_->sizes().image_dim);
+  const int64_t dim = architecture_->sizes().image_dim;
+  if (dim == 0 || pictures == 0) return 0;
+  if (is_synthetic()) return storage_bytes(DType::f32, pictures * kSyntheticRows * dim);
+  const ImageEncoder encoder = image_encoder_of(checkpoint_, dim);
+  return clip_vision_bytes(encoder.config(), DType::f32) +
+         storage_bytes(DType::f32, pictures * encoder.config().rows() * dim);
 }
 
-Tensor Model::embed_pictures(Context&, std::span<const Picture> pictures) {
+Tensor Model::embed_pictures(Context& ctx, std::span<const Picture> pictures) {
   const int64_t dim = architecture_->sizes().image_dim;
-  LACUNA_CHECK(has_image_encoder(), "model: no image encoder beside {}", list_parts(checkpoint_));
-  std::string name = "pictures:";
-  for (const Picture& picture : pictures)
-    name += fmt::format("{:016x}", fnv1a64({reinterpret_cast<const char*>(picture.rgb.data()),
-                                            picture.rgb.size()}));
-  return hashed(name, {static_cast<int64_t>(pictures.size()) * kSyntheticRows, dim});
+  LACUNA_CHECK(dim > 0, "image: {} takes no rows of an image encoder", name_);
+  if (is_synthetic()) {
+    std::string name = "pictures:";
+    for (const Picture& picture : pictures)
+      name += fmt::format("{:016x}", fnv1a64({reinterpret_cast<const char*>(picture.rgb.data()),
+                                              picture.rgb.size()}));
+    return hashed(name, {static_cast<int64_t>(pictures.size()) * kSyntheticRows, dim});
+  }
+  const ImageEncoder encoder = image_encoder_of(checkpoint_, dim);
+  Context own(ctx.backend, DType::f32, ctx.cancel);
+  return encoder.embed(own, pictures);
 }
 
 }  // namespace lacuna

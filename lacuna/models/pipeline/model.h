@@ -113,8 +113,8 @@ class Model {
   // Whether pictures can be embedded: CLIP's vision encoder is a part of this checkpoint, or made
   // up for a synthetic network that takes its rows (TransformerSizes::image_dim).
   bool has_image_encoder() const;
-  // Scratch and rows of embed_pictures() for this many pictures, weights aside, in bytes; 0 without
-  // an encoder. Throws Error as embed_pictures() where the encoder is not one.
+  // Scratch and rows of embed_pictures() for this many pictures, weights aside, in bytes; 0 for a
+  // network that takes none. Opens no weights, and throws Error where embed_pictures() would.
   int64_t image_encoder_bytes(int64_t pictures) const;
   // What the network sees of whole pictures, as read: penultimate hidden states of CLIP's vision
   // encoder, one picture after another, [pictures * rows, image_dim] f32 on the host (257 rows of
