@@ -22,7 +22,7 @@ namespace lacuna {
 struct PromptEmbedding {
   Tensor tokens;  // [valid rows, text_dim] f32
   Tensor pooled;  // [pooled_dim] f32; empty where the family has none
-  Tensor image;   // [rows, image_dim] f32 of the request's pictures; empty where the family has none
+  Tensor image;  // [rows, image_dim] f32 of the request's pictures; empty where the family has none
 };
 
 // Multiply-adds counted as two operations, for one forward (one of cond / uncond).
@@ -114,7 +114,7 @@ class VideoTransformer {
   };
 
   struct Input {
-    Site site;     // layer and num_layers are set by the forward
+    Site site;  // layer and num_layers are set by the forward
     // Latent [latent_channels + condition_channels, frames, height, width] f32 contiguous, on the
     // host.
     TensorView x;
