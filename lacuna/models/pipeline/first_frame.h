@@ -19,7 +19,7 @@ namespace lacuna {
 std::optional<Picture> picture_to_encode(const Model& model, const Request& request, bool resumed);
 // The mode of the encoder's distribution, normalised: [channels, 1, height, width] f32. In f32
 // whatever ctx.compute is, as upstream encodes: it is one frame, and every other looks at it. Holds
-// VideoEncoder::frame_bytes().
+// VideoEncoder::memory_bytes().
 Tensor encode_picture(Model& model, Context& ctx, const Picture& picture);
 // Frame 0 of latents [channels, frames, height, width] f32, both ways; frame [channels, 1, height,
 // width] f32.

@@ -420,7 +420,7 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   memory.attention = attention_bytes(model, request, engine.policy());
   memory.loaded = model.made_bytes() + (resume ? bytes_of(resume->attention) : 0);
   if (picture)
-    memory.encoder = model.encoder().frame_bytes(request.height, request.width, DType::f32);
+    memory.encoder = model.encoder().memory_bytes({1, request.height, request.width}, DType::f32);
   if (files.video.empty()) memory.decoder = 0;
   check_memory(memory, ctx.backend, max_memory, hooks.note);
   if (resume) restore_attention(engine, model, request, *resume);

@@ -243,7 +243,7 @@ TEST_F(FirstFrameTest, ThePlanCountsTheEncoder) {
   Request r = request();
   r.width = r.height = 512;
   r.frames = 1;
-  const int64_t needs = model_->encoder().frame_bytes(512, 512, DType::f32);
+  const int64_t needs = model_->encoder().memory_bytes({1, 512, 512}, DType::f32);
   EXPECT_GT(needs, 512 * 512 * 4);
   GenerationHooks hooks;
   hooks.plan_only = true;
