@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// lacuna generate: text, or text and a first picture, to video.
+// lacuna generate: text, or text and pictures, to video.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -23,7 +23,6 @@
 #include "lacuna/engine/profile.h"
 #include "lacuna/engine/recording.h"
 #include "lacuna/models/pipeline/generation.h"
-#include "lacuna/models/video/picture.h"
 #include "lacuna/models/video/video_writer.h"
 
 namespace lacuna::cli {
@@ -39,7 +38,7 @@ struct GenerateOptions {
   RequestOptions request;
   AuditOptions audit;
   PeerOptions peer;
-  std::string prompt, prompt_file, image;
+  std::string prompt, prompt_file;
   std::string output = "out.mp4", latents, resume, record, record_sites;
   bool no_decode = false, no_prompt_cache = false, json = false, quiet = false;
   double max_memory_gb = 0.0;
@@ -50,11 +49,6 @@ void add_content_options(CLI::App& command, GenerateOptions& o) {
   auto* content = command.add_option_group("Content");
   content->add_option("-p,--prompt", o.prompt, "What the video shows");
   content->add_option("--prompt-file", o.prompt_file, "Read the prompt from a file")
-      ->check(names_a_file());
-  content
-      ->add_option("-i,--image,--init-img", o.image,
-                   "The picture that the video begins with (Wan2.2 TI2V-5B): PNG, JPEG, WebP, ... "
-                   "It is scaled to cover the size and cut around its middle")
       ->check(names_a_file());
   o.request.add_content_to(*content);
 }
@@ -73,8 +67,6 @@ std::string read_text(const std::string& path) {
 Request make_request(const GenerateOptions& o, const Model& model) {
   Request r = o.request.make(model);
   r.prompt = o.prompt_file.empty() ? o.prompt : read_text(o.prompt_file);
-  r.image = o.image;
-  r.image_content = picture_content(r.image);
   r.dtype = o.model.dtype;
   o.attention.fill(r);
   r.replay_masks = o.audit.replay_masks;
@@ -149,6 +141,7 @@ void check_inputs_differ(const GenerateOptions& o, const Request& request,
                          const std::vector<NamedFile>& outputs) {
   check_files_differ(outputs, {{"--prompt-file", o.prompt_file},
                                {"--image", request.image},
+                               {"--last-image", request.last_image},
                                {"--profile", request.profile},
                                {"the profile's masks", named_masks_file(request.profile)},
                                {"--replay-masks", request.replay_masks}});
@@ -362,13 +355,17 @@ void run_generate(const GenerateOptions& o) {
 
   Context ctx{*backend};
   ctx.cancel = &interrupt_flag();
-  std::optional<ProgressBar> sampling, decoding;
+  std::optional<ProgressBar> encoding, sampling, decoding;
   GenerationHooks hooks;
   if (!o.quiet) {
     hooks.note = say_note;
     if (const std::string line = o.peer.note(); !line.empty()) hooks.note(line);
     note_start(o, *model, *backend, request, files.latents, left_step,
                resume ? resume->next_step : 0, hooks.note);
+    hooks.encode = [&](int64_t done, int64_t total) {
+      if (!encoding && total > 1) encoding.emplace("encoding", static_cast<int>(total));
+      if (encoding) encoding->update(static_cast<int>(done));
+    };
     hooks.decode = [&](int64_t done, int64_t total) {
       sampling.reset();
       if (!decoding) decoding.emplace("decoding", static_cast<int>(total));
@@ -377,6 +374,7 @@ void run_generate(const GenerateOptions& o) {
   }
   hooks.step = [&](const StepReport& report) {
     begun = true;
+    encoding.reset();
     if (o.quiet) return;
     if (!sampling) sampling.emplace("sampling", report.num_steps);
     sampling->update(report.step + 1, fmt::format("density {:.3f}", report.qk_density));
@@ -396,7 +394,7 @@ void run_generate(const GenerateOptions& o) {
     const auto max_memory = static_cast<int64_t>(o.max_memory_gb * 1e9);
     result = generate(*model, ctx, request, files, tiling, max_memory, hooks, std::move(resume));
   } catch (const Cancelled&) {
-    sampling.reset(), decoding.reset();
+    encoding.reset(), sampling.reset(), decoding.reset();
     if (!begun && left_step > 0)
       throw Interrupted{fmt::format("stopped before the first step; {} still holds the earlier run",
                                     files.latents.string())};
@@ -404,13 +402,13 @@ void run_generate(const GenerateOptions& o) {
       throw Interrupted{"stopped before the first step; nothing was written"};
     throw Interrupted{"stopped; go on with: " + resuming_command(o, files.latents)};
   } catch (const std::exception& error) {
-    sampling.reset(), decoding.reset();
+    encoding.reset(), sampling.reset(), decoding.reset();
     if (kept == 0) throw;
     const bool memory = dynamic_cast<const std::bad_alloc*>(&error) != nullptr;
     throw Error((memory ? "out of memory" : error.what()) +
                 way_back(o, files.latents, kept, request.sampler.num_steps));
   }
-  sampling.reset(), decoding.reset();
+  encoding.reset(), sampling.reset(), decoding.reset();
   const fs::path& made = o.no_decode ? files.latents : files.video;
   audit.save(result, *model, request, *backend, made);
   if (recorder && !o.audit.dry_run) recorder->save(o.record);

@@ -69,10 +69,6 @@ void refuse_other_networks(TensorSet set, std::span<const std::string> names,
       {"ref_conv", "a Fun-Control network"},
       {"fps_embedding", "a SkyReels-V2 diffusion-forcing network"},
       {"cam_encoder", "a ReCamMaster network"},
-      {"add_k_proj", "an image-to-video network"},
-      {"k_img", "an image-to-video network"},
-      {"img_emb", "an image-to-video network"},
-      {"image_embedder", "an image-to-video network"},
       {"lora_A", "a network with a LoRA beside its weights"},
       {"lora_down", "a network with a LoRA beside its weights"},
   };
@@ -82,8 +78,8 @@ void refuse_other_networks(TensorSet set, std::span<const std::string> names,
     const std::string component = fmt::format(".{}.", sign.component);
     for (size_t i = 0; i < names.size(); ++i) {
       LACUNA_CHECK(dotted[i].find(component) == std::string::npos,
-                   "{}: holds {}, so it is {}; expected a text-to-video network", who, names[i],
-                   sign.meaning);
+                   "{}: holds {}, so it is {}; expected a text-to-video or image-to-video network",
+                   who, names[i], sign.meaning);
     }
   }
 }

@@ -15,7 +15,7 @@
 #include "lacuna/engine/policy.h"
 #include "lacuna/engine/presets.h"
 #include "lacuna/engine/profile.h"
-#include "lacuna/models/pipeline/first_frame.h"
+#include "lacuna/models/pipeline/pictures.h"
 #include "lacuna/models/video/video_writer.h"
 
 namespace lacuna {
@@ -140,17 +140,10 @@ bool says_attention(const Request& request) {
          !request.dense_steps.empty() || !request.dense_layers.empty() || request.min_tokens != 0;
 }
 
-// Noise behind the encoded picture, if there is one, or what was saved, which must fit.
+// Noise with what was encoded of pictures, or what was saved, which must fit.
 SamplingState starting_state(const Request& request, const Model::LatentShape& latent,
-                             const Tensor& picture, std::optional<SamplingState> resume) {
-  SamplingState state;
-  if (resume) {
-    state = std::move(*resume);
-  } else {
-    state.latents =
-        initial_noise(request.seed, latent.channels, latent.frames, latent.height, latent.width);
-    if (!picture.empty()) put_first_frame(picture, state.latents);
-  }
+                             const EncodedPictures& encoded, std::optional<SamplingState> resume) {
+  SamplingState state = resume ? std::move(*resume) : first_state(request, latent, encoded);
   const auto& shape = state.latents.view().shape;
   LACUNA_CHECK(shape[0] == latent.channels && shape[1] == latent.frames &&
                    shape[2] == latent.height && shape[3] == latent.width,
@@ -408,7 +401,7 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   set_up(engine, model, request, hooks, first_step);
   check_content(request);
   note_profile_without_lora(model, request, hooks.note);
-  const std::optional<Picture> picture = picture_to_encode(model, request, resume.has_value());
+  const RequestPictures pictures = read_pictures(model, request, resume.has_value());
   if (max_memory > 0) ctx.backend.limit_memory(max_memory);
   const bool replays = !request.replay_masks.empty();  // of whatever the log holds
   MemoryPlan memory =
@@ -419,8 +412,7 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
                          model.architecture().sizes().dim());
   memory.attention = attention_bytes(model, request, engine.policy());
   memory.loaded = model.made_bytes() + (resume ? bytes_of(resume->attention) : 0);
-  if (picture)
-    memory.encoder = model.encoder().memory_bytes({1, request.height, request.width}, DType::f32);
+  if (!pictures.empty()) memory.encoder = encoded_pictures_bytes(model, request);
   if (files.video.empty()) memory.decoder = 0;
   check_memory(memory, ctx.backend, max_memory, hooks.note);
   if (resume) restore_attention(engine, model, request, *resume);
@@ -443,11 +435,10 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   ctx.workspace.release();
   result.text_seconds = seconds_since(start);
 
-  Tensor first_frame;
-  if (picture) first_frame = encode_picture(model, ctx, *picture);
+  const EncodedPictures encoded = encode_pictures(model, ctx, request, pictures, hooks.encode);
 
   const bool resumed = resume.has_value();
-  SamplingState state = starting_state(request, latent, first_frame, std::move(resume));
+  SamplingState state = starting_state(request, latent, encoded, std::move(resume));
   take_prompts(prompts, request, hooks.note, state);
   start = Clock::now();
   const SamplingInputs inputs{

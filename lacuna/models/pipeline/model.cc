@@ -233,11 +233,18 @@ std::unique_ptr<Model> Model::synthetic(std::string_view preset, DType storage) 
   model->synthetic_ = preset;
   model->storage_ = storage;
   model->architecture_ = preset_architecture(preset);
-  model->num_experts_ = preset == "wan2.2-a14b" ? 2 : 1;
+  model->num_experts_ = preset.ends_with("-a14b") ? 2 : 1;
   model->take_family_defaults();
   model->name_ = fmt::format("synthetic {}", preset);
   model->fingerprint_ = fnv1a64(model->name_);
   return model;
+}
+
+Model::PictureCount Model::pictures() const {
+  const TransformerSizes sizes = architecture_->sizes();
+  if (sizes.condition_channels == 0) return {0, takes_image_ && sizes.patch.t == 1 ? 1 : 0};
+  if (sizes.image_dim == 0) return {1, 2};
+  return sizes.image_rows > 0 ? PictureCount{2, 2} : PictureCount{1, 1};
 }
 
 std::string Model::identity() const {

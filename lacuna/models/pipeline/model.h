@@ -69,9 +69,14 @@ class Model {
   int num_experts() const { return num_experts_; }
   SigmaConvention sigma_convention() const { return convention_; }
   SamplerKind sampler_kind() const { return sampler_; }
-  // Whether it was trained to go on from a first frame: where model_index.json says
-  // expand_timesteps, else the family; its tokens are of one latent frame.
-  bool takes_image() const { return takes_image_ && architecture_->sizes().patch.t == 1; }
+  // How many pictures its videos are made of, a first and then a last one. Networks with condition
+  // channels need one; two are taken without an image encoder, and needed where the network has
+  // learnt positions for the rows of two. Others take a first one where model_index.json says
+  // expand_timesteps, else the family, whose tokens are then of one latent frame.
+  struct PictureCount {
+    int least = 0, most = 0;
+  };
+  PictureCount pictures() const;
   int64_t transformer_bytes() const;  // as stored, one expert
   // The same as held: 8-bit floats with a scale grow when they are loaded.
   int64_t held_transformer_bytes() const { return transformer_bytes() + added_bytes_; }

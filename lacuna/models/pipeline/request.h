@@ -19,9 +19,10 @@ struct Request {
   std::string lora_content;  // hash of what they change; empty without
   std::string prompt;
   std::string negative_prompt;
-  std::string image;              // file name of the picture that is frame 0; empty = text to video
-  std::string image_content;      // hash of that file; empty = none or not known
-  int width = 832, height = 480;  // pixels
+  std::string image;          // file name of the picture that is frame 0; empty = text to video
+  std::string image_content;  // hash of that file; empty = none or not known
+  std::string last_image, last_image_content;  // the same of the last frame
+  int width = 832, height = 480;               // pixels
   int frames = 81;
   int fps = 16;
   SamplerConfig sampler;

@@ -3,7 +3,6 @@
 
 #include <cmath>
 #include <cstring>
-#include <numbers>
 #include <utility>
 
 #include "lacuna/core/convert.h"
@@ -123,11 +122,7 @@ Tensor ImageEmbedder::forward(Context& ctx, const TensorView& rows, const WanTap
   const Tensor hidden(DType::f32, {n, image_dim_}), wide(DType::f32, {n, dim_});
   ctx.backend.layer_norm(x, norm_in_weight_.as<float>(), norm_in_bias_.as<float>(), nullptr,
                          nullptr, kEps, x);
-  linear_1_.forward(own, x, hidden);
-  for (int64_t i = 0; i < n * image_dim_; ++i) {  // the exact GELU, which is no epilogue
-    float& value = hidden.as<float>()[i];
-    value *= 0.5f * (1.0f + std::erf(value * std::numbers::sqrt2_v<float> * 0.5f));
-  }
+  forward_gelu(own, linear_1_, x, hidden);
   linear_2_.forward(own, hidden, wide);
   Tensor result(ctx.compute, {n, dim_}, ctx.backend);
   ctx.backend.layer_norm(wide, norm_out_weight_.as<float>(), norm_out_bias_.as<float>(), nullptr,
