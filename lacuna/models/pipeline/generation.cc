@@ -312,6 +312,9 @@ MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tilin
   plan.activations = network.activation_bytes(tokens, compute) +
                      network.prompt_bytes(compute) * (request.guided() ? 2 : 1) +
                      passing.converted + lora.scratch;
+  // In the state and behind the latent.
+  plan.activations += storage_bytes(
+      DType::f32, 2 * sizes.condition_channels * latent.frames * latent.height * latent.width);
   if (moves_tokens)
     plan.activations += storage_bytes(compute, 4 * sizes.stream_rows(tokens) * sizes.dim());
   plan.decoder =

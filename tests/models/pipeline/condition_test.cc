@@ -312,6 +312,11 @@ TEST_F(ConditionTest, SyntheticModelsTakePictures) {
     EXPECT_EQ(large->pictures().most, most) << name;
     EXPECT_EQ(large->num_experts(), name == std::string_view("wan2.2-i2v-a14b") ? 2 : 1);
   }
+  const FamilyDefaults d = Model::synthetic("wan2.2-i2v-a14b", DType::bf16)->defaults();
+  EXPECT_EQ(d.steps, 40);
+  EXPECT_EQ(std::tuple(d.shift, d.guidance, d.guidance_low, d.boundary),
+            std::tuple(5.0, 3.5, 3.5, 0.9));
+  EXPECT_EQ(Model::synthetic("wan2.1-flf2v-14b", DType::bf16)->defaults().shift, 16.0);
 }
 
 }  // namespace
