@@ -48,7 +48,7 @@ Request bench_request(const BenchOptions& o, const Model& model, const std::stri
   request.sampler.kind = model.sampler_kind();
   request.sampler.convention = model.sigma_convention();
   request.sampler.num_steps = o.steps;
-  request.sampler.shift = model.defaults().shift;
+  request.sampler.shift = model.defaults().shift_at(request.width, request.height);
   request.embedded_guidance = model.defaults().embedded_guidance;
   request.guidance = request.guidance_low = o.guidance;
   request.dtype = o.model.dtype;

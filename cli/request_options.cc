@@ -231,7 +231,7 @@ Request RequestOptions::make(const Model& model) const {
     r.sampler.convention = SigmaConvention::flow_matching;
   if (!sigma_convention.empty()) r.sampler.convention = parse_convention(sigma_convention);
   r.sampler.num_steps = steps.value_or(d.steps);
-  r.sampler.shift = shift.value_or(d.shift);
+  r.sampler.shift = shift.value_or(d.shift_at(r.width, r.height));
   r.sampler.timesteps = timesteps;
   r.sampler.warp_timesteps = !timesteps_shifted;
   set_guidance(*this, d, r);

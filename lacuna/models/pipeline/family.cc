@@ -26,9 +26,11 @@ const Family kWan22Small{"Wan2.2 TI2V 5B",
                          {1280, 704, 121, 24, 50, 5.0, 5.0, 5.0, 0.0, kApache},
                          /*released=*/true,
                          /*takes_image=*/true};
-// The checkpoint of 480p is of the same sizes; its authors use shift 3 there.
-const Family kWan21Image{
-    "Wan2.1 I2V 14B", "wan2.1", {1280, 720, 81, 16, 40, 5.0, 5.0, 5.0, 0.0, kApache}};
+// The checkpoints of 480p and 720p are of one size; the authors' shift depends on the video's.
+const Family kWan21Image{"Wan2.1 I2V 14B",
+                         "wan2.1",
+                         {1280, 720, 81, 16, 40, 5.0, 5.0, 5.0, 0.0, kApache, "",
+                          /*embedded_guidance=*/{}, /*small_shift=*/3.0}};
 const Family kWan21TwoImages{
     "Wan2.1 FLF2V 14B", "wan2.1", {1280, 720, 81, 16, 50, 16.0, 5.5, 5.5, 0.0, kApache}};
 const Family kWan22ImageExperts{

@@ -219,7 +219,9 @@ void Model::read_pipeline_settings() {
   } else if (scheduler) {
     for (const char* key : {"flow_shift", "shift"}) {
       const auto shift = scheduler->find(key);
-      if (shift != scheduler->end() && shift->is_number()) defaults_.shift = shift->get<double>();
+      if (shift == scheduler->end() || !shift->is_number()) continue;
+      defaults_.shift = shift->get<double>();
+      defaults_.small_shift.reset();
     }
     const auto name = scheduler->find("_class_name");
     if (name != scheduler->end() && *name == "FlowMatchEulerDiscreteScheduler") {

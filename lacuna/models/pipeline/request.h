@@ -56,6 +56,12 @@ struct FamilyDefaults {
   std::string license;
   std::string negative_prompt;  // used with guidance when the user gives none
   std::optional<double> embedded_guidance{};
+  std::optional<double> small_shift{};  // instead of `shift` up to 832 x 480 pixels
+
+  double shift_at(int video_width, int video_height) const {
+    const bool is_small = int64_t{video_width} * video_height <= 832 * 480;
+    return small_shift && is_small ? *small_shift : shift;
+  }
 };
 
 }  // namespace lacuna

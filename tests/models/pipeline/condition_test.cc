@@ -316,7 +316,10 @@ TEST_F(ConditionTest, SyntheticModelsTakePictures) {
   EXPECT_EQ(d.steps, 40);
   EXPECT_EQ(std::tuple(d.shift, d.guidance, d.guidance_low, d.boundary),
             std::tuple(5.0, 3.5, 3.5, 0.9));
-  EXPECT_EQ(Model::synthetic("wan2.1-flf2v-14b", DType::bf16)->defaults().shift, 16.0);
+  EXPECT_EQ(Model::synthetic("wan2.1-flf2v-14b", DType::bf16)->defaults().shift_at(832, 480), 16.0);
+  const FamilyDefaults one = Model::synthetic("wan2.1-i2v-14b", DType::bf16)->defaults();
+  EXPECT_EQ(one.shift_at(1280, 720), 5.0);
+  EXPECT_EQ(one.shift_at(480, 832), 3.0);
 }
 
 }  // namespace
