@@ -54,6 +54,13 @@ TEST(CudaGoldens, TransformerOnTheEmulatorInBf16) {
   verify_all(only(kNames), *emulated(), DType::bf16, 1);
 }
 
+// A condition behind the latent, and keys of pictures beside the text's.
+TEST(CudaGoldens, ImageToVideoOnTheEmulator) {
+  constexpr std::string_view kNames[] = {"wan-flf2v"};
+  for (const DType compute : {DType::f32, DType::bf16})
+    verify_all(only(kNames), *emulated(), compute, 1);
+}
+
 // Video and text in one sequence, norms by head, summed angles, linears into a part of a row.
 TEST(CudaGoldens, JointTransformersOnTheEmulator) {
   constexpr std::string_view kNames[] = {"mochi-one-word", "hunyuan-no-guidance"};
