@@ -42,7 +42,7 @@ VideoSize encoded_size(const Model& model, const Request& request) {
 }
 
 // What is known by its content is no older than what was read: called behind the reading.
-void check_content(const std::string& path, const std::string& content) {
+void check_picture_content(const std::string& path, const std::string& content) {
   const std::string now = picture_content(path);
   LACUNA_CHECK(
       now.empty() || content.empty() || now == content,
@@ -50,8 +50,7 @@ void check_content(const std::string& path, const std::string& content) {
       now, content);
 }
 
-}  // namespace
-
+// Throws Error when the model takes no such pictures, or needs them and the request has none.
 void check_pictures(const Model& model, const Request& request) {
   const auto [least, most] = model.pictures();
   const bool first = !request.image.empty(), last = !request.last_image.empty();
@@ -73,6 +72,8 @@ void check_pictures(const Model& model, const Request& request) {
                "last image: a video of 1 frame has one picture, expected more frames");
 }
 
+}  // namespace
+
 RequestPictures read_pictures(const Model& model, const Request& request, bool resumed) {
   check_pictures(model, request);
   RequestPictures pictures;
@@ -85,7 +86,7 @@ RequestPictures read_pictures(const Model& model, const Request& request, bool r
       pictures.covered.push_back(cover(whole, request.width, request.height));
       if (looks) pictures.whole.push_back(std::move(whole));
     }
-    check_content(*path, *content);
+    check_picture_content(*path, *content);
   }
   return pictures;
 }

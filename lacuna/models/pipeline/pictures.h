@@ -27,11 +27,9 @@ struct RequestPictures {
   bool empty() const { return covered.empty(); }
 };
 
-// Throws Error when the model takes no such pictures, or needs them and the request has none.
-void check_pictures(const Model& model, const Request& request);
 // Nothing without pictures, nor for a run that goes on, whose state holds what was made of them.
-// Throws Error as check_pictures(), when a file is no picture, and when it is there and not the one
-// that the request knows by its content.
+// Throws Error when the model takes no such pictures, or needs them and the request has none, when
+// a file is no picture, and when it is there and not the one that the request knows by its content.
 RequestPictures read_pictures(const Model& model, const Request& request, bool resumed);
 
 // What sampling needs of them; which of it, says the model.
