@@ -13,6 +13,7 @@
 #include "cli/interrupt.h"
 #include "cli/options.h"
 #include "cli/processes.h"
+#include "cli/request_options.h"
 #include "cli/say.h"
 #include "lacuna/core/error.h"
 #include "lacuna/core/metrics.h"
@@ -30,6 +31,7 @@ struct BenchOptions {
   std::optional<int> width, height, frames;
   int steps = 1;
   double guidance = 1.0;
+  PictureOptions pictures;
   bool json = false;
 };
 
@@ -42,11 +44,12 @@ struct Row {
 Request bench_request(const BenchOptions& o, const Model& model, const std::string& attention) {
   Request request;
   request.prompt = o.prompt;
+  o.pictures.fill(request);
   request.width = *o.width, request.height = *o.height, request.frames = *o.frames;
   request.sampler.kind = model.sampler_kind();
   request.sampler.convention = model.sigma_convention();
   request.sampler.num_steps = o.steps;
-  request.sampler.shift = model.defaults().shift;
+  request.sampler.shift = model.defaults().shift_at(request.width, request.height);
   request.embedded_guidance = model.defaults().embedded_guidance;
   request.guidance = request.guidance_low = o.guidance;
   request.dtype = o.model.dtype;
@@ -115,7 +118,7 @@ struct ScratchFile {
 
 // The shortest clip of this size that the model can make.
 int fewest_frames(Model& model, const BenchOptions& o) {
-  for (int frames = 1; frames < *o.frames; ++frames) {
+  for (int frames = o.pictures.last.empty() ? 1 : 2; frames < *o.frames; ++frames) {
     try {
       model.latent_shape(*o.width, *o.height, frames);
       return frames;
@@ -188,6 +191,7 @@ void add_bench_generate(CLI::App& bench) {
       ->capture_default_str();
   command->add_option("-p,--prompt", options->prompt, "What the video shows")
       ->capture_default_str();
+  options->pictures.add_to(*command);
   command->add_flag("--json", options->json, "One JSON object a line");
   options->machine.add_to(*command);
   command->callback([options] { run_bench(*options); });

@@ -173,7 +173,9 @@ void run_calibrate(CalibrateOptions o) {
                                           {"its masks", profile_masks(files.profile)},
                                           {"its measurements", files.measurements()},
                                           {"its progress", files.progress()}};
-  check_files_differ(outputs, {{"--prompts", o.prompts}});
+  check_files_differ(outputs, {{"--prompts", o.prompts},
+                               {"--image", o.request.pictures.first},
+                               {"--last-image", o.request.pictures.last}});
   const std::vector<std::string> prompts = read_prompts(o.prompts);
   const fs::path folder = fs::absolute(files.profile).parent_path();
   LACUNA_CHECK(fs::is_directory(folder), "output: no folder {}", folder.string());

@@ -84,7 +84,9 @@ std::vector<CompareCandidate> candidates_of(const CompareOptions& o) {
 }
 
 std::vector<NamedFile> files_compared(const CompareOptions& o, const CompareTask& task) {
-  std::vector<NamedFile> files = {{"--prompts", o.prompt_file}};
+  std::vector<NamedFile> files = {{"--prompts", o.prompt_file},
+                                  {"--image", o.request.pictures.first},
+                                  {"--last-image", o.request.pictures.last}};
   for (const CompareCandidate& candidate : task.candidates) {
     files.push_back({"--profile", candidate.request.profile});
     files.push_back({"the profile's masks", named_masks_file(candidate.request.profile)});

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// lacuna generate: text, or text and a first picture, to video.
+// lacuna generate: text, or text and pictures, to video.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -14,17 +14,16 @@
 #include "cli/output_files.h"
 #include "cli/peer_options.h"
 #include "cli/processes.h"
-#include "cli/progress.h"
 #include "cli/remake.h"
 #include "cli/request_options.h"
 #include "cli/say.h"
+#include "cli/work.h"
 #include "lacuna/core/atomic_file.h"
 #include "lacuna/core/available_memory.h"
 #include "lacuna/core/error.h"
 #include "lacuna/engine/profile.h"
 #include "lacuna/engine/recording.h"
 #include "lacuna/models/pipeline/generation.h"
-#include "lacuna/models/video/picture.h"
 #include "lacuna/models/video/video_writer.h"
 
 namespace lacuna::cli {
@@ -40,7 +39,7 @@ struct GenerateOptions {
   RequestOptions request;
   AuditOptions audit;
   PeerOptions peer;
-  std::string prompt, prompt_file, image;
+  std::string prompt, prompt_file;
   std::string output = "out.mp4", latents, resume, record, record_sites;
   bool no_decode = false, no_prompt_cache = false, json = false, quiet = false;
   double max_memory_gb = 0.0;
@@ -51,11 +50,6 @@ void add_content_options(CLI::App& command, GenerateOptions& o) {
   auto* content = command.add_option_group("Content");
   content->add_option("-p,--prompt", o.prompt, "What the video shows");
   content->add_option("--prompt-file", o.prompt_file, "Read the prompt from a file")
-      ->check(names_a_file());
-  content
-      ->add_option("-i,--image,--init-img", o.image,
-                   "The picture that the video begins with (Wan2.2 TI2V-5B): PNG, JPEG, WebP, ... "
-                   "It is scaled to cover the size and cut around its middle")
       ->check(names_a_file());
   o.request.add_content_to(*content);
 }
@@ -74,8 +68,6 @@ std::string read_text(const std::string& path) {
 Request make_request(const GenerateOptions& o, const Model& model) {
   Request r = o.request.make(model);
   r.prompt = o.prompt_file.empty() ? o.prompt : read_text(o.prompt_file);
-  r.image = o.image;
-  r.image_content = picture_content(r.image);
   r.dtype = o.model.dtype;
   o.attention.fill(r);
   r.replay_masks = o.audit.replay_masks;
@@ -150,6 +142,7 @@ void check_inputs_differ(const GenerateOptions& o, const Request& request,
                          const std::vector<NamedFile>& outputs) {
   check_files_differ(outputs, {{"--prompt-file", o.prompt_file},
                                {"--image", request.image},
+                               {"--last-image", request.last_image},
                                {"--profile", request.profile},
                                {"the profile's masks", named_masks_file(request.profile)},
                                {"--replay-masks", request.replay_masks}});
@@ -370,7 +363,7 @@ void run_generate(const GenerateOptions& given) {
 
   Context ctx{*backend};
   ctx.cancel = &interrupt_flag();
-  std::optional<ProgressBar> sampling, decoding;
+  Work bar(o.quiet);
   GenerationHooks hooks;
   const WorkShare share(team, request.guided());
   ctx.team = share.forward_team();
@@ -381,18 +374,16 @@ void run_generate(const GenerateOptions& given) {
     if (const std::string line = o.peer.note(); !line.empty()) hooks.note(line);
     note_start(o, *model, *backend, request, files.latents, left_step,
                resume ? resume->next_step : 0, hooks.note);
-    hooks.decode = [&](int64_t done, int64_t total) {
-      sampling.reset();
-      if (!decoding) decoding.emplace("decoding", static_cast<int>(total));
-      decoding->update(static_cast<int>(done));
-    };
   }
+  hooks.encode = [&](int64_t done, int64_t total) {
+    if (total > 1) bar.update("encoding", done, total);
+  };
   hooks.step = [&](const StepReport& report) {
     begun = true;
-    if (o.quiet) return;
-    if (!sampling) sampling.emplace("sampling", report.num_steps);
-    sampling->update(report.step + 1, fmt::format("density {:.3f}", report.qk_density));
+    bar.update("sampling", report.step + 1, report.num_steps,
+               fmt::format("density {:.3f}", report.qk_density));
   };
+  hooks.decode = [&](int64_t done, int64_t total) { bar.update("decoding", done, total); };
   hooks.saved = [&](int steps) { kept = steps; };
   std::optional<Recorder> recorder;
   if (!o.record.empty()) {
@@ -408,7 +399,7 @@ void run_generate(const GenerateOptions& given) {
     const auto max_memory = static_cast<int64_t>(o.max_memory_gb * 1e9);
     result = generate(*model, ctx, request, files, tiling, max_memory, hooks, std::move(resume));
   } catch (const Cancelled&) {
-    sampling.reset(), decoding.reset();
+    bar.end();
     if (!begun && left_step > 0)
       throw Interrupted{fmt::format("stopped before the first step; {} still holds the earlier run",
                                     files.latents.string())};
@@ -416,13 +407,13 @@ void run_generate(const GenerateOptions& given) {
       throw Interrupted{"stopped before the first step; nothing was written"};
     throw Interrupted{"stopped; go on with: " + resuming_command(o, files.latents)};
   } catch (const std::exception& error) {
-    sampling.reset(), decoding.reset();
+    bar.end();
     if (kept == 0) throw;
     const bool memory = dynamic_cast<const std::bad_alloc*>(&error) != nullptr;
     throw Error((memory ? "out of memory" : error.what()) +
                 way_back(o, files.latents, kept, request.sampler.num_steps));
   }
-  sampling.reset(), decoding.reset();
+  bar.end();
   const fs::path& made = o.no_decode ? files.latents : files.video;
   if (share.is_root()) audit.save(result, *model, request, *backend, made);
   if (recorder && !o.audit.dry_run) recorder->save(o.record);

@@ -66,6 +66,7 @@ nlohmann::ordered_json describe(Model& model) {
   json["width"] = c.dim();
   json["ffn_dim"] = c.ffn_dim;
   json["patch"] = {c.patch.t, c.patch.h, c.patch.w};
+  if (c.image_dim > 0) json["image_encoder"] = model.has_image_encoder();
   json["defaults"] = {{"size", fmt::format("{}x{}", d.width, d.height)},
                       {"frames", d.frames},
                       {"fps", d.fps},
@@ -121,6 +122,11 @@ void print(const nlohmann::ordered_json& j) {
     say("  decoder      {}, TAEHV\n", one_line(j["tiny_decoder"].get<std::string>()));
   fmt::print("  stored       {}{}\n", format_bytes(j["stored_bytes_per_expert"].get<double>()),
              j["experts"] == 2 ? " for each of two experts" : "");
+  if (j.contains("image_encoder"))
+    fmt::print("  pictures     {}\n", j["image_encoder"].get<bool>()
+                                          ? "seen through an image encoder, which is here"
+                                          : "need an image encoder: --image-encoder, such as "
+                                            "clip_vision_h.safetensors");
   const auto& d = j["defaults"];
   const std::string embedded =
       d.contains("embedded_guidance")
@@ -187,7 +193,7 @@ bool is_for_inspect(const std::filesystem::path& path) {
 std::vector<std::string> families_of(const LoraFile& file) {
   std::vector<std::string> names;
   for (const std::string_view preset : preset_names()) {
-    if (preset == "tiny") continue;  // a demonstration, no release
+    if (preset.starts_with("tiny")) continue;  // for demonstrations, no release
     try {
       file.check(wan_preset(preset));
       names.emplace_back(preset);

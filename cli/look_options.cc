@@ -74,7 +74,9 @@ void LookOptions::refuse_request() const {
 }
 
 void LookOptions::check_outputs(const std::vector<NamedFile>& outputs) const {
-  std::vector<NamedFile> inputs = {{"--prompts", prompt_file}};
+  std::vector<NamedFile> inputs = {{"--prompts", prompt_file},
+                                   {"--image", request.pictures.first},
+                                   {"--last-image", request.pictures.last}};
   for (const std::string& recording : recordings) inputs.push_back({"recording", recording});
   check_files_differ(outputs, inputs);
   for (const NamedFile& output : outputs)

@@ -63,6 +63,10 @@ void ModelOptions::add_to(CLI::App& command) {
       ->add_option("--clip_l,--pooled-encoder", pooled_encoder,
                    "Single file of the CLIP encoder (HunyuanVideo)")
       ->check(names_a_file());
+  group
+      ->add_option("--clip_vision,--image-encoder", image_encoder,
+                   "Single file of CLIP's vision encoder (image-to-video of Wan 2.1)")
+      ->check(names_a_file());
   group->add_option("--synthetic", synthetic,
                     fmt::format("No checkpoint: made-up weights at the size of one of {}. Time and "
                                 "memory are real, the picture means nothing",
@@ -85,7 +89,7 @@ void ModelOptions::add_to(CLI::App& command) {
 
 bool ModelOptions::is_default() const {
   return paths.empty() && synthetic.empty() && high_noise.empty() && vae.empty() &&
-         text_encoder.empty() && pooled_encoder.empty();
+         text_encoder.empty() && pooled_encoder.empty() && image_encoder.empty();
 }
 
 bool ModelOptions::has_lora() const {
@@ -126,7 +130,7 @@ std::unique_ptr<Model> ModelOptions::open(const std::vector<NamedFile>& outputs)
   // The high-noise expert comes first: the order decides when names do not tell.
   if (!high_noise.empty()) files.emplace_back(high_noise);
   files.insert(files.end(), paths.begin(), paths.end());
-  for (const std::string& extra : {vae, text_encoder, pooled_encoder}) {
+  for (const std::string& extra : {vae, text_encoder, pooled_encoder, image_encoder}) {
     if (!extra.empty()) files.emplace_back(extra);
   }
   if (!synthetic.empty() && !(files.empty() && tae.empty()))

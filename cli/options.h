@@ -32,7 +32,7 @@ struct MachineOptions {
 struct ModelOptions {
   std::vector<std::string> paths;
   // Single files in stable-diffusion.cpp's words.
-  std::string high_noise, vae, tae, text_encoder, pooled_encoder;
+  std::string high_noise, vae, tae, text_encoder, pooled_encoder, image_encoder;
   std::string synthetic;
   std::vector<std::string> lora, lora_high, lora_low;  // FILE[:SCALE]
   std::string dtype = "bf16";

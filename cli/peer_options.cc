@@ -31,7 +31,8 @@ void PeerOptions::add_to(CLI::App& command) {
   group->add_option("-M,--mode", mode, "vid_gen: what generate does")
       ->check(CLI::IsMember({"vid_gen"}));
   group->add_option("--task", task, "What the checkpoint says anyway")
-      ->check(CLI::IsMember({"t2v-1.3B", "t2v-14B", "t2v-A14B", "ti2v-5B"}));
+      ->check(CLI::IsMember(
+          {"t2v-1.3B", "t2v-14B", "t2v-A14B", "ti2v-5B", "i2v-14B", "i2v-A14B", "flf2v-14B"}));
   for (const Hint& hint : kHints) {
     CLI::Option* option =
         hint.has_value ? group->add_option(hint.name) : group->add_flag(hint.name);

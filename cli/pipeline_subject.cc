@@ -27,11 +27,16 @@ PipelineSubject::PipelineSubject(Model& model, Context& ctx, const Request& requ
       target_(target_of(model, request, prompts)),
       latent_(model.latent_shape(request.width, request.height, request.frames)) {
   ctx_.compute = compute_dtype(request);
+  const RequestPictures pictures = read_pictures(model, request, /*resumed=*/false);
+  LACUNA_CHECK(pictures.empty() || model.architecture().sizes().condition_channels > 0,
+               "image: {} is looked at layer by layer, which takes no first picture; leave it out",
+               model.name());
   for (const std::string& prompt : prompts_) {
     Request one = request;
     one.prompt = prompt;
     embedded_.push_back(embed_prompts(model, ctx, one, prompt_cache));
   }
+  pictures_ = encode_pictures(model, ctx, request, pictures, {});
   ctx_.workspace.release();
   begin(0);
   for (int step = 0; step < denoiser_->num_steps(); ++step)
@@ -47,11 +52,9 @@ std::string PipelineSubject::describe() const {
 }
 
 void PipelineSubject::start(int prompt) {
-  state_ = {};
   request_of_prompt_ = request_;  // renoise draws from the seed at every step
   request_of_prompt_.seed += static_cast<uint64_t>(prompt);
-  state_.latents = initial_noise(request_of_prompt_.seed, latent_.channels, latent_.frames,
-                                 latent_.height, latent_.width);
+  state_ = first_state(request_of_prompt_, latent_, pictures_);
   denoiser_.reset();
   inputs_.reset(new SamplingInputs{
       [this](int expert) -> const VideoTransformer& { return model_.transformer(expert); },

@@ -8,6 +8,7 @@
 
 #include "lacuna/calibrate/subject.h"
 #include "lacuna/models/pipeline/generation.h"
+#include "lacuna/models/pipeline/pictures.h"
 
 namespace lacuna::cli {
 
@@ -51,6 +52,7 @@ class PipelineSubject final : public Subject {
   std::vector<PromptEmbeddings> embedded_;
   ProfileTarget target_;
   Model::LatentShape latent_;
+  EncodedPictures pictures_;
   std::vector<int> experts_;  // per step
   SamplingState state_;
   std::unique_ptr<SamplingInputs> inputs_;

@@ -24,6 +24,7 @@ constexpr std::pair<const char*, const char*> kOptions[] = {
     {"prompt", "-p"},
     {"negative_prompt", "--negative-prompt"},
     {"image", "-i"},
+    {"last_image", "--last-image"},
     {"width", "-W"},
     {"height", "-H"},
     {"frames", "--frames"},

@@ -10,6 +10,7 @@
 #include "cli/command.h"
 #include "cli/options.h"
 #include "lacuna/core/error.h"
+#include "lacuna/models/video/picture.h"
 
 namespace lacuna::cli {
 namespace {
@@ -107,6 +108,25 @@ std::string check_seed(std::string& text) {
 
 }  // namespace
 
+void PictureOptions::add_to(CLI::App& group) {
+  group
+      .add_option("-i,--image,--init-img,--first_frame", first,
+                  "The picture that the video begins with (image-to-video models): PNG, JPEG, "
+                  "WebP, ... It is scaled to cover the size and cut around its middle")
+      ->check(names_a_file());
+  group
+      .add_option("--last-image,--end-img,--last_frame", last,
+                  "The picture that it ends with (Wan2.1 FLF2V-14B, Wan2.2 I2V-A14B)")
+      ->check(names_a_file());
+}
+
+void PictureOptions::fill(Request& request) const {
+  request.image = first;
+  request.image_content = picture_content(first);
+  request.last_image = last;
+  request.last_image_content = picture_content(last);
+}
+
 void name_lora(const Model& model, Request& request) {
   for (const LoraUse& use : model.loras()) {
     auto& words = use.networks == LoraUse::Networks::high_noise  ? request.lora_high
@@ -118,6 +138,7 @@ void name_lora(const Model& model, Request& request) {
 }
 
 void RequestOptions::add_content_to(CLI::App& group) {
+  pictures.add_to(group);
   group.add_option("-n,--negative-prompt", negative_prompt,
                    "What it should not show; default of the model (Wan: its authors' list)");
   group.add_option("-W,--width", width, "Pixels; default of the model");
@@ -198,6 +219,7 @@ Request RequestOptions::make(const Model& model) const {
   r.model = model.identity();
   name_lora(model, r);
   r.tae = model.tiny_decoder().string();
+  pictures.fill(r);
   r.negative_prompt = negative_prompt.value_or(d.negative_prompt);
   r.width = width.value_or(d.width);
   r.height = height.value_or(d.height);
@@ -210,7 +232,7 @@ Request RequestOptions::make(const Model& model) const {
     r.sampler.convention = SigmaConvention::flow_matching;
   if (!sigma_convention.empty()) r.sampler.convention = parse_convention(sigma_convention);
   r.sampler.num_steps = steps.value_or(d.steps);
-  r.sampler.shift = shift.value_or(d.shift);
+  r.sampler.shift = shift.value_or(d.shift_at(r.width, r.height));
   r.sampler.timesteps = timesteps;
   r.sampler.warp_timesteps = !timesteps_shifted;
   set_guidance(*this, d, r);

@@ -13,6 +13,14 @@
 
 namespace lacuna::cli {
 
+// The pictures that a video begins and ends with.
+struct PictureOptions {
+  std::string first, last;
+
+  void add_to(CLI::App& group);
+  void fill(Request& request) const;  // with the content of the files
+};
+
 // Says in the request which LoRA the model has.
 void name_lora(const Model& model, Request& request);
 
@@ -27,6 +35,7 @@ struct RequestOptions {
   std::vector<double> timesteps;
   bool timesteps_shifted = false;
   uint64_t seed = 0;
+  PictureOptions pictures;
 
   void add_content_to(CLI::App& group);
   void add_sampling_to(CLI::App& command);

@@ -10,7 +10,10 @@ TensorView Workspace::take(std::string_view name, DType dtype, std::span<const i
   Tensor& buffer = buffers_[std::string(name)];
   const bool fits =
       !buffer.empty() && buffer.numel() >= bytes && buffer.view().device == memory.device();
-  if (!fits) buffer = Tensor(DType::u8, {bytes}, memory);
+  if (!fits) {
+    buffer = Tensor();  // before the larger one comes: the two would be held at once
+    buffer = Tensor(DType::u8, {bytes}, memory);
+  }
   view.data = buffer.view().data;
   view.device = memory.device();
   return view;

@@ -204,9 +204,10 @@ CheckpointPart make_part(const FileGroup& files, bool folder_config) {
 void check_parts(const std::vector<CheckpointPart>& parts) {
   for (size_t i = 0; i < parts.size(); ++i) {
     const fs::path& file = parts[i].files.front();
-    LACUNA_CHECK(parts[i].tensors != TensorSet::unknown,
-                 "{}: holds no transformer, VAE or text encoder of Wan, Mochi or HunyuanVideo",
-                 file.string());
+    LACUNA_CHECK(
+        parts[i].tensors != TensorSet::unknown,
+        "{}: holds no transformer, VAE, text or image encoder of Wan, Mochi or HunyuanVideo",
+        file.string());
     std::error_code error;
     for (size_t j = 0; j < i; ++j)
       LACUNA_CHECK(!fs::equivalent(parts[j].files.front(), file, error),
@@ -242,6 +243,7 @@ void place_parts(std::vector<CheckpointPart> parts, Checkpoint& checkpoint) {
     CheckpointPart& place = is_text_encoder(part.tensors)          ? checkpoint.text_encoder
                             : is_pooled_text_encoder(part.tensors) ? checkpoint.pooled_encoder
                             : is_tiny_decoder(part.tensors)        ? checkpoint.tiny_decoder
+                            : is_image_encoder(part.tensors)       ? checkpoint.image_encoder
                                                                    : checkpoint.vae;
     const std::string_view name = part_name(part.tensors);
     LACUNA_CHECK(placed.insert(name).second, "{} and {}: two {} candidates, expected one",
@@ -256,7 +258,17 @@ constexpr const char* kConvert =
     "import sys, torch, safetensors.torch as s; "
     "s.save_file(torch.load(sys.argv[1], weights_only=True), sys.argv[2])";
 
+// OpenCLIP, as image-to-video repositories of Wan hold it.
+bool is_clip_pickle(const fs::path& path) {
+  return is_pickle(path) && lower(path.filename().string()).find("clip") != std::string::npos;
+}
+
 void refuse_pickle(const fs::path& path) {
+  LACUNA_CHECK(!is_clip_pickle(path),
+               "{}: a pickled PyTorch file, which can run code when loaded; take ComfyUI's "
+               "clip_vision_h.safetensors, or the image_encoder of the model's diffusers release, "
+               "and give that with --image-encoder",
+               path.string());
   fail(
       "{}: a pickled PyTorch file, which can run code when loaded; convert it to safetensors "
       "(python3 -c \"{}\" IN OUT), or take a repackaged .safetensors or .gguf file, and give that "
@@ -307,12 +319,19 @@ void read_diffusers(const fs::path& root, Checkpoint& checkpoint) {
                         {"transformer_2", checkpoint.transformer_2, is_transformer},
                         {"vae", checkpoint.vae, is_vae},
                         {"text_encoder", checkpoint.text_encoder, is_text_encoder},
-                        {"text_encoder_2", checkpoint.pooled_encoder, is_pooled_text_encoder}};
+                        {"text_encoder_2", checkpoint.pooled_encoder, is_pooled_text_encoder},
+                        {"image_encoder", checkpoint.image_encoder, is_image_encoder}};
   for (const Slot& slot : slots) {
     slot.part = diffusers_part(root / slot.folder);
     LACUNA_CHECK(slot.part.empty() || slot.fits(slot.part.tensors),
                  "{}: the tensors are not those of a {} that this library computes",
                  (root / slot.folder).string(), slot.folder);
+  }
+  const fs::path processor = root / "image_processor" / "preprocessor_config.json";
+  check_not_dangling(processor);
+  if (fs::is_regular_file(processor)) {
+    checkpoint.image_processor = processor;
+    checkpoint.image_processor_text = read_text(processor, kMaxConfig);
   }
   const fs::path scheduler = root / "scheduler" / "scheduler_config.json";
   check_not_dangling(scheduler);
@@ -417,8 +436,10 @@ void check_unusable(const std::vector<fs::path>& files, const Checkpoint& checkp
     const std::string name = lower(file.filename().string());
     const bool vae = name.find("vae") != std::string::npos;
     const bool encoder = name.find("t5") != std::string::npos;
+    const bool clip = is_clip_pickle(file);
+    const bool any_clip = !checkpoint.image_encoder.empty() || !checkpoint.pooled_encoder.empty();
     if ((vae && checkpoint.vae.empty()) || (encoder && checkpoint.text_encoder.empty()) ||
-        (!vae && !encoder && checkpoint.transformer.empty())) {
+        (clip && !any_clip) || (!vae && !encoder && !clip && checkpoint.transformer.empty())) {
       check_not_dangling(file);
       refuse_pickle(file);
     }
@@ -467,7 +488,7 @@ Checkpoint find_parts(std::span<const fs::path> paths) {
   checkpoint.pooled_tokenizer = find_pooled_tokenizer(checkpoint);
   LACUNA_CHECK(
       !checkpoint.transformer.empty() || !checkpoint.vae.empty() ||
-          !checkpoint.text_encoder.empty(),
+          !checkpoint.text_encoder.empty() || !checkpoint.image_encoder.empty(),
       "{}: no weights, expected a diffusers folder, an original Wan folder or weight files",
       checkpoint.root.string());
   return checkpoint;
@@ -510,7 +531,8 @@ std::string list_parts(const Checkpoint& checkpoint) {
   std::vector<std::string> list;
   for (const CheckpointPart* part :
        {&checkpoint.transformer, &checkpoint.transformer_2, &checkpoint.vae,
-        &checkpoint.tiny_decoder, &checkpoint.text_encoder, &checkpoint.pooled_encoder}) {
+        &checkpoint.tiny_decoder, &checkpoint.text_encoder, &checkpoint.pooled_encoder,
+        &checkpoint.image_encoder}) {
     if (!part->empty())
       list.push_back(fmt::format("{} {}", part_name(part->tensors), part->files.front().string()));
   }
@@ -530,7 +552,8 @@ std::vector<fs::path> checkpoint_files(const Checkpoint& checkpoint) {
   std::set<fs::path> files;
   for (const CheckpointPart* part :
        {&checkpoint.transformer, &checkpoint.transformer_2, &checkpoint.vae,
-        &checkpoint.tiny_decoder, &checkpoint.text_encoder, &checkpoint.pooled_encoder}) {
+        &checkpoint.tiny_decoder, &checkpoint.text_encoder, &checkpoint.pooled_encoder,
+        &checkpoint.image_encoder}) {
     files.insert(part->files.begin(), part->files.end());
     if (part->config) files.insert(part->config_file);
     for (const fs::path& file : part->files)
@@ -539,7 +562,8 @@ std::vector<fs::path> checkpoint_files(const Checkpoint& checkpoint) {
   }
   if (checkpoint.model_index) files.insert(checkpoint.root / "model_index.json");
   if (checkpoint.scheduler) files.insert(checkpoint.root / "scheduler" / "scheduler_config.json");
-  for (const fs::path* file : {&checkpoint.tokenizer, &checkpoint.pooled_tokenizer})
+  for (const fs::path* file :
+       {&checkpoint.tokenizer, &checkpoint.pooled_tokenizer, &checkpoint.image_processor})
     if (!file->empty()) files.insert(*file);
   if (checkpoint.pooled_tokenizer.filename() == "vocab.json") {
     const fs::path folder = checkpoint.pooled_tokenizer.parent_path();

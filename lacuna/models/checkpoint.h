@@ -42,6 +42,10 @@ struct Checkpoint {
   CheckpointPart tiny_decoder;  // makes the picture instead; only of a file that was given
   CheckpointPart text_encoder;
   CheckpointPart pooled_encoder;  // the second text encoder, one row per prompt (HunyuanVideo)
+  CheckpointPart image_encoder;   // CLIP's vision encoder (image-to-video of Wan 2.1)
+  // image_processor/preprocessor_config.json of a diffusers folder, and its content; or empty.
+  std::filesystem::path image_processor;
+  std::string image_processor_text;
   // tokenizer.json or spiece.model; or the text encoder's own file when it embeds one (GGUF
   // tokenizer.ggml.*, safetensors tensor `spiece_model`). Empty when there is none.
   std::filesystem::path tokenizer;

@@ -2,9 +2,11 @@
 #include "lacuna/models/layers.h"
 
 #include <cmath>
+#include <numbers>
 #include <utility>
 
 #include "lacuna/core/error.h"
+#include "lacuna/core/threads.h"
 
 namespace lacuna {
 
@@ -16,6 +18,23 @@ Linear read_linear(WeightReader& reader, const std::string& name, int64_t out, i
   linear.added = std::move(matrix.added);
   if (bias == Bias::present) linear.bias = reader.f32(name + ".bias", {out});
   return linear;
+}
+
+void forward_gelu(Context& ctx, const Linear& linear, const TensorView& x, const TensorView& out) {
+  const TensorView made = out.dtype == DType::f32
+                              ? out
+                              : ctx.workspace.get("gelu", DType::f32, {out.shape[0], out.shape[1]});
+  linear.forward(ctx, x, made);
+  const TensorView rows = ctx.workspace.mirror("gelu rows", made);
+  ctx.backend.copy(made, rows);
+  parallel_ranges(rows.shape[0], 16, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      float* values = rows.as<float>() + row * rows.stride[0];
+      for (int64_t i = 0; i < rows.shape[1]; ++i)
+        values[i] *= 0.5f + 0.5f * std::erf(values[i] * std::numbers::sqrt2_v<float> * 0.5f);
+    }
+  });
+  ctx.backend.copy(rows, out);
 }
 
 TensorView heads_view(const TensorView& rows, int64_t num_heads, int64_t head_dim) {

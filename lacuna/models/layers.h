@@ -18,6 +18,11 @@ enum class Bias : uint8_t { none, present };
 Linear read_linear(WeightReader& reader, const std::string& name, int64_t out, int64_t in,
                    Bias bias = Bias::present);
 
+// out [m, n] f32 or bf16 = GELU(linear(x)) with the error function itself, as what reads pictures
+// has it. Backends have the form with tanh alone, which differs by up to 5e-4: this activation is
+// computed by the host, in f32, which costs little for the few hundred rows of a picture.
+void forward_gelu(Context& ctx, const Linear& linear, const TensorView& x, const TensorView& out);
+
 // [tokens, num_heads * head_dim] seen as [num_heads, tokens, head_dim]; rows may be strided.
 TensorView heads_view(const TensorView& rows, int64_t num_heads, int64_t head_dim);
 

@@ -30,9 +30,13 @@ bool is_tiny_decoder(TensorSet set) {
   return set == TensorSet::taehv;
 }
 
+bool is_image_encoder(TensorSet set) {
+  return set == TensorSet::clip_vision;
+}
+
 bool is_vae(TensorSet set) {
   return set != TensorSet::unknown && !is_transformer(set) && !is_text_encoder(set) &&
-         !is_pooled_text_encoder(set) && !is_tiny_decoder(set);
+         !is_pooled_text_encoder(set) && !is_tiny_decoder(set) && !is_image_encoder(set);
 }
 
 std::string_view part_name(TensorSet set) {
@@ -40,6 +44,7 @@ std::string_view part_name(TensorSet set) {
          : is_text_encoder(set)        ? "text encoder"
          : is_pooled_text_encoder(set) ? "pooled text encoder"
          : is_tiny_decoder(set)        ? "tiny decoder"
+         : is_image_encoder(set)       ? "image encoder"
                                        : "VAE";
 }
 
@@ -69,10 +74,6 @@ void refuse_other_networks(TensorSet set, std::span<const std::string> names,
       {"ref_conv", "a Fun-Control network"},
       {"fps_embedding", "a SkyReels-V2 diffusion-forcing network"},
       {"cam_encoder", "a ReCamMaster network"},
-      {"add_k_proj", "an image-to-video network"},
-      {"k_img", "an image-to-video network"},
-      {"img_emb", "an image-to-video network"},
-      {"image_embedder", "an image-to-video network"},
       {"lora_A", "a network with a LoRA beside its weights"},
       {"lora_down", "a network with a LoRA beside its weights"},
   };
@@ -82,8 +83,8 @@ void refuse_other_networks(TensorSet set, std::span<const std::string> names,
     const std::string component = fmt::format(".{}.", sign.component);
     for (size_t i = 0; i < names.size(); ++i) {
       LACUNA_CHECK(dotted[i].find(component) == std::string::npos,
-                   "{}: holds {}, so it is {}; expected a text-to-video network", who, names[i],
-                   sign.meaning);
+                   "{}: holds {}, so it is {}; expected a text-to-video or image-to-video network",
+                   who, names[i], sign.meaning);
     }
   }
 }
@@ -138,8 +139,11 @@ TensorSet classify_tensors(std::span<const std::string> names) {
     return TensorSet::taehv;
   }
   if (has("basis") && has("mean") && has("scale")) return TensorSet::linear_vae;
-  // Before Llama, which a model of both would end in as well.
+  // Before Llama, which a model of both would end in as well. A whole CLIP counts as its text half.
   if (ends("embeddings.token_embedding.weight")) return TensorSet::clip_text;
+  if (ends("embeddings.class_embedding") && ends("pre_layrnorm.weight")) {
+    return TensorSet::clip_vision;
+  }
   if (ends("layers.0.self_attn.q_proj.weight") && ends("layers.0.mlp.gate_proj.weight")) {
     return TensorSet::llama;
   }

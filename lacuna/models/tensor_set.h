@@ -29,6 +29,7 @@ enum class TensorSet : uint8_t {
   umt5_gguf,
   llama,
   clip_text,
+  clip_vision,
 };
 
 // By tensor names alone, prefixes already stripped.
@@ -39,7 +40,8 @@ bool is_vae(TensorSet set);
 bool is_tiny_decoder(TensorSet set);         // what decodes instead of a VAE
 bool is_text_encoder(TensorSet set);         // the one that gives a row per token
 bool is_pooled_text_encoder(TensorSet set);  // the one that gives a row per prompt
-// "transformer", "VAE", "tiny decoder", "text encoder", "pooled text encoder".
+bool is_image_encoder(TensorSet set);
+// "transformer", "VAE", "tiny decoder", "text encoder", "pooled text encoder", "image encoder".
 std::string_view part_name(TensorSet set);
 
 // Throws Error naming `who`, the tensor and what it means where the set looks like one that this

@@ -22,6 +22,7 @@ namespace lacuna {
 struct PromptEmbedding {
   Tensor tokens;  // [valid rows, text_dim] f32
   Tensor pooled;  // [pooled_dim] f32; empty where the family has none
+  Tensor image;  // [rows, image_dim] f32 of the request's pictures; empty where the family has none
 };
 
 // Multiply-adds counted as two operations, for one forward (one of cond / uncond).
@@ -43,10 +44,15 @@ struct TransformerSizes {
   int64_t num_heads = 0, head_dim = 0;
   int64_t ffn_dim = 0;
   int64_t latent_channels = 0;
+  // Behind them in VideoTransformer::Input::x: a mask and encoded pictures (image-to-video); 0 =
+  // none.
+  int64_t condition_channels = 0;
   PatchSize patch;
   int64_t text_dim = 0;    // of PromptEmbedding::tokens
   int64_t text_len = 0;    // most rows of it
   int64_t pooled_dim = 0;  // of PromptEmbedding::pooled; 0 = none
+  int64_t image_dim = 0;   // of PromptEmbedding::image; 0 = none
+  int64_t image_rows = 0;  // of it, where the network has learnt so many positions; 0 = any number
   // Text tokens follow the video tokens in self-attention (Mochi, HunyuanVideo); else the prompt is
   // seen by cross-attention (Wan).
   bool joint_text = false;
@@ -109,8 +115,10 @@ class VideoTransformer {
   };
 
   struct Input {
-    Site site;     // layer and num_layers are set by the forward
-    TensorView x;  // latent [latent_channels, frames, height, width] f32 contiguous, on the host
+    Site site;  // layer and num_layers are set by the forward
+    // Latent [latent_channels + condition_channels, frames, height, width] f32 contiguous, on the
+    // host.
+    TensorView x;
     const Times& times;
     size_t time = 0;  // index into the timesteps of `times`
     // Index of the timestep of the first latent frame, where it is another one (TI2V: a picture
@@ -128,7 +136,7 @@ class VideoTransformer {
                                                double guidance) const = 0;
   virtual std::unique_ptr<Prompt> prepare_prompt(Context& ctx,
                                                  const PromptEmbedding& prompt) const = 0;
-  // The network's output, of the shape of x, f32 contiguous, on the host: written when the part
+  // The network's output [latent_channels, ...] f32 contiguous, on the host: written when the part
   // (null = the whole network) ends at num_layers. Throws Cancelled between layers when ctx.cancel
   // is set.
   virtual void forward(Context& ctx, Engine& engine, const Input& input, const LayerPart* part,

@@ -15,6 +15,7 @@
 #include "lacuna/core/token_order.h"
 #include "lacuna/methods/selection.h"
 #include "lacuna/models/pipeline/generation.h"
+#include "lacuna/models/pipeline/pictures.h"
 
 namespace lacuna {
 namespace {
@@ -98,6 +99,7 @@ class Comparer {
         hooks_(hooks),
         latent_(model.latent_shape(task.request.width, task.request.height, task.request.frames)) {
     ctx_.compute = compute_dtype(task.request);
+    pictures_ = read_pictures(model, task.request, /*resumed=*/false);
     plan();
     check_room();
   }
@@ -125,7 +127,6 @@ class Comparer {
   }
   int num_steps() const { return task_.request.sampler.num_steps; }
   Request request_of(const std::string& prompt, int seed) const;
-  Tensor noise(const Request& request) const;
   SamplingInputs inputs_of(const Request& request, const PromptEmbeddings& prompts);
   Tensor first_steps(const Request& request, const PromptEmbeddings& prompts, int steps);
   void warm_up(const Request& request, const PromptEmbeddings& prompts);
@@ -140,6 +141,8 @@ class Comparer {
   const CompareTask& task_;
   const CompareHooks& hooks_;
   Model::LatentShape latent_;
+  RequestPictures pictures_;
+  EncodedPictures encoded_;
   std::unique_ptr<Context> other_;  // of the other backend
   std::vector<Runner> runners_;     // beside result_.subjects
   Comparison result_;
@@ -192,6 +195,7 @@ void Comparer::check_room() const {
   MemoryPlan plan = plan_memory(model_, r, task_.tiling, moves_tokens);
   for (const Runner& runner : runners_)  // one at a time
     plan.attention = std::max(plan.attention, attention_bytes(model_, r, runner.policy));
+  if (!pictures_.empty()) plan.encoder = encoded_pictures_bytes(model_, r);
   const auto subjects = static_cast<int64_t>(runners_.size());
   const int64_t clip = int64_t{3} * r.width * r.height * r.frames;
   const int64_t latents =
@@ -209,11 +213,6 @@ Request Comparer::request_of(const std::string& prompt, int seed) const {
   return request;
 }
 
-Tensor Comparer::noise(const Request& request) const {
-  return initial_noise(request.seed, latent_.channels, latent_.frames, latent_.height,
-                       latent_.width);
-}
-
 SamplingInputs Comparer::inputs_of(const Request& request, const PromptEmbeddings& prompts) {
   return {[this](int expert) -> const VideoTransformer& { return model_.transformer(expert); },
           model_.num_experts(), model_.architecture().sizes(), request, prompts};
@@ -228,8 +227,7 @@ void Comparer::advance(const std::string& what) {
 // Dense latents after so many steps.
 Tensor Comparer::first_steps(const Request& request, const PromptEmbeddings& prompts, int steps) {
   Engine engine(ctx_.backend, runners_[0].policy);
-  SamplingState state;
-  state.latents = noise(request);
+  SamplingState state = first_state(request, latent_, encoded_);
   const SamplingInputs inputs = inputs_of(request, prompts);
   Denoiser denoiser(ctx_, inputs, state);
   const Tensor velocity(DType::f32,
@@ -263,8 +261,7 @@ Comparer::Sampled Comparer::sample_one(size_t subject, const Request& request,
   const Runner& runner = runners_[subject];
   Engine engine(runner.ctx->backend, runner.reordered ? reordered_policy(request) : runner.policy);
   engine.set_timed(true);
-  SamplingState state;
-  state.latents = noise(request);
+  SamplingState state = first_state(request, latent_, encoded_);
   const SamplingInputs inputs = inputs_of(request, prompts);
   CompareMeasurement m;
   const auto start = Clock::now();
@@ -324,6 +321,7 @@ void Comparer::run_pair(int index, const Request& request, const PromptEmbedding
 }
 
 Comparison Comparer::run() {
+  encoded_ = encode_pictures(model_, ctx_, task_.request, pictures_, {});
   std::vector<PromptEmbeddings> embedded;
   for (const std::string& prompt : task_.prompts)
     embedded.push_back(embed_prompts(model_, ctx_, request_of(prompt, 0), task_.prompt_cache));

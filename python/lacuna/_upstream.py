@@ -96,6 +96,11 @@ class Wan(Upstream):
         return frames, height, width
 
 
+class WanImage(Wan):
+    """Cross-attention, with its keys of pictures, stays upstream's."""
+    pipeline = "WanImageToVideoPipeline"
+
+
 class Hunyuan(Upstream):
     pipeline, transformer = "HunyuanVideoPipeline", "HunyuanVideoTransformer3DModel"
     processor = "transformers.transformer_hunyuan_video.HunyuanVideoAttnProcessor2_0"
@@ -168,12 +173,12 @@ class Mochi(Upstream):
 
 def upstream_of(pipe: Any) -> Upstream:
     """Raises Error for a pipeline that none of these is."""
-    known: tuple[Upstream, ...] = (Wan(), Mochi(), Hunyuan())
+    known: tuple[Upstream, ...] = (Wan(), WanImage(), Mochi(), Hunyuan())
     for upstream in known:
         if any(c.__name__ == upstream.pipeline and c.__module__.startswith("diffusers.") for c in type(pipe).__mro__):
             return upstream
-    raise Error(f"diffusers: {type(pipe).__name__}, expected a WanPipeline, MochiPipeline or HunyuanVideoPipeline "
-                "(text to video)")
+    raise Error(f"diffusers: {type(pipe).__name__}, expected a WanPipeline, WanImageToVideoPipeline, MochiPipeline "
+                "or HunyuanVideoPipeline")
 
 
 def _refuse(**asked: bool) -> None:

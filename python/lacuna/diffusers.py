@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sparse attention in diffusers' WanPipeline, MochiPipeline and HunyuanVideoPipeline, without a change of their files.
+"""Sparse attention in diffusers' pipelines of Wan, Mochi and HunyuanVideo, without a change of their files.
 
     with lacuna.diffusers.enable(pipe, "haste") as patch:
         video = pipe(prompt=..., num_frames=81).frames[0]
@@ -135,7 +135,7 @@ class Patch:
 
     def _step(self, timestep: Any) -> int:
         """At which step a transformer is called that was given this timestep."""
-        given = timestep.flatten()[0]  # one value, repeated for samples or tokens
+        given = timestep.max()  # one value, repeated for samples or tokens; those of a first picture are at 0
         timesteps = self._pipe.scheduler.timesteps
         # The transformer may be another pipeline's too, whose scheduler has other steps than ours.
         current = getattr(self._pipe, "current_timestep", None)

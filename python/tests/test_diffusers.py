@@ -187,12 +187,31 @@ def test_words_that_only_a_number_of_steps_decides_wait_for_it(pipe):
         latents(pipe, num_inference_steps=6)
 
 
+@pytest.mark.parametrize("kind", ["wan2.2-i2v-a14b", "wan2.1-i2v", "wan2.2-ti2v-5b-image"])
+def test_pipelines_of_pictures(kind, tokenizer, tmp_path):
+    """Self-attention is Lacuna's; cross-attention, which looks at pictures too, stays upstream's."""
+    pipe = pipelines.build(kind, tokenizer)
+    pipe.set_progress_bar_config(disable=True)
+    image = pipelines.picture(tmp_path / "first.png", 128, 192)
+    before, stock = state_of(pipe), latents(pipe, image=image)
+    with lacuna.diffusers.enable(pipe, "dense") as patch:
+        assert [second for *_, blocks in state_of(pipe) for _, second in blocks] == \
+            [second for *_, blocks in before for _, second in blocks]
+        assert 0 < error(latents(pipe, image=image), stock) <= 1e-4
+    assert [(c["step"], c["branch"], c["layer"]) for c in patch.session.trace] == \
+        [(s, b, l) for s in range(STEPS) for b in ("cond", "uncond") for l in range(2)]
+    with lacuna.diffusers.enable(pipe, SPARSE):
+        assert 1e-3 < error(latents(pipe, image=image), stock) < 1
+    assert state_of(pipe) == before
+    assert torch.equal(latents(pipe, image=image), stock)
+
+
 def test_what_is_refused(pipe):
-    class WanImageToVideoPipeline:
+    class WanVACEPipeline:
         pass
 
-    with pytest.raises(lacuna.Error, match="WanImageToVideoPipeline, expected a WanPipeline, MochiPipeline or Hunyuan"):
-        lacuna.diffusers.enable(WanImageToVideoPipeline())
+    with pytest.raises(lacuna.Error, match="WanVACEPipeline, expected a WanPipeline, WanImageToVideoPipeline, Mochi"):
+        lacuna.diffusers.enable(WanVACEPipeline())
     before = state_of(pipe)
     patch = lacuna.diffusers.enable(pipe, "dense")
     with pytest.raises(lacuna.Error, match="LacunaWanAttnProcessor, expected WanAttnProcessor"):

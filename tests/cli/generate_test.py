@@ -490,7 +490,7 @@ class GenerateTest(CliTest):
         def refused(status, says, *words):
             self.fails(status, "generate", *TINY, "--dry-run", "-o", self.dir / "a.y4m", *words, says=says, leaves=left)
         refused(1, r"q\.lora_up\.weight changes a \[512, 512\], expected the network's \[256, 256\]", "--lora", wide)
-        refused(1, r"holds diffusion_model\.img_emb\.proj\.1\.diff_b, which is image conditioning", "--lora", image)
+        refused(1, r"holds diffusion_model\.img_emb\.proj\.1\.diff_b, which a network of 4 layers does not have", "--lora", image)
         refused(1, "missing", "--lora", self.dir / "missing")
         refused(1, "1000000000 times, expected a number from -100 to 100", "--lora", f"{style}:1e9")
         refused(2, "--lora-low: synthetic tiny has one network, expected --lora", "--lora-low", style)

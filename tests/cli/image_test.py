@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""lacuna generate with a first picture, on a model that takes one, made of the small one that ships."""
+"""lacuna generate with pictures: a first one on a model made of the small one that ships, and made-up image-to-video."""
 import json
 import pathlib
 import shlex
@@ -110,7 +110,26 @@ class ImageTest(CliTest):
         self.fails(2, "generate", *self.words, "-i", self.picture, "--latents", self.picture, *out, says="--image", leaves=left)
         calibrate = ["calibrate", "--method", "haste", "--prompts", SHAPES / "README.md", "-o", self.dir / "p.json"]
         for command in (["compare", "-a", "radial", "-p", "x"], calibrate, ["tournament", "-p", "x"], ["doctor"]):
-            self.fails(2, *command, "-i", self.picture, says="-i", leaves=left)
+            self.fails(1, *command, "-i", self.picture, says="makes videos of text only", leaves=left)
+            self.fails(1, *command, "--synthetic", "tiny-i2v", says="image: none, .*expected one .--image", leaves=left)
+        self.fails(1, "tournament", "-p", "x", "--model", self.model, *self.small, "-i", self.picture,
+                   says="takes no first picture", leaves=left)
+        made_up = ["generate", "--synthetic", "tiny-i2v", "-p", "x", *out]
+        self.fails(1, *made_up, says="image: none", leaves=left)
+        self.fails(1, *made_up, "-i", self.picture, "--end-img", self.picture, says="takes a first picture only", leaves=left)
+
+    def test_image_to_video(self):
+        words = ["--synthetic", "tiny-i2v", "-W", 64, "-H", 32, "--frames", 5, "--steps", 2, "-p", "x", "--no-prompt-cache"]
+        latents = self.dir / "l.st"
+        made = lacuna("generate", *words, "--first_frame", self.picture, "--latents", latents, "-o", self.dir / "a.png")
+        self.assertEqual(made.returncode, 0, made.stderr)
+        told = json.loads(lacuna("info", latents, "--json").stdout)
+        self.assertEqual(told["request"]["image"], str(self.picture))
+        self.assertNotIn("last_image", told["request"])
+        self.assertEqual(lacuna("decode", latents, "--synthetic", "tiny-i2v", "-o", self.dir / "b.png").returncode, 0)
+        self.assertEqual((self.dir / "b-0005.png").read_bytes(), (self.dir / "a-0005.png").read_bytes())
+        compared = lacuna("compare", *words, "-i", self.picture, "-a", "radial", "--no-floor", "--json")
+        self.assertEqual(compared.returncode, 0, compared.stderr)
 
 
 if __name__ == "__main__":

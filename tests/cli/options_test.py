@@ -206,11 +206,11 @@ class OptionsTest(CliTest):
         wan = ["--size", "96*64", "--frame_num", 9, "--sample_steps", 4, "--offload_model", "True", "--t5_cpu",
                "--convert_model_dtype"]
         hints = "note: --offload_model, --t5_cpu, --convert_model_dtype: no effect here, see --help"
-        for task in ("t2v-1.3B", "t2v-14B", "t2v-A14B", "ti2v-5B"):
+        for task in ("t2v-1.3B", "t2v-14B", "t2v-A14B", "ti2v-5B", "i2v-14B", "i2v-A14B", "flf2v-14B"):
             request = planned("--task", task, *wan, "--sample_guide_scale", 4, says=hints)
             self.assertEqual((request["guidance"], request["guidance_low"]), (4, 4))
         self.assertEqual(lacuna("generate", *TINY, *wan[4:], "--dry-run", "-q", "-o", self.dir / "a.y4m").stderr, "")
-        for extra, says in ((["-M", "img_gen"], "vid_gen"), (["--task", "i2v-14B"], "t2v-1.3B"),
+        for extra, says in ((["-M", "img_gen"], "vid_gen"), (["--task", "s2v-14B"], "t2v-1.3B"),
                             (["--sample_guide_scale", "3,4,5"], "LOW,HIGH"), (["--sample_guide_scale", "a"], "LOW,HIGH"),
                             (["--sample_guide_scale", "3,"], "LOW,HIGH"), (["--high-noise-steps", 2], "high-noise expert"),
                             (["--sample_guide_scale", 3, "--guidance", 3], "excludes"),

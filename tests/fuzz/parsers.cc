@@ -21,6 +21,8 @@
 #include "lacuna/methods/selection.h"
 #include "lacuna/models/checkpoint.h"
 #include "lacuna/models/hunyuan/hunyuan_config.h"
+#include "lacuna/models/image/clip_processor.h"
+#include "lacuna/models/image/clip_vision.h"
 #include "lacuna/models/mochi/mochi_config.h"
 #include "lacuna/models/text/bpe_tokenizer.h"
 #include "lacuna/models/text/clip_text.h"
@@ -124,7 +126,7 @@ bool try_json(std::span<const uint8_t> input) {
   if (input.empty()) return false;
   const std::string_view text(reinterpret_cast<const char*>(input.data()) + 1, input.size() - 1);
   return accepted([&] {
-    switch (input[0] % 11) {
+    switch (input[0] % 13) {
       case 0:
         for (const std::string& name : shard_files(text, "index")) {
           require(std::filesystem::path(name).filename() == name, "a shard name is no path");
@@ -156,6 +158,12 @@ bool try_json(std::span<const uint8_t> input) {
         break;
       case 10:
         parse_taehv_config(text, "config");
+        break;
+      case 11:
+        clip_vision_config_from_json(text, "config").validate();
+        break;
+      case 12:
+        clip_processor_config_from_json(text, "config").validate();
         break;
       default:
         umt5_config_from_json(text, "config").validate();

@@ -23,6 +23,8 @@ set(LACUNA_PARSER_SOURCES
   lacuna/models/file_weights.cc
   lacuna/models/tensor_set.cc
   lacuna/models/weights.cc
+  lacuna/models/image/clip_processor_config.cc
+  lacuna/models/image/clip_vision_config.cc
   lacuna/models/text/bpe_files.cc
   lacuna/models/text/bpe_json.cc
   lacuna/models/text/bpe_merge.cc

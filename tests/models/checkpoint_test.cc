@@ -35,6 +35,8 @@ const Names kTaehv = {"decoder.3.conv.0.weight", "decoder.7.conv.weight", "decod
 const Names kT5 = {"encoder.block.0.layer.0.SelfAttention.q.weight", "shared.weight"};
 const Names kT5Original = {"blocks.0.attn.q.weight", "token_embedding.weight"};
 const Names kT5Gguf = {"enc.blk.0.attn_q.weight", "token_embd.weight"};
+const Names kClipVision = {"vision_model.embeddings.class_embedding",
+                           "vision_model.pre_layrnorm.weight", "visual_projection.weight"};
 
 class CheckpointTest : public testing::Test {
  protected:
@@ -147,6 +149,39 @@ TEST_F(CheckpointTest, ReadsTheAuthorsFolderAndSaysWhatToDoAboutPickles) {
   EXPECT_FALSE(c.vae.config.has_value());
   EXPECT_EQ(c.text_encoder.tensors, TensorSet::umt5_original);
   EXPECT_EQ(c.tokenizer, spiece);
+}
+
+TEST_F(CheckpointTest, FindsTheImageEncoderAndItsProcessor) {
+  text("model_index.json", "{}");
+  const auto dit = weights("transformer/diffusion_pytorch_model.safetensors", kDitDiffusers);
+  const auto encoder = weights("image_encoder/model.safetensors", kClipVision);
+  const auto config = text("image_encoder/config.json", R"({"hidden_size": 1280})");
+  EXPECT_TRUE(find({root_}).image_processor.empty());
+  const auto processor = text("image_processor/preprocessor_config.json", R"({"resample": 3})");
+  const Checkpoint c = find({root_});
+  EXPECT_EQ(c.image_encoder.tensors, TensorSet::clip_vision);
+  EXPECT_THAT(c.image_encoder.files, ElementsAre(encoder));
+  EXPECT_EQ(c.image_encoder.config->at("hidden_size"), 1280);
+  EXPECT_EQ(c.image_processor_text, R"({"resample": 3})");
+  EXPECT_THAT(checkpoint_files(c),
+              UnorderedElementsAre(root_ / "model_index.json", dit, encoder, config, processor));
+  EXPECT_THAT(list_parts(c), HasSubstr("image encoder " + encoder.string()));
+  const auto own = weights("clip_vision_h.safetensors", kClipVision);
+  EXPECT_THAT(find({root_, own}).image_encoder.files, ElementsAre(own));
+  EXPECT_THAT(error_of({encoder, own}), HasSubstr("two image encoder"));
+  weights("image_encoder/model.safetensors", kT5);
+  EXPECT_THAT(error_of({root_}), AllOf(HasSubstr("image_encoder"), HasSubstr("not those of")));
+}
+
+TEST_F(CheckpointTest, ThePickledImageEncoderIsRefusedWithWhatToTakeInstead) {
+  weights("repo/diffusion_pytorch_model.safetensors", kDitOriginal);
+  const auto pickle = text("repo/models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth", "PK");
+  for (const auto& paths : {std::vector<fs::path>{root_ / "repo"}, {pickle}})
+    EXPECT_THAT(error_of(paths),
+                AllOf(HasSubstr(pickle.string()), HasSubstr("clip_vision_h.safetensors"),
+                      HasSubstr("--image-encoder"), testing::Not(HasSubstr("\n"))));
+  const auto own = weights("clip_vision_h.safetensors", kClipVision);
+  EXPECT_THAT(find({root_ / "repo", own}).image_encoder.files, ElementsAre(own));
 }
 
 TEST_F(CheckpointTest, ReadsTheTwoExpertFoldersOfA14B) {
@@ -263,10 +298,8 @@ TEST_F(CheckpointTest, NetworksThisLibraryDoesNotComputeAreRefusedByName) {
   };
   EXPECT_THAT(with("blocks.0.attn1.to_gate_compress.weight"), HasSubstr("VSA"));
   EXPECT_THAT(with("blocks.0.self_attn.attn_op.proj_l.weight"), HasSubstr("SLA"));
-  EXPECT_THAT(with("blocks.0.attn2.add_k_proj.weight"), HasSubstr("image-to-video"));
-  EXPECT_THAT(with("blocks.0.cross_attn.k_img.weight"), HasSubstr("image-to-video"));
-  EXPECT_THAT(with("img_emb.proj.1.weight"), HasSubstr("image-to-video"));
-  EXPECT_THAT(with("condition_embedder.image_embedder.norm1.weight"), HasSubstr("image-to-video"));
+  EXPECT_EQ(with("blocks.0.attn2.add_k_proj.weight"), "accepted");
+  EXPECT_EQ(with("condition_embedder.image_embedder.norm1.weight"), "accepted");
   EXPECT_THAT(with("vace_patch_embedding.weight"), HasSubstr("VACE"));
   EXPECT_THAT(with("vace_blocks.0.after_proj.weight"), HasSubstr("VACE"));
   EXPECT_THAT(with("casual_audio_encoder.weights"), HasSubstr("S2V"));
@@ -383,6 +416,7 @@ TEST(ClassifyTensors, KnowsEveryNaming) {
   EXPECT_EQ(classify_tensors(kT5Original), TensorSet::umt5_original);
   EXPECT_EQ(classify_tensors(kT5Gguf), TensorSet::umt5_gguf);
   EXPECT_EQ(classify_tensors(Names{"basis", "mean", "scale"}), TensorSet::linear_vae);
+  EXPECT_EQ(classify_tensors(kClipVision), TensorSet::clip_vision);
   EXPECT_EQ(classify_tensors(Names{}), TensorSet::unknown);
 }
 

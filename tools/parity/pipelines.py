@@ -2,8 +2,10 @@
 """Live parity: the real diffusers pipelines against `lacuna generate`, end to end in fp32.
 
 Builds tiny random checkpoints in the real folder layout (Wan2.1, Wan2.2 A14B with two experts,
-Wan2.2 TI2V-5B from text and from a picture), runs diffusers, runs lacuna with the same prompt and
-seed, and compares latents (relative L2 <= 1e-4) and frames (within one grey level).
+Wan2.2 TI2V-5B from text and from a picture, Wan2.2 I2V-A14B from one and from two pictures, Wan2.1
+I2V and FLF2V with CLIP), runs diffusers, runs lacuna with the same prompt and seed, and compares
+latents (relative L2 <= 1e-4) and frames (within one grey level). The image-to-video networks are
+also read in the names of the original code.
 
 Then the same with LoRA files in the names of diffusers, of the original code and of trainers that
 flatten them, one for every network and one for each of two experts.
@@ -28,7 +30,8 @@ from diffusers import (AutoencoderKLWan, UniPCMultistepScheduler, WanImageToVide
                        WanTransformer3DModel)
 from safetensors.numpy import load_file
 from safetensors.torch import save_file as save_torch
-from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
+from transformers import (CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, T5Tokenizer, UMT5Config,
+                          UMT5EncoderModel)
 
 PROMPT = "A small red ball rolls over  wet grass &amp; stops\u3000near a caf\u00e9"
 NEGATIVE = "blurry, low quality"
@@ -71,11 +74,13 @@ def randomize(module, seed):
     return module.eval()
 
 
-def transformer(channels, seed):
+def transformer(channels, seed, pictures=False, **image):
+    """With `pictures` behind the latent a mask of four channels and an encoded video; `image`: sizes of image keys."""
     return randomize(WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=64, in_channels=channels,
-        out_channels=channels, text_dim=64, freq_dim=256, ffn_dim=192, num_layers=2,
-        cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_max_seq_len=1024), seed)
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=64,
+        in_channels=2 * channels + 4 if pictures else channels, out_channels=channels, text_dim=64, freq_dim=256,
+        ffn_dim=192, num_layers=2, cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_max_seq_len=1024,
+        **image), seed)
 
 
 def vae(kind, seed):
@@ -96,6 +101,13 @@ def text_encoder(tokenizer, **sizes):
         **sizes)), 1)
 
 
+def clip(seed):
+    """A small encoder of pictures as large as the real one's: 257 rows of 48."""
+    config = CLIPVisionConfig(hidden_size=48, intermediate_size=96, num_hidden_layers=3, num_attention_heads=3,
+                              image_size=224, patch_size=14, hidden_act="gelu")
+    return randomize(CLIPVisionModel(config), seed)
+
+
 def unipc():
     return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True,
                                    flow_shift=SHIFT, num_train_timesteps=1000)
@@ -111,15 +123,22 @@ def build(name, tokenizer):
                            boundary_ratio=0.875)
     if name == "wan2.2-ti2v-5b":
         return WanPipeline(tokenizer, text, vae("2.2", 2), scheduler, transformer(6, 3), expand_timesteps=True)
+    if name.startswith("wan2.2-i2v-a14b"):
+        return WanImageToVideoPipeline(tokenizer, text, vae("2.1", 2), scheduler, transformer=transformer(4, 3, True),
+                                       transformer_2=transformer(4, 4, True), boundary_ratio=0.9)
+    if name in ("wan2.1-i2v", "wan2.1-flf2v"):
+        positions = 514 if name == "wan2.1-flf2v" else None
+        network = transformer(4, 3, True, image_dim=48, added_kv_proj_dim=128, pos_embed_seq_len=positions)
+        return WanImageToVideoPipeline(tokenizer, text, vae("2.1", 2), scheduler, CLIPImageProcessor(), clip(5), network)
     return WanImageToVideoPipeline(tokenizer, text, vae("2.2", 2), scheduler, transformer=transformer(6, 3),
                                    expand_timesteps=True)
 
 
-def picture(path, height, width):
+def picture(path, height, width, phase=0.0):
     """Waves of three colours, saved as a PNG; returns it as load_image would."""
     from PIL import Image
     y, x = np.mgrid[0:height, 0:width]
-    waves = [np.sin(x / 9.0 + y / 17.0), np.cos(x / 5.0), np.sin(y / 7.0) * np.cos(x / 11.0)]
+    waves = [np.sin(x / 9.0 + y / 17.0 + phase), np.cos(x / 5.0 - phase), np.sin(y / 7.0) * np.cos(x / 11.0 + phase)]
     image = Image.fromarray(np.round(127.5 + 120 * np.stack(waves, -1)).astype(np.uint8))
     image.save(path)
     return image
@@ -128,6 +147,7 @@ def picture(path, height, width):
 MODULES = {"attn1.to_q": "self_attn.q", "attn1.to_v": "self_attn.v", "attn1.to_out.0": "self_attn.o",
            "attn2.to_k": "cross_attn.k", "attn2.to_q": "cross_attn.q", "ffn.net.0.proj": "ffn.0",
            "ffn.net.2": "ffn.2"}
+IMAGE_MODULES = {"attn2.add_k_proj": "cross_attn.k_img", "attn2.add_v_proj": "cross_attn.v_img"}
 OTHERS = {"attn1.to_k": "self_attn.k", "attn2.to_v": "cross_attn.v", "attn2.to_out.0": "cross_attn.o"}
 
 
@@ -138,6 +158,8 @@ def lora_tensors(model, naming, seed):
     tensors = {}
     # What a file leaves out must stay as it is, but of flat names diffusers wants all.
     modules = MODULES | OTHERS if naming == "flat" else MODULES
+    if "blocks.0.attn2.add_k_proj.weight" in weights:
+        modules = modules | IMAGE_MODULES
     for block in range(len(model.blocks)):
         for module, original in modules.items():
             out, inner = weights[f"blocks.{block}.{module}.weight"].shape
@@ -161,7 +183,7 @@ def loras_of(name, pipeline, folder):
     for seed, naming in enumerate(("diffusers", "original", "flat")):
         files[naming] = folder / f"{name}-{naming}.lora.safetensors"
         save_torch(lora_tensors(pipeline.transformer, naming, seed), files[naming])
-    if name == "wan2.2-a14b":
+    if pipeline.transformer_2 is not None:
         high, low = files["original"], files["diffusers"]
         return [("lora-high-low", [(high, 1.0, False), (low, 0.5, True)],
                  ["--lora-high", high, "--lora-low", f"{low}:0.5"]),
@@ -197,7 +219,7 @@ def levels_apart(pattern, frames):
 
 
 def compare(label, pipeline, model, lacuna, height=64, width=96, num_frames=9, steps=STEPS, decode=True,
-            loras=(), options=(), attention=None):
+            loras=(), options=(), attention=None, last=False):
     """Whether latents agree, and frames unless decode is False; and diffusers' latents. `model` is the saved pipeline."""
     kwargs = dict(prompt=PROMPT, negative_prompt=NEGATIVE, height=height, width=width, num_frames=num_frames,
                   num_inference_steps=steps, guidance_scale=GUIDANCE)
@@ -209,6 +231,9 @@ def compare(label, pipeline, model, lacuna, height=64, width=96, num_frames=9, s
     image = model.with_name(f"{label}.first.png")
     if isinstance(pipeline, WanImageToVideoPipeline):  # of the video's proportions, which it stretches a picture to
         kwargs["image"] = picture(image, 3 * height // 2, 3 * width // 2)
+    last_image = model.with_name(f"{label}.last.png")
+    if last:
+        kwargs["last_image"] = picture(last_image, 2 * height, 2 * width, phase=1.0)
 
     def run(output_type):
         with torch.no_grad():
@@ -229,6 +254,8 @@ def compare(label, pipeline, model, lacuna, height=64, width=96, num_frames=9, s
         command += ["--guidance-low", 3.0]
     if "image" in kwargs:
         command += ["--image", image]
+    if last:
+        command += ["--last-image", last_image]
     trace = model.with_name(f"{label}.trace.json")
     if attention is not None:
         command += ["--attention", attention, "--trace", trace]
@@ -252,12 +279,61 @@ def compare(label, pipeline, model, lacuna, height=64, width=96, num_frames=9, s
     return result["ok"], latents
 
 
-def compare_all(name, pipeline, folder, lacuna, attention, with_loras=False, **sizes):
-    """The model without LoRA, then, if dense, with each, which must change what is made."""
+NAMES = [("condition_embedder.time_embedder.linear_1", "time_embedding.0"),
+         ("condition_embedder.time_embedder.linear_2", "time_embedding.2"),
+         ("condition_embedder.time_proj", "time_projection.1"),
+         ("condition_embedder.text_embedder.linear_1", "text_embedding.0"),
+         ("condition_embedder.text_embedder.linear_2", "text_embedding.2"),
+         ("condition_embedder.image_embedder.norm1", "img_emb.proj.0"),
+         ("condition_embedder.image_embedder.ff.net.0.proj", "img_emb.proj.1"),
+         ("condition_embedder.image_embedder.ff.net.2", "img_emb.proj.3"),
+         ("condition_embedder.image_embedder.norm2", "img_emb.proj.4"),
+         ("condition_embedder.image_embedder.pos_embed", "img_emb.emb_pos"), ("proj_out", "head.head"),
+         ("attn1.to_out.0", "self_attn.o"), ("attn2.to_out.0", "cross_attn.o"), ("attn1.to_", "self_attn."),
+         ("attn2.to_", "cross_attn."), ("attn2.add_k_proj", "cross_attn.k_img"), ("attn2.add_v_proj", "cross_attn.v_img"),
+         ("attn2.norm_added_k", "cross_attn.norm_k_img"), ("attn1.norm", "self_attn.norm"),
+         ("attn2.norm", "cross_attn.norm"), ("ffn.net.0.proj", "ffn.0"), ("ffn.net.2", "ffn.2"), ("norm2", "norm3")]
+
+
+def with_original_networks(pipeline, model, folder):
+    """The saved pipeline with its transformers in the original code's names and config."""
+    import shutil
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for part in model.iterdir():
+        if not part.name.startswith("transformer"):
+            (folder / part.name).symlink_to(part.resolve())
+    for part in ("transformer", "transformer_2"):
+        network = getattr(pipeline, part)
+        if network is None:
+            continue
+        (folder / part).mkdir()
+        c = network.config
+        (folder / part / "config.json").write_text(json.dumps(
+            {"_class_name": "WanModel", "model_type": "i2v" if c.pos_embed_seq_len is None else "flf2v", "dim": 128,
+             "num_heads": c.num_attention_heads, "num_layers": c.num_layers, "ffn_dim": c.ffn_dim, "freq_dim": c.freq_dim,
+             "in_dim": c.in_channels, "out_dim": c.out_channels, "text_len": 512, "text_dim": c.text_dim, "eps": c.eps}))
+        tensors = {}
+        for name, value in network.state_dict().items():
+            name = name.replace("scale_shift_table", "modulation" if name.startswith("blocks") else "head.modulation")
+            for ours, theirs in NAMES:
+                if ours == "norm2" and not name.split(".")[2:3] == ["norm2"]:
+                    continue
+                name = name.replace(ours, theirs)
+            tensors[name] = value.contiguous()
+        save_torch(tensors, folder / part / "diffusion_pytorch_model.safetensors")
+    return folder
+
+
+def compare_all(name, pipeline, folder, lacuna, attention, with_loras=False, with_original=False, **sizes):
+    """The model without LoRA, then, if dense, with each, which must change what is made, and under other names."""
     model = folder / name
     pipeline.save_pretrained(model, safe_serialization=True)
     ok, plain = compare(name, pipeline, model, lacuna, attention=attention, **sizes)
     results = [ok]
+    if with_original and attention is None:
+        original = with_original_networks(pipeline, model, folder / f"{name}-original")
+        results.append(compare(f"{name}-original", pipeline, original, lacuna, **sizes)[0])
     for label, loras, options in loras_of(name, pipeline, folder) if with_loras and attention is None else ():
         ok, latents = compare(f"{name}-{label}", pipeline, model, lacuna, loras=loras, options=options, **sizes)
         results.append(ok and np.linalg.norm(latents - plain) > 0.01 * np.linalg.norm(plain))
@@ -286,5 +362,12 @@ def main(doc, cases):
 
 
 if __name__ == "__main__":
-    sys.exit(main(__doc__, {name: lambda tokenizer, name=name: {"pipeline": build(name, tokenizer), "with_loras": "image" not in name}
-                            for name in ("wan2.1", "wan2.2-a14b", "wan2.2-ti2v-5b", "wan2.2-ti2v-5b-image")}))
+    def case(name):
+        pictures = "i2v-a14b" in name or name in ("wan2.1-i2v", "wan2.1-flf2v")
+        last = "last" in name or name == "wan2.1-flf2v"
+        return lambda tokenizer: {"pipeline": build(name, tokenizer), "last": last, "with_original": pictures,
+                                  "with_loras": not ("image" in name or last)}
+
+    sys.exit(main(__doc__, {name: case(name) for name in (
+        "wan2.1", "wan2.2-a14b", "wan2.2-ti2v-5b", "wan2.2-ti2v-5b-image", "wan2.2-i2v-a14b", "wan2.2-i2v-a14b-last",
+        "wan2.1-i2v", "wan2.1-flf2v")}))

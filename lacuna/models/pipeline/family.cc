@@ -26,6 +26,15 @@ const Family kWan22Small{"Wan2.2 TI2V 5B",
                          {1280, 704, 121, 24, 50, 5.0, 5.0, 5.0, 0.0, kApache},
                          /*released=*/true,
                          /*takes_image=*/true};
+// The checkpoints of 480p and 720p are of one size; the authors' shift depends on the video's.
+const Family kWan21Image{"Wan2.1 I2V 14B",
+                         "wan2.1",
+                         {1280, 720, 81, 16, 40, 5.0, 5.0, 5.0, 0.0, kApache, "",
+                          /*embedded_guidance=*/{}, /*small_shift=*/3.0}};
+const Family kWan21TwoImages{
+    "Wan2.1 FLF2V 14B", "wan2.1", {1280, 720, 81, 16, 50, 16.0, 5.5, 5.5, 0.0, kApache}};
+const Family kWan22ImageExperts{
+    "Wan2.2 I2V A14B", "wan2.1", {1280, 720, 81, 16, 40, 5.0, 3.5, 3.5, 0.9, kApache}};
 const Family kWanCustom{
     "Wan (custom)", "tiny", {832, 480, 21, 16, 20, 5.0, 5.0, 5.0, 0.875, kUnknownLicense}, false};
 
@@ -59,6 +68,11 @@ const Family& identify_family(const Architecture& architecture, int num_experts)
   if (architecture.family() == "mochi") return is(48, 3072, 12) ? kMochi : kMochiCustom;
   if (architecture.family() == "hunyuan") return is(60, 3072, 16) ? kHunyuan : kHunyuanCustom;
   if (is(30, 1536, 16)) return kWan21Small;
+  if (is(40, 5120, 16) && sizes.condition_channels > 0) {
+    if (sizes.image_dim == 0) return kWan22ImageExperts;
+    return sizes.image_rows > 0 ? kWan21TwoImages : kWan21Image;
+  }
+  if (sizes.condition_channels > 0) return kWanCustom;
   if (is(40, 5120, 16)) return num_experts == 2 ? kWan22Experts : kWan21Large;
   if (is(30, 3072, 48)) return kWan22Small;
   return kWanCustom;

@@ -15,7 +15,7 @@ struct Family {
   std::string_view vae;
   FamilyDefaults defaults;
   bool released = true;
-  bool takes_image = false;  // as the first frame
+  bool takes_image = false;  // as latent frame 0
 };
 
 // By the sizes of the network. What fits no release is "... (custom)".

@@ -15,7 +15,7 @@
 #include "lacuna/engine/policy.h"
 #include "lacuna/engine/presets.h"
 #include "lacuna/engine/profile.h"
-#include "lacuna/models/pipeline/first_frame.h"
+#include "lacuna/models/pipeline/pictures.h"
 #include "lacuna/models/token_share.h"
 #include "lacuna/models/video/video_writer.h"
 
@@ -79,9 +79,9 @@ void restore_attention(Engine& engine, Model& model, const Request& request, con
                  share.num_heads(target.num_heads));
 }
 
-// Values of a token in the latent, before or behind the network.
+// Values of a token in the network's input, and at most in its output.
 int64_t latent_row(const TransformerSizes& sizes) {
-  return sizes.latent_channels * sizes.patch.volume();
+  return (sizes.latent_channels + sizes.condition_channels) * sizes.patch.volume();
 }
 
 // What several processes cannot do together.
@@ -166,17 +166,10 @@ bool says_attention(const Request& request) {
          !request.dense_steps.empty() || !request.dense_layers.empty() || request.min_tokens != 0;
 }
 
-// Noise behind the encoded picture, if there is one, or what was saved, which must fit.
+// Noise with what was encoded of pictures, or what was saved, which must fit.
 SamplingState starting_state(const Request& request, const Model::LatentShape& latent,
-                             const Tensor& picture, std::optional<SamplingState> resume) {
-  SamplingState state;
-  if (resume) {
-    state = std::move(*resume);
-  } else {
-    state.latents =
-        initial_noise(request.seed, latent.channels, latent.frames, latent.height, latent.width);
-    if (!picture.empty()) put_first_frame(picture, state.latents);
-  }
+                             const EncodedPictures& encoded, std::optional<SamplingState> resume) {
+  SamplingState state = resume ? std::move(*resume) : first_state(request, latent, encoded);
   const auto& shape = state.latents.view().shape;
   LACUNA_CHECK(shape[0] == latent.channels && shape[1] == latent.frames &&
                    shape[2] == latent.height && shape[3] == latent.width,
@@ -349,6 +342,9 @@ MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tilin
       network.activation_bytes(tokens, compute) +
       TokenShare::scratch_bytes(all_tokens, sizes.dim(), latent_row(sizes), ranks, compute) +
       network.prompt_bytes(compute) * (request.guided() ? 2 : 1) + passing.converted + lora.scratch;
+  // In the state and behind the latent.
+  plan.activations += storage_bytes(
+      DType::f32, 2 * sizes.condition_channels * latent.frames * latent.height * latent.width);
   if (moves_tokens)
     plan.activations += storage_bytes(compute, 4 * sizes.stream_rows(tokens) * sizes.dim());
   plan.decoder =
@@ -446,8 +442,7 @@ MemoryPlan memory_of_run(Model& model, const Context& ctx, const Request& reques
   }
   memory.attention = attention_bytes(model, request, policy);
   memory.loaded = model.made_bytes() + (resume ? bytes_of(resume->attention) : 0);
-  if (encodes)
-    memory.encoder = model.encoder().frame_bytes(request.height, request.width, DType::f32);
+  if (encodes) memory.encoder = encoded_pictures_bytes(model, request);
   if (files.video.empty()) memory.decoder = 0;
   const int processes = share.local_ranks();
   memory.activations *= processes;
@@ -481,13 +476,10 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   set_up(engine, model, request, hooks, first_step);
   check_content(request);
   note_profile_without_lora(model, request, hooks.note);
-  const std::optional<Picture> picture = picture_to_encode(model, request, resume.has_value());
-  LACUNA_CHECK(!picture || latent.frames > 1,
-               "image: a video of {} frames, expected more; the first is the picture itself",
-               request.frames);
+  const RequestPictures pictures = read_pictures(model, request, resume.has_value());
   if (max_memory > 0) ctx.backend.limit_memory(max_memory);
   check_memory(
-      memory_of_run(model, ctx, request, files, tiling, policy, share, picture.has_value(), resume),
+      memory_of_run(model, ctx, request, files, tiling, policy, share, !pictures.empty(), resume),
       ctx.backend, max_memory, hooks.note);
   if (resume) restore_attention(engine, model, request, share, *resume);
   if (share.is_root()) check_writable(request, files);
@@ -503,15 +495,17 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   auto start = Clock::now();
   PromptEmbeddings prompts;
   if (share.is_root()) prompts = embed_prompts(model, ctx, request, files.prompt_cache);
-  share.broadcast(prompts);
+  share.broadcast({&prompts.positive.tokens, &prompts.positive.pooled, &prompts.negative.tokens,
+                   &prompts.negative.pooled});
   ctx.workspace.release();
   result.text_seconds = seconds_since(start);
 
-  Tensor first_frame;
-  if (picture) first_frame = encode_picture(model, ctx, *picture);
+  EncodedPictures encoded;
+  if (share.is_root()) encoded = encode_pictures(model, ctx, request, pictures, hooks.encode);
+  share.broadcast({&encoded.first_frame, &encoded.condition, &encoded.image});
 
   const bool resumed = resume.has_value();
-  SamplingState state = starting_state(request, latent, first_frame, std::move(resume));
+  SamplingState state = starting_state(request, latent, encoded, std::move(resume));
   take_prompts(prompts, request, hooks.note, state);
   start = Clock::now();
   const SamplingInputs inputs{

@@ -56,6 +56,7 @@ struct GenerationHooks {
   NoteHook note;  // what a person may want to know, one line
   std::function<void(const StepReport&)> step;
   std::function<void(int steps)> saved;  // the latents file now holds what these steps made
+  std::function<void(int64_t done, int64_t total)> encode;  // frames, of the request's pictures
   std::function<void(int64_t done, int64_t total)> decode;
   Engine::InputsHook inputs;          // of every self-attention
   Engine::SelectionsHook selections;  // of every self-attention
@@ -73,7 +74,7 @@ struct MemoryPlan {
   int64_t activations = 0;  // of one forward, with the prompts' keys and values
   int64_t attention = 0;    // on the host: what attention holds from step to step
   int64_t loaded = 0;       // of all, what is in memory already
-  int64_t encoder = 0;      // activations of the video encoder, for the request's image
+  int64_t encoder = 0;      // activations of video and image encoder, for the request's pictures
   int64_t decoder = 0;      // activations of the video decoder
   int64_t passing = 0;      // weights that pass one by one where not all have room
   bool f32 = false;         // activations

@@ -7,6 +7,7 @@
 
 #include "lacuna/core/error.h"
 #include "lacuna/core/rng.h"
+#include "lacuna/models/image/image_encoder.h"
 #include "lacuna/models/pipeline/family.h"
 #include "lacuna/models/pipeline/model_defaults.h"
 #include "lacuna/models/pipeline/networks.h"
@@ -32,6 +33,14 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view kSyntheticExperts[] = {"w:", "w2:"};
+constexpr int64_t kSyntheticRows = 257;  // of a picture: ViT-H's
+
+// What a synthetic model takes for the output of an encoder.
+Tensor hashed(const std::string& name, std::initializer_list<int64_t> shape) {
+  Tensor values(DType::f32, shape);
+  fill_hash(name, 0.0, 0.3, {values.as<float>(), static_cast<size_t>(values.numel())});
+  return values;
+}
 
 uint64_t fingerprint_of(WeightSource& source) {
   TensorMap tensors;
@@ -87,6 +96,21 @@ HunyuanEncoderFiles hunyuan_files(const Checkpoint& checkpoint, const fs::path& 
           .cache = cache};
 }
 
+// Of a network that takes rows of `dim`.
+ImageEncoder image_encoder_of(const Checkpoint& checkpoint, int64_t dim) {
+  check_encoder(checkpoint, checkpoint.image_encoder,
+                "image encoder (CLIP's, such as clip_vision_h.safetensors)", "--image-encoder");
+  ImageEncoder encoder({.weights = checkpoint.image_encoder.files,
+                        .config_json = checkpoint.image_encoder.config_text,
+                        .processor_json = checkpoint.image_processor_text,
+                        .processor_file = checkpoint.image_processor.string()});
+  LACUNA_CHECK(encoder.config().dim == dim,
+               "image encoder: {} wide, the video transformer expects {}; they do not belong "
+               "together",
+               encoder.config().dim, dim);
+  return encoder;
+}
+
 // Of a Wan VAE without a config.
 VaeConfig preset_of_file(const CheckpointPart& part) {
   const bool is22 =
@@ -128,8 +152,8 @@ std::unique_ptr<Model> Model::open(std::span<const fs::path> paths) {
   std::unique_ptr<Model> model(new Model());
   model->checkpoint_ = find_checkpoint(paths);
   const CheckpointPart& part = model->checkpoint_.transformer;
-  LACUNA_CHECK(!part.empty(), "model: no diffusion transformer in {}",
-               model->checkpoint_.root.string());
+  LACUNA_CHECK(!part.empty(), "model: no diffusion transformer beside {}",
+               list_parts(model->checkpoint_));
   const auto source = open_network(part);
   model->architecture_ = read_architecture(part, *source);
   model->num_experts_ = model->checkpoint_.transformer_2.empty() ? 1 : 2;
@@ -196,7 +220,9 @@ void Model::read_pipeline_settings() {
   } else if (scheduler) {
     for (const char* key : {"flow_shift", "shift"}) {
       const auto shift = scheduler->find(key);
-      if (shift != scheduler->end() && shift->is_number()) defaults_.shift = shift->get<double>();
+      if (shift == scheduler->end() || !shift->is_number()) continue;
+      defaults_.shift = shift->get<double>();
+      defaults_.small_shift.reset();
     }
     const auto name = scheduler->find("_class_name");
     if (name != scheduler->end() && *name == "FlowMatchEulerDiscreteScheduler") {
@@ -210,11 +236,18 @@ std::unique_ptr<Model> Model::synthetic(std::string_view preset, DType storage) 
   model->synthetic_ = preset;
   model->storage_ = storage;
   model->architecture_ = preset_architecture(preset);
-  model->num_experts_ = preset == "wan2.2-a14b" ? 2 : 1;
+  model->num_experts_ = preset.ends_with("-a14b") ? 2 : 1;
   model->take_family_defaults();
   model->name_ = fmt::format("synthetic {}", preset);
   model->fingerprint_ = fnv1a64(model->name_);
   return model;
+}
+
+Model::PictureCount Model::pictures() const {
+  const TransformerSizes sizes = architecture_->sizes();
+  if (sizes.condition_channels == 0) return {0, takes_image_ && sizes.patch.t == 1 ? 1 : 0};
+  if (sizes.image_dim == 0) return {1, 2};
+  return sizes.image_rows > 0 ? PictureCount{2, 2} : PictureCount{1, 1};
 }
 
 std::string Model::identity() const {
@@ -427,11 +460,6 @@ PromptEmbedding Model::embed_prompt(Context& ctx, const std::string& prompt,
   const TransformerSizes sizes = architecture_->sizes();
   if (drops_empty_prompt_ && prompt.empty()) return {};
   if (is_synthetic()) {
-    const auto hashed = [](const std::string& name, std::initializer_list<int64_t> shape) {
-      Tensor values(DType::f32, shape);
-      fill_hash(name, 0.0, 0.3, {values.as<float>(), static_cast<size_t>(values.numel())});
-      return values;
-    };
     const std::string text = clean_prompt(prompt);
     PromptEmbedding made{hashed("prompt:" + text, {count_tokens(prompt), sizes.text_dim}), {}};
     if (sizes.pooled_dim > 0) made.pooled = hashed("pooled:" + text, {sizes.pooled_dim});
@@ -441,6 +469,34 @@ PromptEmbedding Model::embed_prompt(Context& ctx, const std::string& prompt,
     return HunyuanTextEncoder(hunyuan_files(checkpoint_, cache)).embed(ctx, prompt, sizes);
   const TextEncoder encoder(encoder_files(checkpoint_, architecture_->family(), cache));
   return {encoder.embed(ctx, prompt, sizes.text_dim, sizes.text_len), {}};
+}
+
+bool Model::has_image_encoder() const {
+  return is_synthetic() ? architecture_->sizes().image_dim > 0 : !checkpoint_.image_encoder.empty();
+}
+
+int64_t Model::image_encoder_bytes(int64_t pictures) const {
+  const int64_t dim = architecture_->sizes().image_dim;
+  if (dim == 0 || pictures == 0) return 0;
+  if (is_synthetic()) return storage_bytes(DType::f32, pictures * kSyntheticRows * dim);
+  const ImageEncoder encoder = image_encoder_of(checkpoint_, dim);
+  return clip_vision_bytes(encoder.config(), DType::f32) +
+         storage_bytes(DType::f32, pictures * encoder.config().rows() * dim);
+}
+
+Tensor Model::embed_pictures(Context& ctx, std::span<const Picture> pictures) {
+  const int64_t dim = architecture_->sizes().image_dim;
+  LACUNA_CHECK(dim > 0, "image: {} takes no rows of an image encoder", name_);
+  if (is_synthetic()) {
+    std::string name = "pictures:";
+    for (const Picture& picture : pictures)
+      name += fmt::format("{:016x}", fnv1a64({reinterpret_cast<const char*>(picture.rgb.data()),
+                                              picture.rgb.size()}));
+    return hashed(name, {static_cast<int64_t>(pictures.size()) * kSyntheticRows, dim});
+  }
+  const ImageEncoder encoder = image_encoder_of(checkpoint_, dim);
+  Context own(ctx.backend, DType::f32, ctx.cancel);
+  return encoder.embed(own, pictures);
 }
 
 }  // namespace lacuna

@@ -17,6 +17,7 @@
 #include "lacuna/models/pipeline/request.h"
 #include "lacuna/models/transformer.h"
 #include "lacuna/models/vae/video_decoder.h"
+#include "lacuna/models/video/picture.h"
 #include "lacuna/models/wan/lora.h"
 
 namespace lacuna {
@@ -68,11 +69,16 @@ class Model {
   int num_experts() const { return num_experts_; }
   SigmaConvention sigma_convention() const { return convention_; }
   SamplerKind sampler_kind() const { return sampler_; }
-  // Whether it was trained to go on from a first frame: where model_index.json says
-  // expand_timesteps, else the family; its tokens are of one latent frame.
-  bool takes_image() const { return takes_image_ && architecture_->sizes().patch.t == 1; }
   // The file of what decodes instead of the VAE, a TAEHV; empty without.
   std::filesystem::path tiny_decoder() const;
+  // How many pictures its videos are made of, a first and then a last one. Networks with condition
+  // channels need one; two are taken without an image encoder, and needed where the network has
+  // learnt positions for the rows of two. Others take a first one where model_index.json says
+  // expand_timesteps, else the family, whose tokens are then of one latent frame.
+  struct PictureCount {
+    int least = 0, most = 0;
+  };
+  PictureCount pictures() const;
   int64_t transformer_bytes() const;  // as stored, one expert
   // The same as held: 8-bit floats with a scale grow when they are loaded.
   int64_t held_transformer_bytes() const { return transformer_bytes() + added_bytes_; }
@@ -110,6 +116,19 @@ class Model {
   // where model_index.json says force_zeros_for_empty_prompt (Mochi).
   PromptEmbedding embed_prompt(Context& ctx, const std::string& prompt,
                                const std::filesystem::path& cache);
+
+  // Whether pictures can be embedded: CLIP's vision encoder is a part of this checkpoint, or made
+  // up for a synthetic network that takes its rows (TransformerSizes::image_dim).
+  bool has_image_encoder() const;
+  // Scratch and rows of embed_pictures() for this many pictures, weights aside, in bytes; 0 for a
+  // network that takes none. Opens no weights, and throws Error where embed_pictures() would.
+  int64_t image_encoder_bytes(int64_t pictures) const;
+  // What the network sees of whole pictures, as read: penultimate hidden states of CLIP's vision
+  // encoder, one picture after another, [pictures * rows, image_dim] f32 on the host (257 rows of
+  // 1280 for ViT-H). In f32 whatever ctx.compute is, as upstream encodes. Weights are closed and
+  // scratch is dropped before it returns. Throws Error without an encoder, or when it is of another
+  // width than the network expects.
+  Tensor embed_pictures(Context& ctx, std::span<const Picture> pictures);
 
  private:
   Model() = default;

@@ -15,11 +15,26 @@
 namespace lacuna {
 namespace {
 
+// Wan has no image-to-video network of this size; that of 14B cannot be told from Wan's.
+void refuse_inpainting(const WanConfig& config, const WeightSource& source) {
+  LACUNA_CHECK(
+      config.condition_channels() == 0 || config.num_layers != 30 || config.dim() != 1536,
+      "{}: 1.3 billion parameters and {} channels in, which is a Fun-InP network; expected "
+      "one of Wan's",
+      source.describe(), config.in_channels);
+}
+
 WanConfig wan_config_of(const CheckpointPart& part, const WeightSource& source) {
   const auto rename = wan_rename(detect_wan_names(source));
-  if (!part.config) return infer_wan_config(source, rename);
+  if (!part.config) {
+    const WanConfig config = infer_wan_config(source, rename);
+    refuse_inpainting(config, source);
+    return config;
+  }
   const std::string who = part.config_file.string();
-  const WanConfig config = wan_config_from_json(part.config_text, who);
+  WanConfig config = wan_config_from_json(part.config_text, who);
+  read_image_sizes(source, rename, who, config);
+  refuse_inpainting(config, source);
   const std::string beyond =
       rename(fmt::format("blocks.{}.attn1.norm_q.weight", config.num_layers));
   LACUNA_CHECK(!source.has(beyond),

@@ -23,6 +23,8 @@ void visit_fields(Request& r, Visit visit) {
   visit("negative_prompt", r.negative_prompt);
   visit("image", r.image);
   visit("image_content", r.image_content);
+  visit("last_image", r.last_image);
+  visit("last_image_content", r.last_image_content);
   visit("width", r.width);
   visit("height", r.height);
   visit("frames", r.frames);
@@ -59,8 +61,8 @@ std::string Request::to_json() const {
       json[key] = value;
     }
   });
-  for (const char* key :
-       {"lora", "lora_high", "lora_low", "lora_content", "tae", "image_content", "policy_content"})
+  for (const char* key : {"lora", "lora_high", "lora_low", "lora_content", "tae", "image_content",
+                          "last_image", "last_image_content", "policy_content"})
     if (json[key].empty() || json[key] == "") json.erase(key);
   json["sampler"] = sampler_name(sampler.kind);
   json["sigma_convention"] = convention_name(sampler.convention);
@@ -81,7 +83,8 @@ Request Request::from_json(const std::string& text, const std::string& who) {
       const std::string_view name = key;
       const bool optional = name == "replay_masks" || name == "policy_content" ||
                             name == "embedded_guidance" || name == "tae" ||
-                            name.starts_with("lora") || name.starts_with("image");
+                            name.starts_with("lora") || name.starts_with("image") ||
+                            name.starts_with("last_image");
       if (optional && !json.contains(key)) return;
       if constexpr (std::is_same_v<std::decay_t<decltype(value)>, std::optional<double>>)
         value = json.at(key).get<double>();

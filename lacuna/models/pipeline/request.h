@@ -19,10 +19,11 @@ struct Request {
   std::string lora_content;  // hash of what they change; empty without
   std::string prompt;
   std::string negative_prompt;
-  std::string tae;                // file name of the tiny decoder that makes the picture, if any
-  std::string image;              // file name of the picture that is frame 0; empty = text to video
-  std::string image_content;      // hash of that file; empty = none or not known
-  int width = 832, height = 480;  // pixels
+  std::string tae;            // file name of the tiny decoder that makes the picture, if any
+  std::string image;          // file name of the picture that is frame 0; empty = text to video
+  std::string image_content;  // hash of that file; empty = none or not known
+  std::string last_image, last_image_content;  // the same of the last frame
+  int width = 832, height = 480;               // pixels
   int frames = 81;
   int fps = 16;
   SamplerConfig sampler;
@@ -56,6 +57,12 @@ struct FamilyDefaults {
   std::string license;
   std::string negative_prompt;  // used with guidance when the user gives none
   std::optional<double> embedded_guidance{};
+  std::optional<double> small_shift{};  // instead of `shift` up to 832 x 480 pixels
+
+  double shift_at(int video_width, int video_height) const {
+    const bool is_small = int64_t{video_width} * video_height <= 832 * 480;
+    return small_shift && is_small ? *small_shift : shift;
+  }
 };
 
 }  // namespace lacuna

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lacuna/models/pipeline/sampling.h"
 
+#include <algorithm>
 #include <charconv>
 #include <chrono>
 #include <cmath>
@@ -10,7 +11,7 @@
 #include "lacuna/core/error.h"
 #include "lacuna/core/rng.h"
 #include "lacuna/core/safetensors.h"
-#include "lacuna/models/pipeline/first_frame.h"
+#include "lacuna/models/pipeline/pictures.h"
 #include "lacuna/models/pipeline/work_share.h"
 
 namespace lacuna {
@@ -40,8 +41,37 @@ bool runs(const SamplingInputs& inputs, Branch branch) {
   return inputs.share == nullptr || inputs.share->runs(branch);
 }
 
+// Whether frame 0 is a picture, encoded.
+bool keeps_first_frame(const SamplingInputs& inputs) {
+  return inputs.sizes.condition_channels == 0 && !inputs.request.image.empty();
+}
+
+// Throws Error unless the state has what the network takes beside latents and prompts.
+void check_condition(const TransformerSizes& sizes, const SamplingState& state) {
+  const auto& latents = state.latents.view().shape;
+  const TensorView &condition = state.condition, &image = state.image;
+  const bool none = sizes.condition_channels == 0 && condition.empty();
+  const bool fits =
+      condition.rank == 4 && condition.shape[0] == sizes.condition_channels &&
+      std::equal(latents.begin() + 1, latents.begin() + 4, condition.shape.begin() + 1);
+  LACUNA_CHECK(none || fits, "latents: condition {}, expected [{}, {}, {}, {}]",
+               condition.describe(), sizes.condition_channels, latents[1], latents[2], latents[3]);
+  LACUNA_CHECK(
+      sizes.image_dim == 0 ? image.empty() : image.rank == 2 && image.shape[1] == sizes.image_dim,
+      "latents: image rows {}, expected rows of {}", image.describe(), sizes.image_dim);
+}
+
+// With the rows of the pictures, which are the same in both branches.
+std::unique_ptr<VideoTransformer::Prompt> prepare_prompt(Context& ctx,
+                                                         const VideoTransformer& network,
+                                                         const PromptEmbedding& prompt,
+                                                         const SamplingState& state) {
+  if (state.image.empty()) return network.prepare_prompt(ctx, prompt);
+  return network.prepare_prompt(ctx, {copy_of(prompt.tokens), {}, copy_of(state.image)});
+}
+
 ExpertState prepare_expert(Context& ctx, const SamplingInputs& inputs, const Sampler& sampler,
-                           int expert) {
+                           const SamplingState& from, int expert) {
   ExpertState state;
   state.expert = expert;
   state.network = &inputs.transformer(expert);
@@ -50,13 +80,13 @@ ExpertState prepare_expert(Context& ctx, const SamplingInputs& inputs, const Sam
   std::vector<double> timesteps;
   for (int step = 0; step < sampler.num_steps(); ++step)
     timesteps.push_back(reversed ? 1000.0 * (1.0 - sampler.sigma(step)) : sampler.timestep(step));
-  if (!inputs.request.image.empty()) timesteps.push_back(0.0);
+  if (keeps_first_frame(inputs)) timesteps.push_back(0.0);
   state.times =
       state.network->prepare_times(ctx, timesteps, inputs.request.embedded_guidance.value_or(0.0));
   if (runs(inputs, Branch::cond))
-    state.positive = state.network->prepare_prompt(ctx, inputs.prompts.positive);
+    state.positive = prepare_prompt(ctx, *state.network, inputs.prompts.positive, from);
   if (inputs.request.guided() && runs(inputs, Branch::uncond))
-    state.negative = state.network->prepare_prompt(ctx, inputs.prompts.negative);
+    state.negative = prepare_prompt(ctx, *state.network, inputs.prompts.negative, from);
   return state;
 }
 
@@ -109,8 +139,10 @@ struct Denoiser::Impl {
   const SamplingInputs& inputs;
   SamplingState& state;
   std::unique_ptr<Sampler> sampler;
-  Tensor x, unguided;
-  Tensor first;  // frame 0 where the request has an image, else empty
+  Tensor input;  // of the network: x, then the condition
+  TensorView x;
+  Tensor unguided;
+  Tensor first;  // frame 0 where it is a picture, else empty
   ExpertState expert;
 
   int step() const { return state.next_step; }
@@ -127,10 +159,10 @@ struct Denoiser::Impl {
   void forward(Engine& engine, Branch branch, const VideoTransformer::Prompt& prompt,
                const LayerPart* part, const TensorView& velocity) {
     const auto now = static_cast<size_t>(step());
-    VideoTransformer::Input input{site(branch), x, *expert.times, now, {}, prompt};
+    VideoTransformer::Input given{site(branch), input, *expert.times, now, {}, prompt};
     // Frame 0 is a picture without noise: its tokens are at timestep 0, which is the last of times.
-    if (!first.empty()) input.first_frame_time = static_cast<size_t>(sampler->num_steps());
-    expert.network->forward(ctx, engine, input, part, velocity);
+    if (!first.empty()) given.first_frame_time = static_cast<size_t>(sampler->num_steps());
+    expert.network->forward(ctx, engine, given, part, velocity);
     if (inputs.sizes.reversed_time && (part == nullptr || part->end == inputs.sizes.num_layers))
       for (float& value : values(velocity)) value = -value;
   }
@@ -139,11 +171,18 @@ struct Denoiser::Impl {
 Denoiser::Denoiser(Context& ctx, const SamplingInputs& inputs, SamplingState& state)
     : impl_(new Impl{ctx, inputs, state, restored_sampler(inputs.request, state)}) {
   const auto& shape = state.latents.view().shape;
-  impl_->x = Tensor(DType::f32, {shape[0], shape[1], shape[2], shape[3]});
+  const int64_t behind = inputs.sizes.condition_channels;
+  check_condition(inputs.sizes, state);
+  impl_->input = Tensor(DType::f32, {shape[0] + behind, shape[1], shape[2], shape[3]});
+  impl_->x = impl_->input.view().slice(0, shape[0]);
   impl_->unguided = Tensor(DType::f32, {shape[0], shape[1], shape[2], shape[3]});
-  std::memcpy(impl_->x.as<float>(), state.latents.as<float>(),
-              static_cast<size_t>(state.latents.numel()) * sizeof(float));
-  if (!inputs.request.image.empty()) impl_->first = first_frame_of(impl_->x);
+  const auto copy = [](const Tensor& from, const TensorView& to) {
+    std::memcpy(to.as<float>(), from.as<float>(),
+                static_cast<size_t>(from.numel()) * sizeof(float));
+  };
+  copy(state.latents, impl_->x);
+  if (behind > 0) copy(state.condition, impl_->input.view().slice(shape[0], shape[0] + behind));
+  if (keeps_first_frame(inputs)) impl_->first = first_frame_of(impl_->x);
 }
 Denoiser::~Denoiser() = default;
 
@@ -161,7 +200,7 @@ void Denoiser::conditional(Engine& engine, const TensorView& velocity, const Lay
   const int wanted = expert(s.step());
   if (s.expert.expert != wanted) {
     s.expert = {};  // the old embeddings and promises go before the other network comes
-    s.expert = prepare_expert(s.ctx, s.inputs, *s.sampler, wanted);
+    s.expert = prepare_expert(s.ctx, s.inputs, *s.sampler, s.state, wanted);
   }
   if (runs(s.inputs, Branch::cond))
     s.forward(engine, Branch::cond, *s.expert.positive, part, velocity);
@@ -242,6 +281,8 @@ Tensor owned_f32(const SafetensorsFile& file, const std::string& name, int rank)
 void save_state(const std::filesystem::path& path, const Request& request,
                 const SamplingState& state) {
   std::vector<std::pair<std::string, TensorView>> tensors{{"latents", state.latents}};
+  if (!state.condition.empty()) tensors.emplace_back("condition", state.condition);
+  if (!state.image.empty()) tensors.emplace_back("image", state.image);
   for (const auto& [name, tensor] : state.sampler) tensors.emplace_back("sampler." + name, tensor);
   for (const auto& [name, tensor] : state.attention)
     tensors.emplace_back("attention." + name, tensor);
@@ -284,6 +325,9 @@ LoadedState load_state(const std::filesystem::path& path) {
                  "latents file: {} has prompts {}, expected 16 hex digits", path.string(), digits);
   }
   loaded.state.latents = owned_f32(file, "latents", 4);
+  if (file.tensors().contains("condition"))
+    loaded.state.condition = owned_f32(file, "condition", 4);
+  if (file.tensors().contains("image")) loaded.state.image = owned_f32(file, "image", 2);
   constexpr std::string_view kSampler = "sampler.", kAttention = "attention.";
   for (const auto& [name, view] : file.tensors()) {
     if (name.starts_with(kSampler))

@@ -21,9 +21,12 @@ namespace lacuna {
 
 // Everything a run needs to go on from `next_step` bit for bit.
 struct SamplingState {
-  // [channels, frames, height, width] f32. Of a request with an image frame 0 is that picture,
-  // encoded, from the start.
+  // [channels, frames, height, width] f32. Of a network without condition channels frame 0 is the
+  // request's picture, if any, encoded, from the start.
   Tensor latents;
+  // Of the request's pictures (EncodedPictures), where the network takes it; never changes. It is
+  // kept because a whole video takes minutes to encode and a fraction of the latents to store.
+  Tensor condition, image;
   int next_step = 0;
   std::vector<std::pair<std::string, Tensor>> sampler;  // Sampler::state()
   StateTensors attention;                               // Engine::save(), if it carries anything
@@ -89,8 +92,8 @@ class Denoiser {
 void sample(Context& ctx, Engine& engine, const SamplingInputs& inputs, SamplingState& state,
             const std::function<void(const StepReport&)>& on_step);
 
-// Latents file: safetensors with `latents`, `sampler.*`, `attention.*`, and the request as
-// metadata; written atomically. It is all that `decode` and `--resume` need.
+// Latents file: safetensors with `latents`, `condition`, `image`, `sampler.*`, `attention.*`, and
+// the request as metadata; written atomically. It is all that `decode` and `--resume` need.
 void save_state(const std::filesystem::path& path, const Request& request,
                 const SamplingState& state);
 struct LoadedState {

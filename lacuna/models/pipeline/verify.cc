@@ -9,6 +9,7 @@
 #include "lacuna/core/error.h"
 #include "lacuna/core/rng.h"
 #include "lacuna/models/hunyuan/hash_case.h"
+#include "lacuna/models/image/clip_vision.h"
 #include "lacuna/models/mochi/hash_case.h"
 #include "lacuna/models/pipeline/sampling.h"
 #include "lacuna/models/pipeline/verify_compare.h"
@@ -22,6 +23,7 @@ namespace lacuna {
 
 std::string_view wan_goldens();  // assets/goldens/*.json, embedded
 std::string_view joint_goldens();
+std::string_view image_goldens();
 
 namespace {
 
@@ -29,6 +31,7 @@ constexpr int64_t kMaxInputValues = int64_t{1} << 26;
 // bf16 against f32: docs/formats.md, "Numbers". UMT5's logits are not scaled by
 // 1/sqrt(head_dim), so rounding shows more in its softmax.
 constexpr Bf16Limit kDitLimit{1.5e-2, 0.9998}, kVaeLimit{2e-2, 0.9998}, kTextLimit{3e-2, 0.9995};
+constexpr Bf16Limit kClipLimit{1.5e-2, 0.9998};
 constexpr Bf16Limit kNoDtype{0.0, 0.0};
 
 using Outputs = std::vector<std::pair<std::string, Tensor>>;  // "" = the output itself
@@ -94,6 +97,10 @@ Outputs run_wan_dit(const GoldenJson& spec, Backend& backend, DType compute) {
   input(inputs.at("x")), input(inputs.at("context"));  // bounds
   c.text_name = inputs.at("context").at("hash");
   c.text_rows = c.text_len = batchless_dim(inputs.at("context"), 0);
+  if (inputs.contains("image")) {
+    c.image_name = inputs.at("image").at("hash");
+    c.image_rows = input(inputs.at("image")).view().shape[0];
+  }
   for (const GoldenJson& range : inputs.at("timesteps")) {
     c.times.push_back({range.at("tokens").get<int64_t>(), range.at("timestep").get<double>()});
   }
@@ -183,6 +190,17 @@ Outputs run_umt5(const GoldenJson& spec, Backend& backend, DType compute) {
   return outputs;
 }
 
+Outputs run_clip_vision(const GoldenJson& spec, Backend& backend, DType compute) {
+  const auto source = hash_weights(spec.at("weights"), DType::f32);
+  const ClipVisionConfig config =
+      clip_vision_config_from_json(spec.at("config").dump(), std::string(spec.at("name")));
+  const ClipVisionEncoder encoder(config, *source, detect_clip_vision_prefix(*source));
+  Context ctx{backend, compute};
+  Outputs outputs;
+  outputs.emplace_back("", encoder.encode(ctx, input(spec.at("inputs").at("pixels"))));
+  return outputs;
+}
+
 SamplerConfig sampler_config(const GoldenJson& json) {
   SamplerConfig config;
   config.kind = parse_sampler(json.at("kind").get<std::string>());
@@ -260,6 +278,7 @@ constexpr Module kModules[] = {
     {"hunyuan_dit", run_hunyuan_dit, kDitLimit},
     {"vae", run_vae, kVaeLimit},
     {"umt5", run_umt5, kTextLimit},
+    {"clip_vision", run_clip_vision, kClipLimit},
     {"sampler", run_sampler, kNoDtype},
     {"wan_pipeline", run_wan_pipeline, kNoDtype},
 };
@@ -305,7 +324,9 @@ void verify_case(const GoldenJson& spec, Backend& backend, DType compute,
 }  // namespace
 
 std::vector<GoldenFile> shipped_goldens() {
-  return {{"wan.json", wan_goldens()}, {"joint.json", joint_goldens()}};
+  return {{"wan.json", wan_goldens()},
+          {"joint.json", joint_goldens()},
+          {"image.json", image_goldens()}};
 }
 
 void verify_goldens(std::string_view json, std::string_view who, Backend& backend, DType compute,

@@ -7,7 +7,6 @@
 #include "lacuna/core/error.h"
 #include "lacuna/engine/json_object.h"
 #include "lacuna/engine/trace_share.h"
-#include "lacuna/models/pipeline/sampling.h"
 
 namespace lacuna {
 namespace {
@@ -101,11 +100,9 @@ void WorkShare::exchange(const TensorView& cond, const TensorView* uncond) const
   if (uncond != nullptr) send(*uncond, world_->size() / 2);
 }
 
-void WorkShare::broadcast(PromptEmbeddings& prompts) const {
-  if (world_ == nullptr) return;
-  for (Tensor* tensor : {&prompts.positive.tokens, &prompts.positive.pooled,
-                         &prompts.negative.tokens, &prompts.negative.pooled})
-    broadcast_tensor(*world_, *tensor);
+void WorkShare::broadcast(std::initializer_list<Tensor*> tensors) const {
+  if (alone()) return;
+  for (Tensor* tensor : tensors) broadcast_tensor(*world_, *tensor);
 }
 
 void WorkShare::gather(StateTensors& attention) const {

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <utility>
 
@@ -19,8 +20,6 @@
 #include "lacuna/models/transformer.h"
 
 namespace lacuna {
-
-struct PromptEmbeddings;
 
 class WorkShare {
  public:
@@ -45,8 +44,8 @@ class WorkShare {
 
   // Both velocities to everyone, from the half that has them; `uncond` null where nobody has one.
   void exchange(const TensorView& cond, const TensorView* uncond) const;
-  // The root's, which alone has run the text encoder.
-  void broadcast(PromptEmbeddings& prompts) const;
+  // The root's, which alone runs encoders: f32 of any shape, empty ones too.
+  void broadcast(std::initializer_list<Tensor*> tensors) const;
   // Engine::save() of every process to the root, for the latents file; the others keep none.
   void gather(StateTensors& attention) const;
   // What of such a file is this process's. Throws Error unless as many processes wrote it.

@@ -11,6 +11,7 @@
 
 #include "lacuna/core/tensor.h"
 #include "lacuna/models/context.h"
+#include "lacuna/models/text/clip_layer.h"
 #include "lacuna/models/weights.h"
 
 namespace lacuna {
@@ -62,25 +63,13 @@ class ClipTextEncoder {
   std::span<const TensorView> weights() const { return weights_; }
 
  private:
-  struct Norm {
-    Tensor weight, bias;  // [dim] f32
-  };
-  struct Layer {
-    Norm attn_norm, ffn_norm;
-    Linear q, k, v, o;
-    Linear up, down;
-  };
-
   int64_t end_of(std::span<const int32_t> ids) const;
-  void attend(Context& ctx, const Layer& layer, const TensorView& x) const;
-  void feed_forward(Context& ctx, const Layer& layer, const TensorView& x) const;
 
   ClipTextConfig config_;
   ScaledView token_embedding_;  // [vocab_size, dim]
   Tensor position_embedding_;   // [max_tokens, dim] f32
-  std::vector<Layer> layers_;
-  Norm final_norm_;
-  Tensor ffn_gate_;  // [dim] f32, constant
+  std::vector<ClipLayer> layers_;
+  ClipNorm final_norm_;
   std::vector<TensorView> weights_;
 };
 

@@ -39,16 +39,16 @@ void place_patches(const TensorView& patches, int64_t p, const TensorView& frame
   });
 }
 
-// Frame f of video [3, F, H, W] -> patches [H/p * W/p, (c, y, x)].
-void take_patches(const TensorView& video, int64_t f, int64_t p, const TensorView& patches) {
-  const int64_t height = video.shape[2], width = video.shape[3], cells = width / p;
+// frame [3, 1, H, W] -> patches [H/p * W/p, (c, y, x)].
+void take_patches(const TensorView& frame, int64_t p, const TensorView& patches) {
+  const int64_t height = frame.shape[2], width = frame.shape[3], cells = width / p;
   const int64_t values = 3 * p * p;
-  const float* from = video.as<float>();
+  const float* from = frame.as<float>();
   float* to = patches.as<float>();
   parallel_ranges(height, 16, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       for (int64_t c = 0; c < 3; ++c) {
-        const float* line = from + ((c * video.shape[1] + f) * height + row) * width;
+        const float* line = from + (c * height + row) * width;
         for (int64_t x = 0; x < width; ++x) {
           to[((row / p) * cells + x / p) * values + (c * p + row % p) * p + x % p] = line[x];
         }
@@ -141,26 +141,30 @@ int64_t LinearVideoAutoencoder::memory_bytes(int64_t, int64_t latent_height, int
   return latent_height * latent_width * (config_.latent_channels + 2 * values) * 4;
 }
 
-int64_t LinearVideoAutoencoder::frame_bytes(int64_t height, int64_t width, DType) const {
-  const int64_t p = config_.patch_size;
-  return height / p * (width / p) * (config_.latent_channels + 3 * p * p) * 4;
+int64_t LinearVideoAutoencoder::memory_bytes(const VideoSize& size, DType) const {
+  const int64_t p = config_.patch_size, cells = size.height / p * (size.width / p);
+  return (cells * (config_.latent_channels + 3 * p * p) + 3 * size.height * size.width) * 4;
 }
 
-Tensor LinearVideoAutoencoder::encode(Context& ctx, const TensorView& video, bool) const {
+Tensor LinearVideoAutoencoder::encode_frames(Context& ctx, const VideoSize& size,
+                                             const FrameSource& source,
+                                             const EncodeOptions& options) const {
   const int64_t components = config_.latent_channels, p = config_.patch_size, values = 3 * p * p;
-  LACUNA_CHECK(
-      video.rank == 4 && video.dtype == DType::f32 && video.contiguous() && video.shape[0] == 3 &&
-          video.numel() > 0 && video.shape[2] % p == 0 && video.shape[3] % p == 0,
-      "vae encode: video {}, expected contiguous [3, F, H, W] f32, H and W multiples of {}",
-      video.describe(), p);
-  const int64_t frames = video.shape[1], h = video.shape[2] / p, w = video.shape[3] / p;
+  LACUNA_CHECK(size.height > 0 && size.width > 0 && size.height % p == 0 && size.width % p == 0,
+               "vae encode: video of {} x {}, expected height and width multiples of {}",
+               size.height, size.width, p);
+  const int64_t frames = latent_frames(size.frames), h = size.height / p, w = size.width / p;
   Tensor latents(DType::f32, {components, frames, h, w});
+  const Tensor pixels(DType::f32, {3, 1, size.height, size.width});
   const Tensor patches(DType::f32, {h * w, values}), z(DType::f32, {1, h, w, components});
   for (int64_t f = 0; f < frames; ++f) {
-    take_patches(video, f, p, patches);
+    ctx.check_cancel();
+    source(f, pixels);
+    take_patches(pixels, p, patches);
     ctx.backend.linear(patches, encode_, encode_bias_.as<float>(), Epilogue::none, nullptr,
                        z.view().reshape({h * w, components}));
     pack_latents(z, {}, {}, f, latents);
+    if (options.progress) options.progress(f + 1, frames);
   }
   return latents;
 }

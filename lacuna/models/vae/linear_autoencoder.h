@@ -40,8 +40,9 @@ class LinearVideoAutoencoder : public VideoDecoder, public VideoEncoder {
               const FrameSink& sink) const override;
   int64_t memory_bytes(int64_t latent_frames, int64_t latent_height, int64_t latent_width,
                        DType compute, const Tiling& tiling) const override;
-  Tensor encode(Context& ctx, const TensorView& video, bool normalize = true) const override;
-  int64_t frame_bytes(int64_t height, int64_t width, DType compute) const override;
+  Tensor encode_frames(Context& ctx, const VideoSize& size, const FrameSource& source,
+                       const EncodeOptions& options = {}) const override;
+  int64_t memory_bytes(const VideoSize& size, DType compute) const override;
 
  private:
   LinearConfig config_;

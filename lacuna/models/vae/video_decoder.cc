@@ -36,6 +36,20 @@ VaeClass vae_class(std::string_view config_json, std::string_view where) {
 
 }  // namespace
 
+Tensor VideoEncoder::encode(Context& ctx, const TensorView& video, bool normalize) const {
+  LACUNA_CHECK(video.rank == 4 && video.dtype == DType::f32 && video.contiguous() &&
+                   video.shape[0] == 3 && video.numel() > 0,
+               "vae encode: video {}, expected contiguous [3, F, H, W] f32", video.describe());
+  EncodeOptions options;
+  options.normalize = normalize;
+  return encode_frames(
+      ctx, {video.shape[1], video.shape[2], video.shape[3]},
+      [&](int64_t begin, const TensorView& frames) {
+        ctx.backend.copy(video.narrow(1, begin, frames.shape[1]), frames);
+      },
+      options);
+}
+
 Tensor decode_video(const VideoDecoder& decoder, Context& ctx, const TensorView& latents,
                     const DecodeOptions& options) {
   LACUNA_CHECK(latents.rank == 4, "vae decode: latents {}, expected [C, T, h, w]",

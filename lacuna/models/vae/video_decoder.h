@@ -76,15 +76,33 @@ class VideoDecoder {
                                DType compute, const Tiling& tiling) const = 0;
 };
 
+struct VideoSize {
+  int64_t frames = 0, height = 0, width = 0;  // pixels
+};
+
+struct EncodeOptions {
+  bool normalize = true;  // (mu - mean) / std, else mu
+  // Called after each pass with frames done and in total. May throw to stop the encode.
+  std::function<void(int64_t done, int64_t total)> progress;
+};
+
+// Writes frames [begin, begin + t) of a video into `frames` [3, t, H, W] f32, in [-1, 1], on the
+// host. Asked for all frames once, in order.
+using FrameSource = std::function<void(int64_t begin, const TensorView& frames)>;
+
 class VideoEncoder {
  public:
   virtual ~VideoEncoder() = default;
-  // video [3, F, H, W] f32 in [-1, 1] -> mode of the latent distribution [C, T, h, w] f32;
-  // (mu - mean) / std if `normalize`, else mu. Throws Error unless F, H, W fit the factors.
-  virtual Tensor encode(Context& ctx, const TensorView& video, bool normalize = true) const = 0;
-  // Bytes of activations that encode() of one frame will hold at most, without weights and the
-  // backend's own scratch memory. Sizes in pixels that fit the factors.
-  virtual int64_t frame_bytes(int64_t height, int64_t width, DType compute) const = 0;
+  // Mode of the latent distribution [C, T, h, w] f32 of a video that never lies in memory as a
+  // whole. Activations are ctx.compute. Throws Error unless the size fits the factors, Cancelled
+  // between passes when ctx.cancel is set.
+  virtual Tensor encode_frames(Context& ctx, const VideoSize& size, const FrameSource& source,
+                               const EncodeOptions& options = {}) const = 0;
+  // The same of video [3, F, H, W] f32 contiguous.
+  Tensor encode(Context& ctx, const TensorView& video, bool normalize = true) const;
+  // Bytes that encode_frames() will hold at most, without weights and the backend's own scratch
+  // memory. Sizes that fit the factors.
+  virtual int64_t memory_bytes(const VideoSize& size, DType compute) const = 0;
 };
 
 // The whole video [3, F, H, W] f32 in one tensor.

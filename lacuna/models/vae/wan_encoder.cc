@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lacuna/models/vae/wan_encoder.h"
 
+#include <algorithm>
 #include <span>
 #include <string>
 #include <utility>
@@ -56,12 +57,12 @@ void WanEncoder::add_on_host(Stream& stream, const TensorView& input, const Down
   stream.copy(to, x);
 }
 
-TensorView WanEncoder::pass(Context& ctx, Stream& stream, const TensorView& video, int64_t begin,
-                            int64_t t) const {
-  const int64_t p = config_.patch_size, h = video.shape[2] / p, w = video.shape[3] / p;
+TensorView WanEncoder::pass(Context& ctx, Stream& stream, const TensorView& frames) const {
+  const int64_t p = config_.patch_size, t = frames.shape[1];
+  const int64_t h = frames.shape[2] / p, w = frames.shape[3] / p;
   TensorView window = conv_in_.window(stream, t, h, w);
   const TensorView pixels = stream.mirror("pixels on the host", conv_in_.fresh(window));
-  patchify(video, begin, p, pixels);
+  patchify(frames, 0, p, pixels);
   stream.copy(pixels, conv_in_.fresh(window));
   Feature x = stream.feature({}, t, h, w, conv_in_.conv.out_channels());
   conv_in_.forward(ctx, stream, window, nullptr, x.view);
@@ -84,41 +85,44 @@ TensorView WanEncoder::pass(Context& ctx, Stream& stream, const TensorView& vide
   return out;
 }
 
-Tensor WanEncoder::encode(Context& ctx, const TensorView& video, bool normalize) const {
-  const int64_t factor = config_.spatial_factor();
-  LACUNA_CHECK(
-      video.rank == 4 && video.dtype == DType::f32 && video.contiguous() && video.shape[0] == 3 &&
-          video.numel() > 0 && video.shape[2] % factor == 0 && video.shape[3] % factor == 0,
-      "vae encode: video {}, expected contiguous [3, F, H, W] f32, H and W multiples of {}",
-      video.describe(), factor);
-  const int64_t frames = config_.latent_frames(video.shape[1]);
-  Tensor latents(DType::f32,
-                 {config_.z_dim, frames, video.shape[2] / factor, video.shape[3] / factor});
+Tensor WanEncoder::encode_frames(Context& ctx, const VideoSize& size, const FrameSource& source,
+                                 const EncodeOptions& options) const {
+  const int64_t factor = config_.spatial_factor(), h = size.height, w = size.width;
+  LACUNA_CHECK(h > 0 && w > 0 && h % factor == 0 && w % factor == 0,
+               "vae encode: video of {} x {}, expected height and width multiples of {}", h, w,
+               factor);
+  const int64_t passes = config_.latent_frames(size.frames);
+  Tensor latents(DType::f32, {config_.z_dim, passes, h / factor, w / factor});
   std::span<const float> mean, std_dev;
-  if (normalize) {
+  if (options.normalize) {
     LACUNA_CHECK(!config_.latents_mean.empty(), "vae encode: model without latent statistics, {}",
                  "expected latents_mean and latents_std in its config");
     mean = config_.latents_mean;
     std_dev = config_.latents_std;
   }
   Stream stream(ctx.backend, ctx.compute);
-  int64_t begin = 0;
-  for (int64_t i = 0; i < frames; ++i) {
+  const Tensor pixels(DType::f32, {3 * most_frames(size) * h * w});
+  for (int64_t i = 0, begin = 0; i < passes; ++i) {
+    ctx.check_cancel();
     const int64_t t = i == 0 ? 1 : config_.temporal_factor();
-    stream.begin_pass(/*last=*/i + 1 == frames);
-    const TensorView moments = pass(ctx, stream, video, begin, t);
+    const TensorView frames = pixels.view().reuse(DType::f32, {3, t, h, w});
+    source(begin, frames);
+    stream.begin_pass(/*last=*/i + 1 == passes);
+    const TensorView moments = pass(ctx, stream, frames);
     const TensorView read = stream.mirror("moments on the host", moments);
     stream.copy(moments, read);
     pack_latents(read, mean, std_dev, i, latents);
     stream.finish_pass();
     begin += t;
+    if (options.progress) options.progress(begin, size.frames);
   }
   return latents;
 }
 
-int64_t WanEncoder::frame_bytes(int64_t height, int64_t width, DType compute) const {
-  MemoryTally tally(/*one_pass=*/true);
-  TallyMap map{1, height / config_.patch_size * (width / config_.patch_size)};
+int64_t WanEncoder::memory_bytes(const VideoSize& size, DType compute) const {
+  const int64_t frames = most_frames(size);
+  MemoryTally tally(/*one_pass=*/size.frames == 1);
+  TallyMap map{frames, size.height / config_.patch_size * (size.width / config_.patch_size)};
   count_conv(tally, map, config_.pixel_channels());
   int64_t c = conv_in_.conv.out_channels();
   int x = tally.feature({}, map.size(c));
@@ -130,14 +134,20 @@ int64_t WanEncoder::frame_bytes(int64_t height, int64_t width, DType compute) co
     }
     if (!block.down) continue;
     map.cells /= 4;
-    if (block.down->time) tally.scratch("window", (block.down->time->history + 1) * map.cells * c);
+    if (block.down->time) {
+      const int64_t history = block.down->time->history;
+      tally.scratch("window", (history + map.frames) * map.cells * c);
+      tally.history(history * map.cells * c);
+      map.frames = std::max(map.frames / 2, int64_t{1});
+    }
     x = tally.feature({x, pinned}, map.size(c));
   }
   count_mid(tally, map, mid_, x);
   count_conv(tally, map, c);
   tally.scratch("moments", map.size(2 * config_.z_dim));
   tally.scratch("quant", map.size(2 * config_.z_dim));
-  return tally.elements() * storage_bytes(compute, 1);
+  return tally.elements() * storage_bytes(compute, 1) +
+         storage_bytes(DType::f32, 3 * frames * size.height * size.width);
 }
 
 }  // namespace lacuna

@@ -20,8 +20,9 @@ class WanEncoder : public VideoEncoder {
   WanEncoder& operator=(const WanEncoder&) = delete;
 
   const VaeConfig& config() const { return config_; }
-  Tensor encode(Context& ctx, const TensorView& video, bool normalize = true) const override;
-  int64_t frame_bytes(int64_t height, int64_t width, DType compute) const override;
+  Tensor encode_frames(Context& ctx, const VideoSize& size, const FrameSource& source,
+                       const EncodeOptions& options = {}) const override;
+  int64_t memory_bytes(const VideoSize& size, DType compute) const override;
 
  private:
   struct DownBlock {
@@ -29,9 +30,11 @@ class WanEncoder : public VideoEncoder {
     std::optional<Downsample> down;
     int64_t factor_t = 1, factor_s = 1;
   };
-  // Frames [begin, begin + t) -> [t', h', w', 2 z_dim] in the stream's memory.
-  TensorView pass(Context& ctx, Stream& stream, const TensorView& video, int64_t begin,
-                  int64_t t) const;
+  // frames [3, t, H, W] -> [t', h', w', 2 z_dim] in the stream's memory.
+  TensorView pass(Context& ctx, Stream& stream, const TensorView& frames) const;
+  int64_t most_frames(const VideoSize& size) const {  // of a pass
+    return size.frames == 1 ? 1 : config_.temporal_factor();
+  }
   static void add_on_host(Stream& stream, const TensorView& input, const DownBlock& block,
                           const TensorView& x);
 

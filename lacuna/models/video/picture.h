@@ -27,10 +27,23 @@ Picture read_picture(const std::filesystem::path& path);
 // large: whoever reads it says so.
 std::string picture_content(const std::filesystem::path& path);
 
+enum class ResizeFilter : uint8_t { lanczos, bicubic };  // of three lobes; a = -1/2
+
+struct PixelSize {
+  int width = 0, height = 0;
+};
+
+// Scaled to `scaled` and cut to `kept` around its middle, the left and upper one of two. Filters
+// widen where a picture shrinks; columns come before rows with 8 bits between; weights have 22
+// bits. That is Pillow level for level, but where Pillow 13 begins with the rows: pictures that
+// shrink and are more than twice as high as wide, of which noise is up to 32 levels apart.
+// libswscale's Lanczos is 44 levels away at worst. Throws Error unless there are a picture and
+// sizes of at least one pixel and no more is kept than there is.
+Picture resize_and_cut(const Picture& picture, ResizeFilter filter, PixelSize scaled,
+                       PixelSize kept);
+
 // Scaled to cover width x height, the proportions kept, and cut to that around its middle, as
-// Wan's own scripts do. Lanczos of three lobes, widened where it shrinks, columns before rows with
-// 8 bits between: the arithmetic of Pillow, within two levels (libswscale's Lanczos is 44 away at
-// worst). A picture of that size stays as it is. Needs a picture and a size of at least one pixel.
+// Wan's own scripts do, with Lanczos. Throws Error as resize_and_cut().
 Picture cover(const Picture& picture, int width, int height);
 
 }  // namespace lacuna

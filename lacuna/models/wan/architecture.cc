@@ -14,7 +14,10 @@ TransformerSizes WanArchitecture::sizes() const {
   sizes.num_heads = config_.num_heads;
   sizes.head_dim = config_.head_dim;
   sizes.ffn_dim = config_.ffn_dim;
-  sizes.latent_channels = config_.in_channels;
+  sizes.latent_channels = config_.out_channels;
+  sizes.condition_channels = config_.condition_channels();
+  sizes.image_dim = config_.image_dim;
+  sizes.image_rows = config_.image_positions;
   sizes.patch = {config_.patch_t, config_.patch_h, config_.patch_w};
   sizes.text_dim = config_.text_dim;
   sizes.text_len = config_.text_len;

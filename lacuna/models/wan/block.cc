@@ -60,17 +60,34 @@ WanBlock::WanBlock(const WanConfig& config, int64_t layer, WeightReader& reader)
       up_(read_linear(reader, fmt::format("blocks.{}.ffn.net.0.proj", layer), config.ffn_dim,
                       config.dim())),
       down_(read_linear(reader, fmt::format("blocks.{}.ffn.net.2", layer), config.dim(),
-                        config.ffn_dim)) {}
+                        config.ffn_dim)) {
+  if (config.image_dim == 0) return;
+  const std::string name = fmt::format("blocks.{}.attn2", layer);
+  const int64_t d = config.dim();
+  image_ = {read_linear(reader, name + ".add_k_proj", d, d),
+            read_linear(reader, name + ".add_v_proj", d, d),
+            reader.f32(name + ".norm_added_k.weight", {d})};
+}
 
 void WanBlock::prepare_text(Context& ctx, const TensorView& embedded, Tensor& k, Tensor& v) const {
+  prepare(ctx, embedded, cross_.k, cross_.v, cross_.norm_k, k, v);
+}
+
+void WanBlock::prepare_image(Context& ctx, const TensorView& embedded, Tensor& k, Tensor& v) const {
+  LACUNA_CHECK(image_.has_value(), "wan: pictures for a network without image keys");
+  prepare(ctx, embedded, image_->k, image_->v, image_->norm_k, k, v);
+}
+
+void WanBlock::prepare(Context& ctx, const TensorView& embedded, const Linear& to_k,
+                       const Linear& to_v, const Tensor& norm_k, Tensor& k, Tensor& v) const {
   const int64_t keys = embedded.shape[0];
   k = Tensor(ctx.compute, {keys, num_heads_, head_dim_}, ctx.backend);
   v = Tensor(ctx.compute, {keys, num_heads_, head_dim_}, ctx.backend);
   const TensorView k_rows = k.view().reshape({keys, num_heads_ * head_dim_});
   const TensorView v_rows = v.view().reshape({keys, num_heads_ * head_dim_});
-  cross_.k.forward(ctx, embedded, k_rows);
-  cross_.v.forward(ctx, embedded, v_rows);
-  ctx.backend.rms_norm(k_rows, cross_.norm_k.as<float>(), eps_, NormSpan::row, nullptr,
+  to_k.forward(ctx, embedded, k_rows);
+  to_v.forward(ctx, embedded, v_rows);
+  ctx.backend.rms_norm(k_rows, norm_k.as<float>(), eps_, NormSpan::row, nullptr,
                        static_cast<int32_t>(num_heads_), k_rows);
 }
 
@@ -170,6 +187,13 @@ void WanBlock::cross_attention(WanPass& pass) const {
                                         num_heads_, head_dim_);
   params.bias = pass.text.bias.empty() ? nullptr : pass.text.bias.as<float>();
   ctx.backend.attend(params);
+  if (image_) {
+    const int64_t rows = pass.text.image_keys;
+    ctx.backend.attend(whole_attention(act.q, pass.text.image_k[layer_].view().reshape({rows, dim}),
+                                       pass.text.image_v[layer_].view().reshape({rows, dim}), act.k,
+                                       num_heads_, head_dim_));
+    ctx.backend.add(act.normed, act.k, act.normed);
+  }
   tap_linear(pass, "attn2", cross_.out);
   cross_.out.forward(ctx, act.normed, act.residual, Epilogue::residual, nullptr);
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -61,8 +62,9 @@ class WanBlock {
 
   // pass.act.residual -> pass.act.residual.
   void forward(WanPass& pass) const;
-  // Keys and values of the prompt for this layer; embedded [keys, d] in ctx.compute.
+  // Keys and values of the prompt or of pictures for this layer; embedded [keys, d] in ctx.compute.
   void prepare_text(Context& ctx, const TensorView& embedded, Tensor& k, Tensor& v) const;
+  void prepare_image(Context& ctx, const TensorView& embedded, Tensor& k, Tensor& v) const;
 
  private:
   // q/k norms act on the whole width, before the split into heads.
@@ -72,6 +74,14 @@ class WanBlock {
     Attention(const std::string& name, int64_t dim, WeightReader& reader);
   };
 
+  // Keys and values of pictures in cross-attention, whose queries and output are the text's.
+  struct ImageAttention {
+    Linear k, v;
+    Tensor norm_k;  // [d]
+  };
+
+  void prepare(Context& ctx, const TensorView& embedded, const Linear& to_k, const Linear& to_v,
+               const Tensor& norm_k, Tensor& k, Tensor& v) const;
   void modulate(WanPass& pass) const;
   void self_attention(WanPass& pass) const;
   // Of all tokens: q, k, v of pass.act -> pass.act.normed.
@@ -92,6 +102,7 @@ class WanBlock {
   float eps_;
   Tensor table_;  // [6, d]: shift, scale, gate of self-attention, then of the feed-forward
   Attention self_, cross_;
+  std::optional<ImageAttention> image_;
   Tensor norm2_weight_, norm2_bias_;  // [d]
   Linear up_, down_;
 };

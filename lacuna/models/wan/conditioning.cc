@@ -92,4 +92,43 @@ Tensor TextEmbedder::forward(Context& ctx, const TensorView& context, int64_t te
   return result;
 }
 
+ImageEmbedder::ImageEmbedder(const WanConfig& config, WeightReader& reader)
+    : dim_(config.dim()), image_dim_(config.image_dim) {
+  const std::string base = "condition_embedder.image_embedder.";
+  if (config.image_positions > 0)
+    positions_ = reader.f32(base + "pos_embed", {1, config.image_positions, image_dim_});
+  norm_in_weight_ = reader.f32(base + "norm1.weight", {image_dim_});
+  norm_in_bias_ = reader.f32(base + "norm1.bias", {image_dim_});
+  linear_1_ = read_linear(reader, base + "ff.net.0.proj", image_dim_, image_dim_);
+  linear_2_ = read_linear(reader, base + "ff.net.2", dim_, image_dim_);
+  norm_out_weight_ = reader.f32(base + "norm2.weight", {dim_});
+  norm_out_bias_ = reader.f32(base + "norm2.bias", {dim_});
+}
+
+Tensor ImageEmbedder::forward(Context& ctx, const TensorView& rows, const WanTap* tap) const {
+  constexpr float kEps = 1e-5f;  // upstream's default for a layer norm, not the network's eps
+  LACUNA_CHECK(rows.rank == 2 && rows.dtype == DType::f32 && rows.contiguous() &&
+                   rows.numel() > 0 && rows.shape[1] == image_dim_,
+               "wan: image rows {}, expected [rows, {}] f32 contiguous", rows.describe(),
+               image_dim_);
+  const int64_t n = rows.shape[0];
+  LACUNA_CHECK(positions_.empty() || positions_.view().shape[1] == n,
+               "wan: {} image rows, expected {}: those of a first and a last picture", n,
+               positions_.view().shape[1]);
+  const Tensor x = copy_of(rows);
+  if (!positions_.empty())
+    for (int64_t i = 0; i < n * image_dim_; ++i) x.as<float>()[i] += positions_.as<float>()[i];
+  Context own{ctx.backend};
+  const Tensor hidden(DType::f32, {n, image_dim_}), wide(DType::f32, {n, dim_});
+  ctx.backend.layer_norm(x, norm_in_weight_.as<float>(), norm_in_bias_.as<float>(), nullptr,
+                         nullptr, kEps, x);
+  forward_gelu(own, linear_1_, x, hidden);
+  linear_2_.forward(own, hidden, wide);
+  Tensor result(ctx.compute, {n, dim_}, ctx.backend);
+  ctx.backend.layer_norm(wide, norm_out_weight_.as<float>(), norm_out_bias_.as<float>(), nullptr,
+                         nullptr, kEps, result);
+  if (tap != nullptr) show_tap(ctx, *tap, "condition_embedder.image_embedder", result);
+  return result;
+}
+
 }  // namespace lacuna

@@ -36,6 +36,9 @@ struct PreparedText {
   Tensor bias;            // [keys] f32, or empty without padding
   std::vector<Tensor> k;  // per layer [keys, num_heads, head_dim]
   std::vector<Tensor> v;
+  // Of the pictures' rows, which have a softmax of their own; none without an image encoder.
+  int64_t image_keys = 0;
+  std::vector<Tensor> image_k, image_v;
 };
 
 // Sinusoid and MLP of the timestep, always in f32.
@@ -63,6 +66,22 @@ class TextEmbedder {
 
  private:
   int64_t dim_, text_dim_;
+  Linear linear_1_, linear_2_;
+};
+
+// Layer norms around the MLP between image encoder and cross-attention, always in f32: it runs once
+// a prompt.
+class ImageEmbedder {
+ public:
+  ImageEmbedder(const WanConfig& config, WeightReader& reader);
+  // rows [n, image_dim] f32, n = image_positions if there are any -> [n, d] in ctx.compute, in
+  // backend memory. Scratch lives only during the call.
+  Tensor forward(Context& ctx, const TensorView& rows, const WanTap* tap) const;
+
+ private:
+  int64_t dim_, image_dim_;
+  Tensor positions_;  // [1, image_positions, image_dim], or empty
+  Tensor norm_in_weight_, norm_in_bias_, norm_out_weight_, norm_out_bias_;
   Linear linear_1_, linear_2_;
 };
 

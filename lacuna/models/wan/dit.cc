@@ -47,6 +47,7 @@ WanDit::WanDit(const WanConfig& config, WeightReader& reader)
       head_bias_(reader.f32("proj_out.bias", {config.patch_outputs()})),
       time_embedder_(config, reader),
       text_embedder_(config, reader) {
+  if (config.image_dim > 0) image_embedder_.emplace(config, reader);
   blocks_.reserve(static_cast<size_t>(config.num_layers));
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     blocks_.emplace_back(config, layer, reader);
@@ -77,6 +78,18 @@ PreparedText WanDit::prepare_text(Context& ctx, const TensorView& context, int64
     blocks_[i].prepare_text(ctx, embedded, text.k[i], text.v[i]);
   }
   return text;
+}
+
+void WanDit::prepare_image(Context& ctx, const TensorView& rows, PreparedText& text,
+                           const WanTap* tap) const {
+  LACUNA_CHECK(image_embedder_.has_value(), "wan: image rows {}, expected none of this network",
+               rows.describe());
+  const Tensor embedded = image_embedder_->forward(ctx, rows, tap);
+  text.image_keys = rows.shape[0];
+  text.image_k.resize(blocks_.size());
+  text.image_v.resize(blocks_.size());
+  for (size_t i = 0; i < blocks_.size(); ++i)
+    blocks_[i].prepare_image(ctx, embedded, text.image_k[i], text.image_v[i]);
 }
 
 VideoGrid WanDit::check_inputs(const Context& ctx, Engine& engine, const TensorView& x,
@@ -113,6 +126,9 @@ VideoGrid WanDit::check_inputs(const Context& ctx, Engine& engine, const TensorV
                    text.k[0].numel() == text.keys * config_.dim(),
                "wan: text prepared for {} layers, expected {} layers of this model", text.k.size(),
                blocks_.size());
+  LACUNA_CHECK(text.image_k.size() == (config_.image_dim > 0 ? blocks_.size() : 0),
+               "wan: pictures prepared for {} layers, expected {} layers of this model",
+               text.image_k.size(), config_.image_dim > 0 ? blocks_.size() : 0);
   LACUNA_CHECK(text.k[0].view().dtype == ctx.compute, "wan: text prepared in {}, expected {}",
                dtype_name(text.k[0].view().dtype), dtype_name(ctx.compute));
   return grid;
@@ -191,6 +207,8 @@ std::unique_ptr<VideoTransformer::Prompt> WanDit::prepare_prompt(
     Context& ctx, const PromptEmbedding& prompt) const {
   auto prepared = std::make_unique<WanPrompt>();
   prepared->text = prepare_text(ctx, prompt.tokens, config_.text_len);
+  if (config_.image_dim > 0 || !prompt.image.empty())
+    prepare_image(ctx, prompt.image, prepared->text);
   return prepared;
 }
 

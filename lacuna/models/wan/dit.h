@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The Wan 2.1 / 2.2 video diffusion transformer (text-to-video; TI2V through per-token timesteps).
+// The Wan 2.1 / 2.2 video diffusion transformer: text-to-video, image-to-video through channels of
+// a condition and image keys, TI2V through per-token timesteps.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -38,6 +40,10 @@ class WanDit final : public VideoTransformer {
   // padding, which the network attends to (there is no text mask). Once per prompt.
   PreparedText prepare_text(Context& ctx, const TensorView& context, int64_t text_len,
                             const WanTap* tap = nullptr) const;
+  // Adds the keys and values of pictures, rows [n, image_dim] f32 of an image encoder. Networks
+  // with an image_dim need them, others throw Error.
+  void prepare_image(Context& ctx, const TensorView& rows, PreparedText& text,
+                     const WanTap* tap = nullptr) const;
   // Timesteps in 0..1000. Once per schedule.
   std::vector<TimeEmbedding> embed_times(Context& ctx, std::span<const double> timesteps,
                                          const WanTap* tap = nullptr) const;
@@ -91,6 +97,7 @@ class WanDit final : public VideoTransformer {
   Tensor head_weight_, head_bias_;    // [patch outputs, d], [patch outputs]
   TimeEmbedder time_embedder_;
   TextEmbedder text_embedder_;
+  std::optional<ImageEmbedder> image_embedder_;
   std::vector<WanBlock> blocks_;
   std::vector<TensorView> weights_;
 };

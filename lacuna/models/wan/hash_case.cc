@@ -63,7 +63,10 @@ Tensor run_hash_case(Backend& backend, DType compute, const WanHashCase& hash_ca
   }
 
   const Tensor context = hash_input(hash_case.text_name, {hash_case.text_rows, config.text_dim});
-  const PreparedText text = dit.prepare_text(ctx, context, hash_case.text_len, tap);
+  PreparedText text = dit.prepare_text(ctx, context, hash_case.text_len, tap);
+  if (config.image_dim > 0)
+    dit.prepare_image(
+        ctx, hash_input(hash_case.image_name, {hash_case.image_rows, config.image_dim}), text, tap);
   const Tensor x = hash_input(hash_case.latent_name, {config.in_channels, hash_case.frames,
                                                       hash_case.height, hash_case.width});
   Tensor out(DType::f32,

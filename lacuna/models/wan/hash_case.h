@@ -26,6 +26,8 @@ struct WanHashCase {
   std::string text_name;
   int64_t text_rows = 0;  // rows made from the hash
   int64_t text_len = 0;   // more than text_rows = padded
+  std::string image_name;
+  int64_t image_rows = 0;  // of networks with an image_dim
   struct Range {
     int64_t tokens;
     double timestep;

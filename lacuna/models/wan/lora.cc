@@ -63,21 +63,15 @@ constexpr Sign kSigns[] = {
     {"lora_mid", "LoRA of a convolution in three parts"},
     {"lora_te", "a change to a text encoder"},
     {"text_encoder", "a change to a text encoder"},
-    {"k_img", "image conditioning"},
-    {"v_img", "image conditioning"},
-    {"add_k_proj", "image conditioning"},
-    {"add_v_proj", "image conditioning"},
-    {"img_emb", "image conditioning"},
-    {"image_embedder", "image conditioning"},
     {"vace_", "a change to a VACE network"},
 };
 
 [[noreturn]] void refuse(const fs::path& path, std::string_view name) {
   for (const Sign& sign : kSigns)
     LACUNA_CHECK(name.find(sign.part) == std::string_view::npos,
-                 "{}: holds {}, which is {}; expected LoRA of a Wan text-to-video transformer",
-                 path.string(), name, sign.meaning);
-  fail("{}: holds {}, expected LoRA of a Wan text-to-video transformer", path.string(), name);
+                 "{}: holds {}, which is {}; expected LoRA of a Wan transformer", path.string(),
+                 name, sign.meaning);
+  fail("{}: holds {}, expected LoRA of a Wan transformer", path.string(), name);
 }
 
 std::vector<int64_t> shape_of(const TensorView& view) {

@@ -32,7 +32,7 @@ class LoraFile {
   using Changes = std::map<std::string, Change, std::less<>>;
 
   // The file may be hostile. Throws Error naming file and tensor on all that is not understood
-  // (DoRA, LoHa, LoKr, text encoders, image conditioning, other networks), half a pair, a rank
+  // (DoRA, LoHa, LoKr, text encoders, other networks), half a pair, a rank
   // beyond 2048, a dtype other than f32, f16 and bf16, a value or an alpha that is not a finite
   // number. Reads the whole file.
   explicit LoraFile(const std::filesystem::path& path);

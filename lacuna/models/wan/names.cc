@@ -24,19 +24,35 @@ constexpr Pair kGlobal[] = {
     {"condition_embedder.time_proj.", "time_projection.1."},
     {"condition_embedder.text_embedder.linear_1.", "text_embedding.0."},
     {"condition_embedder.text_embedder.linear_2.", "text_embedding.2."},
+    {"condition_embedder.image_embedder.norm1.", "img_emb.proj.0."},
+    {"condition_embedder.image_embedder.ff.net.0.proj.", "img_emb.proj.1."},
+    {"condition_embedder.image_embedder.ff.net.2.", "img_emb.proj.3."},
+    {"condition_embedder.image_embedder.norm2.", "img_emb.proj.4."},
+    {"condition_embedder.image_embedder.pos_embed", "img_emb.emb_pos"},
     {"scale_shift_table", "head.modulation"},
     {"proj_out.", "head.head."},
 };
 
 constexpr Pair kBlock[] = {
-    {"scale_shift_table", "modulation"},     {"attn1.to_q.", "self_attn.q."},
-    {"attn1.to_k.", "self_attn.k."},         {"attn1.to_v.", "self_attn.v."},
-    {"attn1.to_out.0.", "self_attn.o."},     {"attn1.norm_q.", "self_attn.norm_q."},
-    {"attn1.norm_k.", "self_attn.norm_k."},  {"norm2.", "norm3."},
-    {"attn2.to_q.", "cross_attn.q."},        {"attn2.to_k.", "cross_attn.k."},
-    {"attn2.to_v.", "cross_attn.v."},        {"attn2.to_out.0.", "cross_attn.o."},
-    {"attn2.norm_q.", "cross_attn.norm_q."}, {"attn2.norm_k.", "cross_attn.norm_k."},
-    {"ffn.net.0.proj.", "ffn.0."},           {"ffn.net.2.", "ffn.2."},
+    {"scale_shift_table", "modulation"},
+    {"attn1.to_q.", "self_attn.q."},
+    {"attn1.to_k.", "self_attn.k."},
+    {"attn1.to_v.", "self_attn.v."},
+    {"attn1.to_out.0.", "self_attn.o."},
+    {"attn1.norm_q.", "self_attn.norm_q."},
+    {"attn1.norm_k.", "self_attn.norm_k."},
+    {"norm2.", "norm3."},
+    {"attn2.to_q.", "cross_attn.q."},
+    {"attn2.to_k.", "cross_attn.k."},
+    {"attn2.to_v.", "cross_attn.v."},
+    {"attn2.to_out.0.", "cross_attn.o."},
+    {"attn2.norm_q.", "cross_attn.norm_q."},
+    {"attn2.norm_k.", "cross_attn.norm_k."},
+    {"attn2.add_k_proj.", "cross_attn.k_img."},
+    {"attn2.add_v_proj.", "cross_attn.v_img."},
+    {"attn2.norm_added_k.", "cross_attn.norm_k_img."},
+    {"ffn.net.0.proj.", "ffn.0."},
+    {"ffn.net.2.", "ffn.2."},
 };
 
 std::string translate(std::string_view name, std::span<const Pair> pairs,
@@ -105,12 +121,21 @@ std::string wan_to_diffusers(std::string_view original) {
 std::vector<int64_t> wan_shape(const WanConfig& config, std::string_view diffusers) {
   const auto [layer, name] = split_block(diffusers, '.');
   if (wan_to_original(diffusers).empty() || layer >= config.num_layers) return {};
-  const int64_t d = config.dim();
+  const int64_t d = config.dim(), image = config.image_dim;
   if (name == "scale_shift_table") return {1, layer >= 0 ? 6 : 2, d};
+  const bool of_image = name.find("image_embedder") != name.npos || name.find("add") != name.npos;
+  if (of_image && image == 0) return {};
   const std::string_view stem = name.substr(0, name.rfind('.'));
   const bool bias = name.ends_with(".bias");
-  if (stem.find("norm") != std::string_view::npos)
-    return bias && stem != "norm2" ? std::vector<int64_t>{} : std::vector<int64_t>{d};
+  if (stem == "condition_embedder.image_embedder") {  // pos_embed, which has no `.weight`
+    if (config.image_positions == 0) return {};
+    return {1, config.image_positions, image};
+  }
+  if (stem == "condition_embedder.image_embedder.norm1") return {image};
+  if (stem.find("norm") != std::string_view::npos) {
+    const bool has_bias = stem.ends_with("norm2");
+    return bias && !has_bias ? std::vector<int64_t>{} : std::vector<int64_t>{d};
+  }
   struct Sizes {
     std::string_view stem;
     std::vector<int64_t> weight;
@@ -120,6 +145,8 @@ std::vector<int64_t> wan_shape(const WanConfig& config, std::string_view diffuse
       {"condition_embedder.time_embedder.linear_1", {d, config.freq_dim}},
       {"condition_embedder.time_proj", {6 * d, d}},
       {"condition_embedder.text_embedder.linear_1", {d, config.text_dim}},
+      {"condition_embedder.image_embedder.ff.net.0.proj", {image, image}},
+      {"condition_embedder.image_embedder.ff.net.2", {d, image}},
       {"proj_out", {config.patch_outputs(), d}},
       {"ffn.net.0.proj", {config.ffn_dim, d}},
       {"ffn.net.2", {d, config.ffn_dim}},

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lacuna/models/wan/wan_config.h"
 
-#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <iterator>
 
 #include "lacuna/core/error.h"
 #include "lacuna/models/layers.h"
@@ -13,12 +14,38 @@
 namespace lacuna {
 namespace {
 
-constexpr std::array<std::string_view, 5> kPresets = {"wan2.1-1.3b", "wan2.1-14b", "wan2.2-a14b",
-                                                      "wan2.2-ti2v-5b", "tiny"};
+struct Preset {
+  std::string_view name;
+  int64_t layers, heads, head_dim, ffn, channels, text_dim;
+  bool takes_pictures = false;
+  int64_t image_dim = 0, image_positions = 0;
+};
+constexpr Preset kPresets[] = {
+    {"wan2.1-1.3b", 30, 12, 128, 8960, 16, 4096},
+    {"wan2.1-14b", 40, 40, 128, 13824, 16, 4096},
+    {"wan2.2-a14b", 40, 40, 128, 13824, 16, 4096},
+    {"wan2.2-ti2v-5b", 30, 24, 128, 14336, 48, 4096},
+    {"wan2.1-i2v-14b", 40, 40, 128, 13824, 16, 4096, true, 1280},
+    {"wan2.1-flf2v-14b", 40, 40, 128, 13824, 16, 4096, true, 1280, 2 * kUsualImageRows},
+    {"wan2.2-i2v-a14b", 40, 40, 128, 13824, 16, 4096, true},
+    {"tiny", 4, 4, 64, 1024, 16, 128},
+    {"tiny-i2v", 4, 4, 64, 1024, 16, 128, true, 64},
+};
+
+constexpr auto kPresetNames = [] {
+  std::array<std::string_view, std::size(kPresets)> names{};
+  for (size_t i = 0; i < names.size(); ++i) names[i] = kPresets[i].name;
+  return names;
+}();
 
 void check_range(std::string_view field, int64_t value, int64_t min, int64_t max) {
   LACUNA_CHECK(value >= min && value <= max, "wan config: {} {}, expected {}..{}", field, value,
                min, max);
+}
+
+int64_t image_rows(const WanConfig& config) {
+  if (config.image_dim == 0) return 0;
+  return config.image_positions > 0 ? config.image_positions : kUsualImageRows;
 }
 
 }  // namespace
@@ -44,6 +71,21 @@ void WanConfig::validate() const {
   LACUNA_CHECK(rope_theta >= 1.0 && rope_theta <= 1e9, "wan config: rope theta {}, expected 1..1e9",
                rope_theta);
   LACUNA_CHECK(eps > 0.0f && eps <= 0.1f, "wan config: eps {}, expected above 0, at most 0.1", eps);
+  check_range("image_dim", image_dim, 0, 65536);
+  check_range("pos_embed_seq_len", image_positions, 0, 65536);
+  const bool conditioned = in_channels == 2 * out_channels + kMaskChannels;
+  LACUNA_CHECK(
+      in_channels == out_channels || conditioned,
+      "wan config: {} channels in and {} out, expected as many, or {} in (image-to-video); "
+      "Fun-Control and other networks with more are not supported",
+      in_channels, out_channels, 2 * out_channels + kMaskChannels);
+  LACUNA_CHECK(image_dim == 0 || conditioned,
+               "wan config: image_dim {} and {} channels in, expected {} with image keys",
+               image_dim, in_channels, 2 * out_channels + kMaskChannels);
+  LACUNA_CHECK(image_positions == 0 || (image_dim > 0 && image_positions % 2 == 0),
+               "wan config: pos_embed_seq_len {} with image_dim {}, expected the rows of two "
+               "pictures",
+               image_positions, image_dim);
   // Without it upstream feeds the raw residual into cross-attention; no released model does.
   LACUNA_CHECK(cross_attn_norm, "wan config: cross_attn_norm false, expected true");
 }
@@ -77,11 +119,17 @@ int64_t WanConfig::num_parameters() const {
   // 8 square matrices, 4 q/k norms, norm2 weight and bias, 6 modulation rows.
   const int64_t block =
       8 * linear(d, d) + 4 * d + 2 * d + 6 * d + linear(d, ffn_dim) + linear(ffn_dim, d);
-  return globals + num_layers * block;
+  // Two norms and two matrices, the positions; per block two projections and a norm.
+  const int64_t image =
+      image_dim == 0 ? 0
+                     : 2 * image_dim + linear(image_dim, image_dim) + linear(image_dim, d) + 2 * d +
+                           image_positions * image_dim + num_layers * (2 * linear(d, d) + d);
+  return globals + image + num_layers * block;
 }
 
 int64_t WanConfig::num_tensors() const {
-  return 15 + 27 * num_layers;
+  const int64_t image = image_dim == 0 ? 0 : 8 + (image_positions > 0 ? 1 : 0) + 5 * num_layers;
+  return 15 + image + 27 * num_layers;
 }
 
 ForwardFlops WanConfig::flops(int64_t tokens, int64_t text_tokens) const {
@@ -89,7 +137,8 @@ ForwardFlops WanConfig::flops(int64_t tokens, int64_t text_tokens) const {
   const double d = static_cast<double>(dim());
   const double f = static_cast<double>(ffn_dim);
   const double layers = static_cast<double>(num_layers);
-  const double text = static_cast<double>(text_tokens);
+  // Keys of pictures cost what those of text do.
+  const double text = static_cast<double>(text_tokens + image_rows(*this));
   ForwardFlops flops;
   flops.self_attention = 4.0 * n * n * d * layers;
   flops.cross_attention = 4.0 * n * text * d * layers;
@@ -98,33 +147,25 @@ ForwardFlops WanConfig::flops(int64_t tokens, int64_t text_tokens) const {
 }
 
 std::span<const std::string_view> wan_preset_names() {
-  return kPresets;
+  return kPresetNames;
 }
 
 WanConfig wan_preset(std::string_view name) {
+  const auto* preset =
+      std::find_if(std::begin(kPresets), std::end(kPresets),
+                   [&](const Preset& candidate) { return candidate.name == name; });
+  LACUNA_CHECK(preset != std::end(kPresets), "wan: preset `{}`, expected one of {}", name,
+               fmt::join(kPresetNames, ", "));
   WanConfig config;
-  if (name == "wan2.1-1.3b") {
-    config.num_layers = 30;
-    config.num_heads = 12;
-    config.ffn_dim = 8960;
-  } else if (name == "wan2.1-14b" || name == "wan2.2-a14b") {
-    config.num_layers = 40;
-    config.num_heads = 40;
-    config.ffn_dim = 13824;
-  } else if (name == "wan2.2-ti2v-5b") {
-    config.num_layers = 30;
-    config.num_heads = 24;
-    config.ffn_dim = 14336;
-    config.in_channels = config.out_channels = 48;
-  } else if (name == "tiny") {
-    config.num_layers = 4;
-    config.num_heads = 4;
-    config.head_dim = 64;
-    config.ffn_dim = 1024;
-    config.text_dim = 128;
-  } else {
-    fail("wan: preset `{}`, expected one of {}", name, fmt::join(kPresets, ", "));
-  }
+  config.num_layers = preset->layers;
+  config.num_heads = preset->heads;
+  config.head_dim = preset->head_dim;
+  config.ffn_dim = preset->ffn;
+  config.text_dim = preset->text_dim;
+  config.in_channels = config.out_channels = preset->channels;
+  if (preset->takes_pictures) config.in_channels = 2 * preset->channels + kMaskChannels;
+  config.image_dim = preset->image_dim;
+  config.image_positions = preset->image_positions;
   config.validate();
   return config;
 }
@@ -139,7 +180,8 @@ int64_t activation_bytes(const WanConfig& config, int64_t tokens, DType compute)
 }
 
 int64_t text_bytes(const WanConfig& config, DType compute) {
-  return storage_bytes(compute, 2 * config.num_layers * config.text_len * config.dim());
+  const int64_t keys = config.text_len + image_rows(config);
+  return storage_bytes(compute, 2 * config.num_layers * keys * config.dim());
 }
 
 PassingWeights passing_weights(const WanConfig& config, DType compute, double stored, bool lora) {

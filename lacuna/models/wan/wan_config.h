@@ -31,10 +31,15 @@ struct WanConfig {
   double rope_theta = 10000.0;
   float eps = 1e-6f;
   bool cross_attn_norm = true;
+  // Image-to-video: rows of an image encoder have their own keys and values in cross-attention.
+  int64_t image_dim = 0;        // width of such a row; 0 = none
+  int64_t image_positions = 0;  // rows with a learnt position, of two pictures; 0 = none learnt
 
   int64_t dim() const { return num_heads * head_dim; }
   int64_t patch_volume() const { return patch_t * patch_h * patch_w; }
   int64_t patch_inputs() const { return in_channels * patch_volume(); }
+  // Channels behind those of the latent: mask and encoded pictures. 0 of text-to-video.
+  int64_t condition_channels() const { return in_channels - out_channels; }
   int64_t patch_outputs() const { return out_channels * patch_volume(); }
   // Height and width get 2 * (head_dim / 6) each, frames the rest (128 -> 44, 42, 42).
   RopeChannels rope_channels() const {
@@ -58,16 +63,23 @@ struct WanConfig {
   ForwardFlops flops(int64_t tokens, int64_t text_tokens) const;
 };
 
-// "wan2.1-1.3b", "wan2.1-14b", "wan2.2-a14b" (each of its two experts), "wan2.2-ti2v-5b", and
-// "tiny", which exists for demonstrations with made-up weights. Throws Error listing the names.
+// "wan2.1-1.3b", "wan2.1-14b", "wan2.2-a14b" (each of its two experts), "wan2.2-ti2v-5b",
+// "wan2.1-i2v-14b", "wan2.1-flf2v-14b", "wan2.2-i2v-a14b", and "tiny" and "tiny-i2v", which exist
+// for demonstrations with made-up weights. Throws Error listing the names.
 WanConfig wan_preset(std::string_view name);
 std::span<const std::string_view> wan_preset_names();
 
 // From the text of a config.json, diffusers (`num_attention_heads`, ...) or original (`dim`, ...).
 // The text is hostile: `who` (a file name) starts every message. Refuses by name what this
-// port does not compute: image conditioning, VACE, control adapters, local windows, other q/k
-// norms.
+// port does not compute: control channels, VACE, control adapters, local windows, other q/k norms.
+// Original configs do not say whether there are image keys: see read_image_sizes().
 WanConfig wan_config_from_json(std::string_view json, std::string_view who);
+
+// image_dim and image_positions as the tensors have them. Throws Error where `config` says them and
+// says others. `rename` as in infer_wan_config().
+void read_image_sizes(const WeightSource& source,
+                      const std::function<std::string(std::string_view)>& rename,
+                      std::string_view who, WanConfig& config);
 
 // From tensor shapes alone, for single-file checkpoints without config.json. Shapes do not tell the
 // number of heads: every released model has head_dim 128, so d must be a multiple of it. The patch
@@ -82,7 +94,7 @@ WanConfig infer_wan_config(const WeightSource& source,
 // another dtype than `compute` take (2 d f + d max(d, text_dim)) e more.
 int64_t activation_bytes(const WanConfig& config, int64_t tokens, DType compute);
 
-// Bytes of the prepared keys and values of one prompt: 2 layers text_len d e.
+// Bytes of the prepared keys and values of one prompt: 2 layers (text_len + image rows) d e.
 int64_t text_bytes(const WanConfig& config, DType compute);
 
 // `stored` bytes a parameter; see activation_bytes for what is converted.
@@ -107,6 +119,12 @@ class WanArchitecture final : public Architecture {
  private:
   WanConfig config_;
 };
+
+// Of a mask one channel for each frame of the video that a latent frame stands for.
+inline constexpr int64_t kMaskChannels = 4;
+
+// Rows of one picture, as ViT-H gives them; what is computed takes any number.
+inline constexpr int64_t kUsualImageRows = 257;
 
 // Distinct timesteps that one forward may mix (TI2V: first frame, others).
 inline constexpr int64_t kMaxTokenTimes = 16;

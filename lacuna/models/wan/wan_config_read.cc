@@ -15,23 +15,25 @@ namespace {
 // What another network than plain text-to-video Wan would say.
 void refuse_unsupported_fields(const ConfigFields& fields) {
   fields.allow_only("_class_name", {"\"WanTransformer3DModel\"", "\"WanModel\""});
-  fields.allow_only("model_type", {"\"t2v\"", "\"ti2v\""});
   fields.allow_only("qk_norm", {"\"rms_norm_across_heads\"", "true"});
   fields.allow_only("window_size", {"[-1,-1]"});
   fields.allow_only("add_control_adapter", {"false"});
-  // Image-conditioned (I2V, FLF2V), VACE and VSA-trained networks.
+  // VACE and VSA-trained networks.
   for (const char* key :
-       {"image_dim", "added_kv_proj_dim", "pos_embed_seq_len", "vace_layers", "vace_in_channels",
-        "vace_in_dim", "vsa_sparsity", "quantization_config"}) {
+       {"vace_layers", "vace_in_channels", "vace_in_dim", "vsa_sparsity", "quantization_config"}) {
     fields.allow_only(key, {});
   }
 }
 
-void refuse_image_channels(const WanConfig& config, std::string_view who) {
-  LACUNA_CHECK(config.in_channels == config.out_channels,
-               "{}: {} channels in and {} out, expected as many (image-to-video, Fun-Control and "
-               "Fun-InP networks are not supported)",
-               who, config.in_channels, config.out_channels);
+// Of diffusers' image-to-video networks.
+void read_image_fields(const ConfigFields& fields, std::string_view who, WanConfig& config) {
+  fields.read_int("image_dim", config.image_dim);
+  fields.read_int("pos_embed_seq_len", config.image_positions);
+  int64_t added = 0;
+  fields.read_int("added_kv_proj_dim", added);
+  const int64_t expected = config.image_dim > 0 ? config.dim() : 0;
+  LACUNA_CHECK(added == expected, "{}: `added_kv_proj_dim` {} with `image_dim` {}, expected {}",
+               who, added, config.image_dim, expected);
 }
 
 }  // namespace
@@ -72,13 +74,45 @@ WanConfig wan_config_from_json(std::string_view json, std::string_view who) {
   fields.read_number("eps", eps);
   config.eps = static_cast<float>(eps);
   fields.read_bool("cross_attn_norm", config.cross_attn_norm);
+  read_image_fields(fields, who, config);
   try {
     config.validate();
   } catch (const Error& error) {
     fail("{}: {}", who, error.what());
   }
-  refuse_image_channels(config, who);
+  if (config.condition_channels() > 0)
+    fields.allow_only("model_type", {"\"i2v\"", "\"flf2v\""});
+  else
+    fields.allow_only("model_type", {"\"t2v\"", "\"ti2v\""});
   return config;
+}
+
+void read_image_sizes(const WeightSource& source,
+                      const std::function<std::string(std::string_view)>& rename,
+                      std::string_view who, WanConfig& config) {
+  // The size of one dimension; 0 where there is no such tensor.
+  const auto size_of = [&](std::string_view name, size_t rank, size_t dimension) -> int64_t {
+    const std::string stored = rename ? rename(name) : std::string(name);
+    if (!source.has(stored)) return 0;
+    const std::vector<int64_t> shape = source.shape(stored);
+    LACUNA_CHECK(shape.size() == rank, "wan: {}: `{}` has {} dimensions, expected {}",
+                 source.describe(), stored, shape.size(), rank);
+    return shape[dimension];
+  };
+  const int64_t dim = size_of("condition_embedder.image_embedder.ff.net.0.proj.weight", 2, 1);
+  const int64_t positions = size_of("condition_embedder.image_embedder.pos_embed", 3, 1);
+  const auto take = [&](const char* name, int64_t stored, int64_t& said) {
+    LACUNA_CHECK(said == 0 || said == stored, "{}: `{}` is {}, expected {} as in {}", who, name,
+                 said, stored, source.describe());
+    said = stored;
+  };
+  take("image_dim", dim, config.image_dim);
+  take("pos_embed_seq_len", positions, config.image_positions);
+  try {
+    config.validate();
+  } catch (const Error& error) {
+    fail("{}: {}", who, error.what());
+  }
 }
 
 WanConfig infer_wan_config(const WeightSource& source,
@@ -139,8 +173,7 @@ WanConfig infer_wan_config(const WeightSource& source,
     if (!source.has(rename ? rename(name) : name)) break;
     ++config.num_layers;
   }
-  config.validate();
-  refuse_image_channels(config, source.describe());
+  read_image_sizes(source, rename, source.describe(), config);
   return config;
 }
 

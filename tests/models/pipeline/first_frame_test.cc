@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Videos that begin with a picture, on a small checkpoint of the kind of Wan 2.2's 5B.
-#include "lacuna/models/pipeline/first_frame.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -13,6 +11,7 @@
 #include "lacuna/core/metrics.h"
 #include "lacuna/core/threads.h"
 #include "lacuna/models/pipeline/generation.h"
+#include "lacuna/models/pipeline/pictures.h"
 #include "lacuna/models/video/video_writer.h"
 #include "lacuna/models/wan/dit.h"
 #include "tests/support/error_of.h"
@@ -77,7 +76,8 @@ class FirstFrameTest : public testing::Test {
   }
   Tensor encoded(const Request& r) {
     Context ctx{*backend_};
-    return encode_picture(*model_, ctx, *picture_to_encode(*model_, r, false));
+    return std::move(
+        encode_pictures(*model_, ctx, r, read_pictures(*model_, r, false), {}).first_frame);
   }
   std::string bytes(const std::string& name) const {
     std::ifstream in(folder_ / name, std::ios::binary);
@@ -208,20 +208,20 @@ TEST_F(FirstFrameTest, SparseAttentionSeesTokensInRasterOrder) {
 }
 
 TEST_F(FirstFrameTest, OnlyModelsThatSayItTakeAPicture) {
-  EXPECT_TRUE(model_->takes_image());
-  EXPECT_TRUE(Model::synthetic("wan2.2-ti2v-5b", DType::bf16)->takes_image());
+  EXPECT_EQ(model_->pictures().most, 1);
+  EXPECT_EQ(Model::synthetic("wan2.2-ti2v-5b", DType::bf16)->pictures().most, 1);
   for (const char* name : {"tiny", "wan2.1-1.3b", "wan2.2-a14b"})
-    EXPECT_FALSE(Model::synthetic(name, DType::bf16)->takes_image()) << name;
+    EXPECT_EQ(Model::synthetic(name, DType::bf16)->pictures().most, 0) << name;
   const TinyCheckpoint text({.layers = 1});
   const auto model = Model::open(std::array{text.folder()});
-  EXPECT_FALSE(model->takes_image());
+  EXPECT_EQ(model->pictures().most, 0);
   Context ctx{*backend_};
   EXPECT_EQ(error_of([&] { generate(*model, ctx, request(), files("t"), {}, 0, {}); }),
             "image: Wan (custom) makes videos of text only, expected a model that takes a first "
-            "picture (Wan2.2 TI2V-5B)");
+            "picture (Wan2.2 TI2V-5B, I2V-A14B, Wan2.1 I2V-14B, FLF2V-14B)");
   std::ofstream(text.folder() / "model_index.json")
       << R"({"_class_name": "WanPipeline", "expand_timesteps": true})";
-  EXPECT_TRUE(Model::open(std::array{text.folder()})->takes_image());
+  EXPECT_EQ(Model::open(std::array{text.folder()})->pictures().most, 1);
 }
 
 TEST_F(FirstFrameTest, RefusesABadPictureBeforeStepZero) {
@@ -246,7 +246,7 @@ TEST_F(FirstFrameTest, ThePlanCountsTheEncoder) {
   Request r = request();
   r.width = r.height = 512;
   r.frames = 5;
-  const int64_t needs = model_->encoder().frame_bytes(512, 512, DType::f32);
+  const int64_t needs = model_->encoder().memory_bytes({1, 512, 512}, DType::f32);
   EXPECT_GT(needs, 512 * 512 * 4);
   GenerationHooks hooks;
   hooks.plan_only = true;

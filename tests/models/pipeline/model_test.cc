@@ -10,7 +10,9 @@
 #include <utility>
 #include <vector>
 
+#include "lacuna/core/safetensors.h"
 #include "tests/support/error_of.h"
+#include "tests/support/temp_folder.h"
 #include "tests/support/tiny_checkpoint.h"
 
 namespace lacuna::test {
@@ -84,6 +86,29 @@ TEST(Model, MadeWeightsAreKnownWhileTheyAreHeld) {
   EXPECT_EQ(model->made_bytes(), model->transformer_bytes());
   model->release_transformer();
   EXPECT_EQ(model->made_bytes(), 0);
+}
+
+TEST(Model, TextToVideoLooksAtNoPictures) {
+  const auto model = Model::synthetic("tiny", DType::bf16);
+  EXPECT_FALSE(model->has_image_encoder());
+  EXPECT_EQ(model->image_encoder_bytes(1), 0);
+  const auto backend = make_backend("ref");
+  Context ctx{*backend};
+  const std::vector<Picture> one = {{1, 1, {1, 2, 3}}};
+  EXPECT_THAT(error_of([&] { model->embed_pictures(ctx, one); }),
+              HasSubstr("takes no rows of an image encoder"));
+}
+
+// As clip_vision_h.safetensors given alone.
+TEST(Model, WithoutATransformerItSaysWhatTheFilesHold) {
+  const TempFolder folder;
+  const fs::path file = folder.path() / "clip.safetensors";
+  const Tensor one = Tensor::zeros(DType::f32, {1});
+  const std::vector<std::pair<std::string, TensorView>> tensors = {
+      {"vision_model.embeddings.class_embedding", one}, {"vision_model.pre_layrnorm.weight", one}};
+  write_safetensors(file, tensors);
+  EXPECT_THAT(open_error({file}),
+              HasSubstr("no diffusion transformer beside image encoder " + file.string()));
 }
 
 }  // namespace

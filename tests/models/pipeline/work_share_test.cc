@@ -131,19 +131,18 @@ TEST_F(WorkShareTest, GoesOnFromWhatAllOfThemCarried) {
               HasSubstr("those of 2 processes, expected 3"));
 }
 
-TEST_F(WorkShareTest, EveryProcessTakesTheRootsPrompts) {
+TEST_F(WorkShareTest, EveryProcessTakesWhatTheRootEncoded) {
   in_team(2, [](Team& team) {
-    const WorkShare share(&team, true);
-    PromptEmbeddings prompts;
+    Tensor rows, none;
     if (team.is_root()) {
-      prompts.positive.tokens = Tensor(DType::f32, {1, 2});
-      prompts.positive.tokens.as<float>()[0] = 3.0f;
-      prompts.positive.tokens.as<float>()[1] = 4.0f;
+      rows = Tensor(DType::f32, {1, 2});
+      rows.as<float>()[0] = 3.0f;
+      rows.as<float>()[1] = 4.0f;
     }
-    share.broadcast(prompts);
-    ASSERT_EQ(prompts.positive.tokens.view().describe(), "[1, 2] f32");
-    EXPECT_EQ(prompts.positive.tokens.as<float>()[1], 4.0f);
-    EXPECT_TRUE(prompts.negative.tokens.empty());
+    WorkShare(&team, true).broadcast({&rows, &none});
+    ASSERT_EQ(rows.view().describe(), "[1, 2] f32");
+    EXPECT_EQ(rows.as<float>()[1], 4.0f);
+    EXPECT_TRUE(none.empty());
   });
 }
 

@@ -268,8 +268,21 @@ TEST(Cover, IsPillowsLanczosCutAroundTheMiddle) {
        {std::pair{pattern(9, 6), &shrunk}, {pattern(3, 2), &grown}}) {
     const Picture made = cover(from, 4, 4);
     ASSERT_EQ(made.rgb.size(), expected->size());
-    for (size_t i = 0; i < expected->size(); ++i) EXPECT_NEAR(made.rgb[i], (*expected)[i], 1) << i;
+    EXPECT_EQ(made.rgb, *expected);
   }
+}
+// Image.resize((7, 5), BICUBIC) of 9 x 6, crop((1, 0, 5, 4)), its red.
+TEST(ResizeAndCut, IsPillowsBicubic) {
+  const Bytes red = {60, 106, 167, 211, 138, 196, 165, 134, 158, 118, 45, 80, 56, 50, 117, 169};
+  const Picture made = resize_and_cut(pattern(9, 6), ResizeFilter::bicubic, {7, 5}, {4, 4});
+  for (size_t i = 0; i < red.size(); ++i) EXPECT_EQ(made.rgb[3 * i], red[i]) << i;
+}
+TEST(ResizeAndCut, RefusesToKeepMoreThanThereIs) {
+  const Picture from = pattern(9, 6);
+  for (const PixelSize kept : {PixelSize{8, 5}, {7, 6}, {0, 5}})
+    EXPECT_THROW(resize_and_cut(from, ResizeFilter::bicubic, {7, 5}, kept), Error) << kept.width;
+  EXPECT_THROW(resize_and_cut({9, 6, {}}, ResizeFilter::bicubic, {7, 5}, {7, 5}), Error);
+  EXPECT_THROW(cover({}, 4, 4), Error);
 }
 
 TEST(Cover, TakesAnyProportions) {

@@ -30,6 +30,31 @@ TEST(WanNames, EveryTensorTranslatesThereAndBack) {
   EXPECT_EQ(originals.size(), 96u);  // one to one
 }
 
+TEST(WanNames, ThoseOfImageKeysToo) {
+  WanConfig config = golden_wan_config();
+  config.in_channels = 36, config.image_dim = 80, config.image_positions = 14;
+  for (const auto& [name, shape] : tensors_of(config)) {
+    EXPECT_EQ(wan_to_diffusers(wan_to_original(name)), name);
+    EXPECT_EQ(wan_shape(config, name), shape) << name;
+  }
+  const std::string embedder = "condition_embedder.image_embedder.";
+  EXPECT_EQ(wan_to_original(embedder + "ff.net.2.bias"), "img_emb.proj.3.bias");
+  EXPECT_EQ(wan_to_original(embedder + "norm2.weight"), "img_emb.proj.4.weight");
+  EXPECT_EQ(wan_to_original(embedder + "pos_embed"), "img_emb.emb_pos");
+  EXPECT_EQ(wan_to_original("blocks.3.attn2.add_v_proj.weight"),
+            "blocks.3.cross_attn.v_img.weight");
+  EXPECT_EQ(wan_to_diffusers("blocks.3.cross_attn.norm_k_img.weight"),
+            "blocks.3.attn2.norm_added_k.weight");
+  EXPECT_EQ(wan_module_of_flat("img_emb_proj_1"), embedder + "ff.net.0.proj");
+  EXPECT_EQ(wan_module_of_flat("blocks_3_cross_attn_k_img"), "blocks.3.attn2.add_k_proj");
+  // A network without them has no such shapes.
+  for (const std::string& name :
+       {embedder + "norm1.bias", embedder + "pos_embed", embedder + "ff.net.2.weight",
+        std::string("blocks.0.attn2.add_k_proj.bias"),
+        std::string("blocks.0.attn2.norm_added_k.weight")})
+    EXPECT_TRUE(wan_shape(golden_wan_config(), name).empty()) << name;
+}
+
 TEST(WanNames, SpotChecks) {
   // The affine norm before cross-attention is norm2 here and norm3 there.
   EXPECT_EQ(wan_to_original("blocks.7.norm2.bias"), "blocks.7.norm3.bias");

@@ -25,12 +25,19 @@ TEST(WanConfig, PresetsHaveThePublishedSizes) {
   EXPECT_NEAR(wan_preset("wan2.2-ti2v-5b").num_parameters() * 1e-9, 4.9998, 5e-5);
   EXPECT_EQ(wan_preset("wan2.1-1.3b").num_tensors(), 825);
   EXPECT_EQ(wan_preset("wan2.1-14b").num_tensors(), 1095);
+  EXPECT_NEAR(wan_preset("wan2.2-i2v-a14b").num_parameters() * 1e-9, 14.2889, 5e-5);
+  EXPECT_NEAR(wan_preset("wan2.1-i2v-14b").num_parameters() * 1e-9, 16.3949, 5e-5);
+  EXPECT_EQ(wan_preset("wan2.1-i2v-14b").num_tensors(), 1303);
+  EXPECT_EQ(wan_preset("wan2.1-flf2v-14b").num_tensors(), 1304);
   for (const std::string_view name : wan_preset_names()) EXPECT_NO_THROW(wan_preset(name));
   EXPECT_THAT(error_of([] { wan_preset("wan9"); }), AllOf(HasSubstr("wan9"), HasSubstr("tiny")));
 }
 
 TEST(WanConfig, CountsEqualWhatTheModelAsksFor) {
-  for (WanConfig config : {golden_wan_config(), wan_preset("tiny")}) {
+  WanConfig two_pictures = wan_preset("tiny-i2v");
+  two_pictures.image_positions = 14;
+  for (WanConfig config :
+       {golden_wan_config(), wan_preset("tiny"), wan_preset("tiny-i2v"), two_pictures}) {
     config.patch_t = 2;
     int64_t parameters = 0;
     const auto tensors = tensors_of(config);
@@ -170,9 +177,9 @@ TEST(WanConfig, HostileConfigsAreRefusedByFieldName) {
       EXPECT_THAT(message, HasSubstr(bad.key)) << json;
     }
   }
-  // I2V: latent, mask and image channels in, latent out.
-  EXPECT_THAT(error_of([] { wan_config_from_json(with("in_channels", "36"), "c"); }),
-              AllOf(HasSubstr("36"), HasSubstr("image-to-video")));
+  // Fun-Control: latent, control and picture channels in, latent out.
+  EXPECT_THAT(error_of([] { wan_config_from_json(with("in_channels", "48"), "c"); }),
+              AllOf(HasSubstr("48"), HasSubstr("Fun-Control")));
   EXPECT_THAT(error_of([] { wan_config_from_json(R"({"dim":100,"num_heads":3})", "c"); }),
               HasSubstr("`dim` 100"));
   EXPECT_THAT(error_of([] { wan_config_from_json(R"({"dim":128,"num_heads":0})", "c"); }),
@@ -191,6 +198,55 @@ TEST(WanConfig, HostileConfigsAreRefusedByFieldName) {
   }
   EXPECT_THAT(error_of([] { wan_config_from_json(std::string((1 << 20) + 1, ' '), "c"); }),
               HasSubstr("1048577 bytes"));
+}
+
+constexpr const char* kOriginalImage = R"({"_class_name":"WanModel","dim":5120,"eps":1e-06,
+  "ffn_dim":13824,"freq_dim":256,"in_dim":36,"model_type":"i2v","num_heads":40,"num_layers":40,
+  "out_dim":16,"text_len":512})";
+
+TEST(WanConfig, ReadsImageToVideo) {
+  EXPECT_EQ(wan_config_from_json(with("in_channels", "36"), "c").condition_channels(), 20);
+  // Of the second generation, and what is known of the first before its tensors are.
+  EXPECT_EQ(wan_config_from_json(kOriginalImage, "c"), wan_preset("wan2.2-i2v-a14b"));
+  std::string text = with("in_channels", "36");
+  for (const auto& [null, value] : {std::pair{"\"image_dim\":null", "\"image_dim\":1280"},
+                                    {"\"added_kv_proj_dim\":null", "\"added_kv_proj_dim\":1536"},
+                                    {"\"pos_embed_seq_len\":null", "\"pos_embed_seq_len\":514"}})
+    text.replace(text.find(null), std::string_view(null).size(), value);
+  const WanConfig two = wan_config_from_json(text, "c");
+  EXPECT_EQ(two.image_dim, 1280);
+  EXPECT_EQ(two.image_positions, 514);
+  const auto refused = [](std::string json, std::string_view from, std::string_view to) {
+    json.replace(json.find(from), from.size(), to);
+    return error_of([&] { wan_config_from_json(json, "c"); });
+  };
+  EXPECT_THAT(refused(text, ":1536,\"att", ":1280,\"att"), HasSubstr("expected 1536"));
+  EXPECT_THAT(refused(text, ":514", ":513"), HasSubstr("rows of two pictures"));
+  EXPECT_THAT(refused(text, ":36", ":16"), HasSubstr("expected 36 with image keys"));
+  EXPECT_THAT(refused(kOriginalImage, "\"i2v\"", "\"t2v\""),
+              AllOf(HasSubstr("model_type"), HasSubstr("flf2v")));
+  EXPECT_THAT(refused(kOriginalImage, ":36", ":16"), HasSubstr("expected \"t2v\""));
+}
+
+TEST(WanConfig, TensorsTellTheImageKeys) {
+  WanConfig config = wan_preset("tiny-i2v");
+  config.num_heads = 2, config.head_dim = 128;
+  config.image_positions = 6;
+  for (const WanNames& names :
+       {WanNames{WanNaming::diffusers, ""}, WanNames{WanNaming::original, "model."}}) {
+    FakeFile file = make_file(config, names);
+    const auto rename = wan_rename(names);
+    WanConfig found = infer_wan_config(file, rename);
+    EXPECT_EQ(found.image_dim, 64);
+    EXPECT_EQ(found.image_positions, 6);
+    EXPECT_EQ(found.num_tensors(), config.num_tensors());
+    found.image_dim = 80;
+    EXPECT_THAT(error_of([&] { read_image_sizes(file, rename, "c.json", found); }),
+                HasSubstr("c.json: `image_dim` is 80, expected 64 as in fake.safetensors"));
+    file.shapes[rename("condition_embedder.image_embedder.pos_embed")] = {1, 7, 64};
+    EXPECT_THAT(error_of([&] { infer_wan_config(file, rename); }),
+                HasSubstr("rows of two pictures"));
+  }
 }
 
 TEST(WanConfig, GridNamesTheAxisThatDoesNotFit) {
@@ -238,9 +294,9 @@ TEST(WanConfig, InferenceRefusesWhatShapesCannotTell) {
   file.shapes["patch_embedding.weight"] = {128, 16, 2, 2};
   EXPECT_THAT(error_of([&] { infer_wan_config(file, wan_rename(names)); }),
               HasSubstr("`patch_embedding.weight` has 4 dimensions"));
-  file.shapes["patch_embedding.weight"] = {128, 36, 1, 2, 2};
+  file.shapes["patch_embedding.weight"] = {128, 52, 1, 2, 2};
   EXPECT_THAT(error_of([&] { infer_wan_config(file, wan_rename(names)); }),
-              HasSubstr("image-to-video"));
+              HasSubstr("Fun-Control"));
   file.shapes["patch_embedding.weight"] = {128, 16, 0, 2, 2};
   EXPECT_THAT(error_of([&] { infer_wan_config(file, wan_rename(names)); }),
               HasSubstr("patch of 0"));

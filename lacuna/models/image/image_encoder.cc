@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lacuna/models/image/image_encoder.h"
+
+#include <cstring>
+#include <utility>
+
+#include "lacuna/core/error.h"
+#include "lacuna/models/weights.h"
+
+namespace lacuna {
+
+ImageEncoder::ImageEncoder(ImageEncoderFiles files) : files_(std::move(files)) {
+  if (files_.config_json.empty()) {
+    const auto source = open_weights(files_.weights);
+    config_ = infer_clip_vision_config(*source, detect_clip_vision_prefix(*source));
+  } else {
+    config_ = clip_vision_config_from_json(files_.config_json, "image encoder config");
+  }
+  if (files_.processor_json.empty()) {
+    processor_.shortest_edge = processor_.crop_size = config_.image_size;
+  } else {
+    processor_ = clip_processor_config_from_json(files_.processor_json, files_.processor_file);
+  }
+  LACUNA_CHECK(processor_.crop_size == config_.image_size,
+               "{}: crop_size {}, expected the {} pixels a side that the image encoder takes",
+               files_.processor_file, processor_.crop_size, config_.image_size);
+}
+
+Tensor ImageEncoder::embed(Context& ctx, std::span<const Picture> pictures) const {
+  const auto source = open_weights(files_.weights);
+  const ClipVisionEncoder encoder(config_, *source, detect_clip_vision_prefix(*source));
+  const ConstantWeights constant(ctx.backend, encoder.weights());
+  const int64_t values = config_.rows() * config_.dim;
+  Tensor all(DType::f32, {static_cast<int64_t>(pictures.size()) * config_.rows(), config_.dim});
+  for (size_t i = 0; i < pictures.size(); ++i) {
+    const Tensor rows = encoder.encode(ctx, clip_pixels(pictures[i], processor_));
+    std::memcpy(all.as<float>() + static_cast<int64_t>(i) * values, rows.as<float>(),
+                static_cast<size_t>(values) * sizeof(float));
+  }
+  return all;
+}
+
+}  // namespace lacuna
