@@ -50,7 +50,8 @@ class Processes(unittest.TestCase):
         self.assertEqual(*calls)
 
     def test_what_was_stopped_goes_on(self):
-        run = [*TINY, "--steps", "200", "-t", "1"]
+        # Some seconds of work, so that the signal comes before its end.
+        run = [*TINY, "--frames", "33", "--steps", "1000", "-t", "1"]
         latents = self.folder / "v.mp4.latents.safetensors"
         process = subprocess.Popen(command(2, "generate", *run, "-o", self.folder / "v.mp4"), stdout=subprocess.DEVNULL,
                                    stderr=subprocess.PIPE, text=True, env=ENV)

@@ -39,8 +39,8 @@ TEST(TinyDecoder, DecodesWhereTheVaeEncodes) {
   EXPECT_EQ(model->tiny_decoder(), file);
   EXPECT_EQ(model->fingerprint(), plain->fingerprint());
   EXPECT_NE(dynamic_cast<const TaehvDecoder*>(&model->decoder()), nullptr);
-  EXPECT_EQ(model->encoder().frame_bytes(32, 32, DType::f32),
-            plain->encoder().frame_bytes(32, 32, DType::f32));
+  EXPECT_EQ(model->encoder().memory_bytes({1, 32, 32}, DType::f32),
+            plain->encoder().memory_bytes({1, 32, 32}, DType::f32));
   const auto shape = model->latent_shape(64, 48, 5);
   EXPECT_EQ(shape.frames, 3);
   EXPECT_EQ(shape.height, 6);
