@@ -273,6 +273,10 @@ Tensor owned_f32(const SafetensorsFile& file, const std::string& name, int rank)
                view.describe(), rank);
   Tensor t(DType::f32, std::span<const int64_t>(view.shape.data(), static_cast<size_t>(rank)));
   std::memcpy(t.view().data, view.data, static_cast<size_t>(view.numel()) * sizeof(float));
+  const auto all = values(t);
+  LACUNA_CHECK(std::all_of(all.begin(), all.end(), [](float v) { return std::isfinite(v); }),
+               "latents file: {} {} holds infinity or NaN, expected finite numbers",
+               file.path().string(), name);
   return t;
 }
 

@@ -7,6 +7,7 @@
 #include <array>
 #include <atomic>
 #include <fstream>
+#include <limits>
 
 #include "lacuna/core/metrics.h"
 #include "lacuna/core/threads.h"
@@ -245,6 +246,33 @@ TEST_F(ConditionTest, AStateWithoutItIsRefused) {
     EXPECT_THAT(error_of([&] { make(*model, request(), "b", {}, std::move(state)); }),
                 HasSubstr("expected [8, 3, 4, 8]"));
   }
+}
+
+// Decoded, NaN would be a picture; in a condition it would show only after a whole step.
+TEST_F(ConditionTest, AFileWithInfinityOrNanIsRefused) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const float infinity = std::numeric_limits<float>::infinity();
+  const auto refusal = [&](float latent, float condition, float row, float sampled) {
+    SamplingState state;
+    state.latents = Tensor::zeros(DType::f32, {4, 3, 4, 8});
+    state.condition = Tensor::zeros(DType::f32, {8, 3, 4, 8});
+    state.image = Tensor::zeros(DType::f32, {257, 48});
+    state.sampler.emplace_back("x0", Tensor::zeros(DType::f32, {384}));
+    state.latents.as<float>()[383] = latent;
+    state.condition.as<float>()[767] = condition;
+    state.image.as<float>()[0] = row;
+    state.sampler[0].second.as<float>()[1] = sampled;
+    save_state(folder_ / "not finite", request(), state);
+    return error_of([&] { load_state(folder_ / "not finite"); });
+  };
+  EXPECT_EQ(refusal(1, 1, 1, 1), "");
+  const auto says = [](const std::string& name) {
+    return HasSubstr("not finite " + name + " holds infinity or NaN, expected finite numbers");
+  };
+  EXPECT_THAT(refusal(nan, 1, 1, 1), says("latents"));
+  EXPECT_THAT(refusal(1, -infinity, 1, 1), says("condition"));
+  EXPECT_THAT(refusal(1, 1, infinity, 1), says("image"));
+  EXPECT_THAT(refusal(1, 1, 1, nan), says("sampler.x0"));
 }
 
 TEST_F(ConditionTest, RefusesPicturesThatTheModelDoesNotTake) {
