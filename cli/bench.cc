@@ -140,7 +140,6 @@ BenchOptions with_size(BenchOptions o, const Model& model) {
 }
 
 void run_bench(const BenchOptions& given) {
-  const bool speaks = processes() == nullptr || processes()->is_root();
   const auto backend = given.machine.open();
   const auto model = given.model.open();
   const BenchOptions o = with_size(given, *model);
@@ -148,7 +147,7 @@ void run_bench(const BenchOptions& given) {
   for (const std::string& attention : o.attention)
     request_policy(*model, bench_request(o, *model, attention));
   const ScratchFile latents;
-  if (!o.json && speaks) {
+  if (!o.json && speaks()) {
     say("{} on {}, {}x{}, {} frames, {} steps, guidance {}\n", one_line(model->title()),
         backend->description(), *o.width, *o.height, *o.frames, o.steps, o.guidance);
     fmt::print("{:<34} {:>9} {:>11} {:>11} {:>8} {:>8} {:>9} {:>10}\n", "attention", "forward s",
@@ -165,7 +164,7 @@ void run_bench(const BenchOptions& given) {
   Tensor reference;
   for (const std::string& attention : o.attention) {
     rows.push_back(run_one(o, *model, *backend, attention, latents.path, reference));
-    if (speaks) print(o, rows.back(), rows.front());
+    if (speaks()) print(o, rows.back(), rows.front());
   }
 }
 

@@ -348,7 +348,7 @@ std::string way_back(const GenerateOptions& o, const fs::path& latents, int step
 void run_generate(const GenerateOptions& given) {
   GenerateOptions o = given;
   Team* const team = processes();
-  if (team != nullptr && !team->is_root()) o.quiet = true, o.json = false;  // one speaks for all
+  if (!speaks()) o.quiet = true, o.json = false;
   const Tiling tiling = o.decode.tiling();
   const auto backend = o.machine.open();
   const GenerationFiles files = make_files(o);

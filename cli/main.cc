@@ -69,9 +69,9 @@ int run(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     const bool is_help = error.get_exit_code() == 0;
-    if (is_help) return app.exit(error);
-    say_error(usage_error(app, error));
-    return 2;
+    if (!is_help) throw lacuna::cli::UsageError(usage_error(app, error));
+    // Every process was asked for it, one gives it.
+    return lacuna::cli::speaks() ? app.exit(error) : 0;
   }
   return 0;
 }
@@ -100,6 +100,7 @@ int run_to_status(int argc, char** argv) {
     std::fprintf(stderr, "stopped\n");
     return lacuna::cli::kExitInterrupted;
   } catch (const std::bad_alloc&) {
+    lacuna::cli::let_root_speak();
     std::fprintf(stderr,
                  "lacuna: out of memory; try fewer frames, a smaller size or --dtype bf16\n");
   } catch (const std::exception& error) {

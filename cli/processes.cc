@@ -37,6 +37,10 @@ Team* processes() {
   return world() ? &world()->team() : nullptr;
 }
 
+bool speaks() {
+  return processes() == nullptr || processes()->is_root();
+}
+
 void let_root_speak() {
   if (launched_rank() > 0) std::this_thread::sleep_for(std::chrono::seconds(5));
 }

@@ -14,13 +14,15 @@ namespace lacuna::cli {
 void join_processes(int argc, char** argv);
 // Null alone.
 Team* processes();
+// Whether this process prints what all of them would: the root, or who is alone.
+bool speaks();
 // Before an error is told: most are everyone's, and the root tells them and ends the others. The
 // others wait for that, and speak where it does not come.
 void let_root_speak();
 // At the end of main: waits for the others, or ends them after a failure.
 void leave_processes(int status);
 
-// "3 processes (cond and uncond x 2)", for people.
+// "4 processes, 2 for each branch of guidance", for people.
 std::string describe(const WorkShare& share);
 
 }  // namespace lacuna::cli

@@ -72,11 +72,17 @@ class Processes(unittest.TestCase):
                 (["generate", *TINY, "-o", self.folder / "none" / "v.mp4"], 1, "does not exist"),
                 (["generate", *TINY, "--attention", "nothing"], 1, "nothing"),
                 (["info"], 2, "start it without mpirun"),
+                (["generate", "--nonsense"], 2, "not expected: --nonsense"),
                 (["generate", *TINY, "--record", self.folder / "q.safetensors"], 1, "expected one process")]:
             run = together(2, *args)
             self.assertEqual(run.returncode, status, run.stderr)
             self.assertEqual(len(ours(run.stderr)), 1, run.stderr)
             self.assertIn(told, ours(run.stderr)[0])
+
+    def test_help_is_given_once(self):
+        run = together(2, "generate", "--help")
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertEqual(run.stdout.count("Usage:"), 1)
 
     def test_bench(self):
         run = together(2, "bench", "generate", "--synthetic", "tiny", "-W", "96", "-H", "64", "--frames", "9", "--steps", "1",
