@@ -85,8 +85,8 @@ int64_t latent_row(const TransformerSizes& sizes) {
 }
 
 // What several processes cannot do together.
-void check_share(const WorkShare& share, const Model& model, const Context& ctx,
-                 const Request& request, const GenerationHooks& hooks) {
+void check_share(const WorkShare& share, Model& model, const Context& ctx, const Request& request,
+                 const GenerationHooks& hooks) {
   LACUNA_CHECK(ctx.team == share.forward_team(),
                "parallel: another team for forwards than for the run, expected the run's");
   if (share.alone()) return;
@@ -94,6 +94,9 @@ void check_share(const WorkShare& share, const Model& model, const Context& ctx,
                "parallel: {} processes for one forward of {}, which only Wan's networks share; "
                "expected one process, or two with guidance",
                share.forward_ranks(), model.name());
+  // Throws where it cannot be: known now, not behind the text encoder.
+  TokenShare(model.grid(model.latent_shape(request.width, request.height, request.frames)),
+             model.architecture().sizes().num_heads, ctx.team);
   LACUNA_CHECK(ctx.backend.device() == Device::cpu,
                "parallel: backend {} in several processes, expected cpu or ref",
                ctx.backend.name());

@@ -158,6 +158,10 @@ TEST_F(WorkShareTest, WhatOneProcessCannotSeeIsRefused) {
                 in_team(2, [&](Team& team) { make(mochi, &team, {}, {}, "mochi-tiny"); });
               }),
               HasSubstr("which only Wan's networks share"));
+  GenerationHooks planning;
+  planning.plan_only = true;
+  EXPECT_THAT(test::error_of([&] { in_team(5, [&](Team& team) { make(r, &team, planning); }); }),
+              HasSubstr("5 processes for 4 heads"));
   const Request both = request_of("adaspa:block=16,density=0.5,refresh=drift", 1.0);
   EXPECT_THAT(test::error_of([&] { in_team(2, [&](Team& team) { make(both, &team); }); }),
               HasSubstr("adaspa weighs heads against each other"));
