@@ -359,14 +359,17 @@ MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tilin
   return plan;
 }
 
-int64_t attention_bytes(Model& model, const Request& request, const Policy& policy) {
+int64_t attention_bytes(Model& model, const Request& request, const Policy& policy,
+                        const WorkShare& share) {
   const Architecture& network = model.architecture();
   const TransformerSizes sizes = network.sizes();
   const VideoGrid grid =
       model.grid(model.latent_shape(request.width, request.height, request.frames));
-  return policy.held_bytes(planned_sites(model, request, 0),
-                           {grid, model.text_tokens(request).cond, sizes.num_heads, sizes.head_dim,
-                            compute_dtype(request)});
+  std::vector<Site> sites = planned_sites(model, request, 0);
+  std::erase_if(sites, [&](const Site& site) { return !share.runs(site.branch); });
+  return policy.held_bytes(sites,
+                           {grid, model.text_tokens(request).cond, share.num_heads(sizes.num_heads),
+                            sizes.head_dim, compute_dtype(request)});
 }
 
 namespace {
@@ -429,7 +432,7 @@ void check_memory(const MemoryPlan& whole, const Backend& backend, int64_t max_m
 
 namespace {
 
-// The plan of generate(), of all its processes on this machine.
+// The plan of generate(), of all its processes on this machine. `policy` is of the heads here.
 MemoryPlan memory_of_run(Model& model, const Context& ctx, const Request& request,
                          const GenerationFiles& files, const Tiling& tiling, const Policy& policy,
                          const WorkShare& share, bool encodes,
@@ -443,14 +446,17 @@ MemoryPlan memory_of_run(Model& model, const Context& ctx, const Request& reques
     memory.activations += storage_bytes(
         ctx.compute, sizes.stream_rows(model.grid(latent).tokens()) * sizes.dim() / ranks);
   }
-  memory.attention = attention_bytes(model, request, policy);
+  memory.attention = attention_bytes(model, request, policy, share);
   memory.loaded = model.made_bytes() + (resume ? bytes_of(resume->attention) : 0);
   if (encodes) memory.encoder = encoded_pictures_bytes(model, request);
   if (files.video.empty()) memory.decoder = 0;
   const int processes = share.local_ranks();
   memory.activations *= processes;
   memory.attention *= processes;
-  if (model.is_synthetic()) memory.weights *= processes;  // those of files they share
+  memory.loaded *= processes;
+  // Files are in memory once for all of them; what is made of them, or made up, is each one's.
+  const int64_t files_bytes = model.is_synthetic() ? 0 : model.transformer_bytes();
+  memory.weights = files_bytes + processes * (memory.weights - files_bytes);
   return memory;
 }
 
@@ -481,9 +487,9 @@ GenerationResult generate(Model& model, Context& ctx, const Request& request,
   note_profile_without_lora(model, request, hooks.note);
   const RequestPictures pictures = read_pictures(model, request, resume.has_value());
   if (max_memory > 0) ctx.backend.limit_memory(max_memory);
-  check_memory(
-      memory_of_run(model, ctx, request, files, tiling, policy, share, !pictures.empty(), resume),
-      ctx.backend, max_memory, hooks.note);
+  check_memory(memory_of_run(model, ctx, request, files, tiling, engine.policy(), share,
+                             !pictures.empty(), resume),
+               ctx.backend, max_memory, hooks.note);
   if (resume) restore_attention(engine, model, request, share, *resume);
   if (share.is_root()) check_writable(request, files);
 

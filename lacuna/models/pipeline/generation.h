@@ -94,8 +94,10 @@ struct MemoryPlan {
 MemoryPlan plan_memory(Model& model, const Request& request, const Tiling& tiling,
                        bool moves_tokens, int ranks = 1);
 // Bytes of masks, token orders and method states under `policy`, of all layers, guidance branches
-// and experts, with the copy that a stopped run goes on from.
-int64_t attention_bytes(Model& model, const Request& request, const Policy& policy);
+// and experts, with the copy that a stopped run goes on from. Of one process of `share`, whose
+// heads the policy is of.
+int64_t attention_bytes(Model& model, const Request& request, const Policy& policy,
+                        const WorkShare& share = WorkShare());
 // Throws Error when the plan needs more than what is available or than max_memory (0 = no own
 // limit). Where the backend has memory of its own, the plan is of that, within the backend's limit,
 // without MemoryPlan::attention, and weights need not have room all at once. `note`, if any, gets

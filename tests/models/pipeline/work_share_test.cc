@@ -146,6 +146,25 @@ TEST_F(WorkShareTest, EveryProcessTakesWhatTheRootEncoded) {
   });
 }
 
+TEST_F(WorkShareTest, TogetherTheyHoldTheStateOfOne) {
+  Request r = request_of("svg2:q_clusters=4,k_clusters=6,refresh=never", 4.0);
+  r.width = r.height = 512, r.frames = 81;  // enough to be seen in MiB
+  std::string line;
+  GenerationHooks silent;
+  silent.plan_only = true;
+  GenerationHooks planning = silent;
+  planning.note = [&](const std::string& note) { line = note; };
+  const auto state = [&] {
+    const size_t at = line.find("attention state");
+    return at == std::string::npos ? line : line.substr(at, line.find_first_of(",;", at) - at);
+  };
+  make(r, nullptr, planning);
+  const std::string alone = state();
+  in_team(4, [&](Team& team) { make(r, &team, team.is_root() ? planning : silent); });
+  EXPECT_THAT(alone, HasSubstr("attention state"));
+  EXPECT_EQ(state(), alone);
+}
+
 TEST_F(WorkShareTest, WhatOneProcessCannotSeeIsRefused) {
   const Request r = request_of("dense", 1.0);
   GenerationHooks watching;
