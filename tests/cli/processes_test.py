@@ -64,7 +64,7 @@ class Processes(unittest.TestCase):
         self.assertFalse((self.folder / "v.mp4").exists())
         self.assertTrue(latents.exists(), said)
         # Dense attention carries nothing, so any number of processes goes on from it.
-        rest = lacuna("generate", "--synthetic", "tiny", "--no-prompt-cache", "--resume", latents, "--no-decode", "-q")
+        rest = lacuna("generate", "--synthetic", "tiny", "--no-prompt-cache", "--resume", latents, "--no-decode", "-q", "-t", "1")
         self.assertEqual(rest.returncode, 0, rest.stderr)
 
     def test_an_error_of_all_is_told_once(self):
