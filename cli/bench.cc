@@ -140,7 +140,8 @@ BenchOptions with_size(BenchOptions o, const Model& model) {
 }
 
 void run_bench(const BenchOptions& given) {
-  const auto backend = given.machine.open();
+  std::unique_ptr<Backend> backend;
+  in_turn([&] { backend = given.machine.open(); });  // it may measure this machine
   const auto model = given.model.open();
   const BenchOptions o = with_size(given, *model);
   // Better known now than behind the rows before it.

@@ -350,7 +350,8 @@ void run_generate(const GenerateOptions& given) {
   Team* const team = processes();
   if (!speaks()) o.quiet = true, o.json = false;
   const Tiling tiling = o.decode.tiling();
-  const auto backend = o.machine.open();
+  std::unique_ptr<Backend> backend;
+  in_turn([&] { backend = o.machine.open(); });  // it may measure this machine
   const GenerationFiles files = make_files(o);
   const std::vector<NamedFile> outputs = files_of_run(o, files);
   const auto model = o.model.open(outputs);

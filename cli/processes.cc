@@ -41,6 +41,16 @@ bool speaks() {
   return processes() == nullptr || processes()->is_root();
 }
 
+void in_turn(const std::function<void()>& body) {
+  Team* const team = processes();
+  if (team == nullptr) return body();
+  for (int rank = 0; rank < team->size(); ++rank) {
+    if (rank == team->rank()) body();
+    std::byte done{};
+    team->broadcast({&done, 1}, rank);
+  }
+}
+
 void let_root_speak() {
   if (launched_rank() > 0) std::this_thread::sleep_for(std::chrono::seconds(5));
 }

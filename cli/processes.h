@@ -2,6 +2,7 @@
 // `mpirun -n N lacuna generate ...`: several processes, one video.
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "lacuna/core/team.h"
@@ -16,6 +17,8 @@ void join_processes(int argc, char** argv);
 Team* processes();
 // Whether this process prints what all of them would: the root, or who is alone.
 bool speaks();
+// What one process after another does: what the first writes into a cache, the others read.
+void in_turn(const std::function<void()>& body);
 // Before an error is told: most are everyone's, and the root tells them and ends the others. The
 // others wait for that, and speak where it does not come.
 void let_root_speak();

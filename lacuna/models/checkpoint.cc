@@ -324,7 +324,7 @@ void read_diffusers(const fs::path& root, Checkpoint& checkpoint) {
   for (const Slot& slot : slots) {
     slot.part = diffusers_part(root / slot.folder);
     LACUNA_CHECK(slot.part.empty() || slot.fits(slot.part.tensors),
-                 "{}: the tensors are not those of a {} that this library computes",
+                 "{}: the tensors are of no {} that this library computes",
                  (root / slot.folder).string(), slot.folder);
   }
   const fs::path processor = root / "image_processor" / "preprocessor_config.json";

@@ -19,11 +19,14 @@ int number_of(std::initializer_list<const char*> names, int otherwise) {
 }  // namespace
 
 int launched_processes() {
-  return std::max(1, number_of({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}, 1));
+  // Of Slurm's PMIx, which itself says no size.
+  const int of_step =
+      std::getenv("PMIX_RANK") != nullptr ? number_of({"SLURM_STEP_NUM_TASKS"}, 1) : 1;
+  return std::max(1, number_of({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}, of_step));
 }
 
 int launched_rank() {
-  return number_of({"OMPI_COMM_WORLD_RANK", "PMI_RANK"}, 0);
+  return number_of({"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"}, 0);
 }
 
 }  // namespace lacuna

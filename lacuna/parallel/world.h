@@ -9,7 +9,7 @@
 namespace lacuna {
 
 // How many processes the launcher of this one started; 1 without a launcher. Looks at the variables
-// that Open MPI and PMI set, so that a program without MPI knows that it is one of several.
+// that Open MPI, PMI and Slurm set, so that a program without MPI knows that it is one of several.
 int launched_processes();
 int launched_rank();  // among them, from 0
 

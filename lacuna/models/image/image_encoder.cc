@@ -10,11 +10,19 @@
 namespace lacuna {
 
 ImageEncoder::ImageEncoder(ImageEncoderFiles files) : files_(std::move(files)) {
+  const auto source = open_weights(files_.weights);
+  const std::string prefix = detect_clip_vision_prefix(*source);
   if (files_.config_json.empty()) {
-    const auto source = open_weights(files_.weights);
-    config_ = infer_clip_vision_config(*source, detect_clip_vision_prefix(*source));
+    config_ = infer_clip_vision_config(*source, prefix);
   } else {
     config_ = clip_vision_config_from_json(files_.config_json, "image encoder config");
+    // A config of fewer layers than there are would leave the others out in silence.
+    const std::string beyond =
+        fmt::format("{}encoder.layers.{}.mlp.fc1.weight", prefix, config_.num_layers);
+    LACUNA_CHECK(!source->has(beyond),
+                 "image encoder config: num_hidden_layers {}, expected all layers of {}, which has "
+                 "{}",
+                 config_.num_layers, source->describe(), beyond);
   }
   if (files_.processor_json.empty()) {
     processor_.shortest_edge = processor_.crop_size = config_.image_size;

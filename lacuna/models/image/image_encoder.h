@@ -24,8 +24,8 @@ struct ImageEncoderFiles {
 
 class ImageEncoder {
  public:
-  // Reads configs and, without one, shapes; weights are opened when a picture is embedded. Throws
-  // Error, also where the two configs are not of one size.
+  // Reads configs and the headers of weights, which are opened again when a picture is embedded.
+  // Throws Error, also where the two configs are not of one size.
   explicit ImageEncoder(ImageEncoderFiles files);
 
   // Hidden states of every picture as ClipVisionEncoder::encode() has them, one picture after

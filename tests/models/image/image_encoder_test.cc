@@ -21,7 +21,7 @@ using ::testing::HasSubstr;
 
 constexpr const char* kConfig =
     R"({"model_type":"clip_vision_model","hidden_act":"gelu","image_size":28,"patch_size":14,
-"hidden_size":32,"num_attention_heads":2,"intermediate_size":48,"num_hidden_layers":2})";
+"hidden_size":32,"num_attention_heads":2,"intermediate_size":48,"num_hidden_layers":3})";
 constexpr const char* kProcessor =
     R"({"size":{"shortest_edge":32},"crop_size":{"height":28,"width":28},"resample":3})";
 
@@ -45,7 +45,7 @@ class ImageEncoderTest : public ::testing::Test {
     put(e + "patch_embedding.weight", {32, 3, 14, 14});
     put(e + "position_embedding.weight", {5, 32});
     both("vision_model.pre_layrnorm", {32});
-    for (const char* layer : {"0.", "1."}) {
+    for (const char* layer : {"0.", "1.", "2."}) {
       const std::string p = std::string("vision_model.encoder.layers.") + layer;
       for (const char* m : {"q_proj", "k_proj", "v_proj", "out_proj"})
         both(p + "self_attn." + m, {32, 32});
@@ -88,11 +88,18 @@ TEST_F(ImageEncoderTest, PicturesFollowEachOther) {
 TEST_F(ImageEncoderTest, AFileAloneTellsTheSizes) {
   const ImageEncoder encoder({{file_}, "", "", ""});
   EXPECT_EQ(encoder.config().image_size, 28);
-  EXPECT_EQ(encoder.config().num_layers, 2);
+  EXPECT_EQ(encoder.config().num_layers, 3);
   const auto backend = make_backend("cpu");
   Context ctx{*backend};
   const std::vector<Picture> one = {filled(28, 28, 5)};
   EXPECT_EQ(encoder.embed(ctx, one).numel(), 5 * 32);
+}
+
+TEST_F(ImageEncoderTest, AConfigOfFewerLayersIsRefused) {
+  ImageEncoderFiles fewer = files();
+  fewer.config_json.replace(fewer.config_json.rfind('3'), 1, "2");
+  EXPECT_THAT(test::error_of([&] { ImageEncoder{fewer}; }),
+              testing::AllOf(HasSubstr("num_hidden_layers 2"), HasSubstr("encoder.layers.2.mlp")));
 }
 
 TEST_F(ImageEncoderTest, ConfigsOfTwoSizesAreRefused) {
