@@ -170,7 +170,8 @@ TEST_F(CheckpointTest, FindsTheImageEncoderAndItsProcessor) {
   EXPECT_THAT(find({root_, own}).image_encoder.files, ElementsAre(own));
   EXPECT_THAT(error_of({encoder, own}), HasSubstr("two image encoder"));
   weights("image_encoder/model.safetensors", kT5);
-  EXPECT_THAT(error_of({root_}), AllOf(HasSubstr("image_encoder"), HasSubstr("are of no image_encoder")));
+  EXPECT_THAT(error_of({root_}),
+              AllOf(HasSubstr("image_encoder"), HasSubstr("are of no image_encoder")));
 }
 
 TEST_F(CheckpointTest, ThePickledImageEncoderIsRefusedWithWhatToTakeInstead) {
